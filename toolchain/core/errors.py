@@ -1,0 +1,80 @@
+"""Every error a user can cause or meet. Anything else that escapes is our bug, and the command line says so.
+
+    ToolchainError
+    ├── UsageError          wrong command line                                  exit 2
+    ├── DeployfileError     wrong deployfile (shows every wrong line at once)   exit 2
+    ├── ImportModelError    a model we cannot or will not read                  exit 2
+    ├── MissingToolError    a program or package that is not installed          exit 1
+    ├── ScheduleError       a schedule primitive refused                        exit 1
+    ├── CodegenError        a kernel that cannot be lowered or compiled         exit 1
+    ├── TaskError           a task of the build failed                          exit 1
+    ├── VerificationError   an artifact disagrees with the reference            exit 3
+    ├── RegressionError     a performance gate failed                           exit 4
+    └── DeviceError         a device or the network is unavailable              exit 5
+"""
+
+from __future__ import annotations
+
+
+class ToolchainError(Exception):
+    """An error in the user's words: `what` happened, `where`, and the `fix` (an action; empty when none is known)."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        super().__init__(what, where, fix)
+        self.what, self.where, self.fix = what, where, fix
+
+    def __str__(self) -> str:
+        lines = [f"{self.where}: {self.what}" if self.where else self.what]
+        if self.fix:
+            lines.append(f"fix: {self.fix}")
+        return "\n".join(lines)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Errors cross process boundaries (worker -> parent), keywords included."""
+        return _rebuild, (type(self), self.what, self.where, self.fix)
+
+
+def _rebuild(kind: type[ToolchainError], what: str, where: str, fix: str) -> ToolchainError:
+    return kind(what, where=where, fix=fix)
+
+
+class UsageError(ToolchainError):
+    exit_code = 2
+
+
+class DeployfileError(ToolchainError):
+    exit_code = 2
+
+
+class ImportModelError(ToolchainError):
+    exit_code = 2
+
+
+class MissingToolError(ToolchainError):
+    pass
+
+
+class ScheduleError(ToolchainError):
+    pass
+
+
+class CodegenError(ToolchainError):
+    pass
+
+
+class TaskError(ToolchainError):
+    pass
+
+
+class VerificationError(ToolchainError):
+    exit_code = 3
+
+
+class RegressionError(ToolchainError):
+    exit_code = 4
+
+
+class DeviceError(ToolchainError):
+    exit_code = 5

@@ -1,0 +1,44 @@
+"""Every environment variable the project reads. A variable changes what is printed or checked, never an artifact's bytes.
+
+    TC_DEBUG=1..4   1 tasks and times, 2 passes and times, 3 kernels and schedules, 4 generated code
+    TC_DUMP=DIR     write every intermediate form as NN.pass.txt, NN.ext below DIR
+    TC_ONLY=GLOB    limit both to kernels of that name
+    TC_CHECK=1      interpret after every pass and compare
+    TC_STORE=DIR    the content-addressed store (default: $XDG_CACHE_HOME/toolchain or ~/.cache/toolchain)
+    NO_COLOR        no colour, whatever the terminal
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    debug: int
+    dump: Path | None
+    only: str
+    check: bool
+    store: Path
+    no_color: bool
+
+    def selects(self, kernel: str) -> bool:
+        """Whether debug output for a kernel of that name is wanted."""
+        return fnmatch(kernel, self.only)
+
+
+def settings() -> Settings:
+    """Read the environment now (tests change it)."""
+    env = os.environ
+    cache = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Settings(
+        debug=int(env.get("TC_DEBUG") or 0),
+        dump=Path(env["TC_DUMP"]) if env.get("TC_DUMP") else None,
+        only=env.get("TC_ONLY") or "*",
+        check=env.get("TC_CHECK", "") not in ("", "0"),
+        store=Path(env.get("TC_STORE") or cache / "toolchain"),
+        no_color=bool(env.get("NO_COLOR")),
+    )

@@ -1,0 +1,628 @@
+"""Expressions: values (floats, ints, bools) and canonical integer indices. Shared by te definitions and the loop IR.
+
+    Expr   Var  Index  Const  Bin  Cast  Select  Call  Load  Compare  Reduce        built by Python operators
+    Index  sum of coefficient * atom + constant;  atom = Var | FloorDiv(Index, k) | FloorMod(Index, k) | Dynamic(Expr, low, high)
+
+An `Index` is canonical when built: equal indices are equal objects by content, `(16*a + b) // 16` is `a` when 0 <= b < 16,
+and a comparison that the ranges decide is already a Const. There is no separate integer simplifier. Everything else is
+compared by identity (tests compare text).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+from toolchain.core.errors import ScheduleError
+from toolchain.core.rewrite import Node, children, map_children
+
+if TYPE_CHECKING:
+    from toolchain.te.tensor import Tensor
+
+IndexLike: TypeAlias = Union["Index", "Var", int]
+ExprLike: TypeAlias = Union["Expr", int, float, bool]
+
+COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
+
+
+class Expr(Node):
+    """Base of all expressions; carries the operators. `dtype` is a field or a property of each class."""
+
+    __slots__ = ()
+    dtype: str
+
+    def __add__(self, other: ExprLike) -> Expr:
+        return binary("+", self, other)
+
+    def __radd__(self, other: ExprLike) -> Expr:
+        return binary("+", other, self)
+
+    def __sub__(self, other: ExprLike) -> Expr:
+        return binary("-", self, other)
+
+    def __rsub__(self, other: ExprLike) -> Expr:
+        return binary("-", other, self)
+
+    def __mul__(self, other: ExprLike) -> Expr:
+        return binary("*", self, other)
+
+    def __rmul__(self, other: ExprLike) -> Expr:
+        return binary("*", other, self)
+
+    def __truediv__(self, other: ExprLike) -> Expr:
+        return binary("/", self, other)
+
+    def __rtruediv__(self, other: ExprLike) -> Expr:
+        return binary("/", other, self)
+
+    def __floordiv__(self, other: ExprLike) -> Expr:
+        return binary("//", self, other)
+
+    def __mod__(self, other: ExprLike) -> Expr:
+        return binary("%", self, other)
+
+    def __neg__(self) -> Expr:
+        return binary("-", 0, self)
+
+    def __lt__(self, other: ExprLike) -> Expr:
+        return binary("<", self, other)
+
+    def __le__(self, other: ExprLike) -> Expr:
+        return binary("<=", self, other)
+
+    def __gt__(self, other: ExprLike) -> Expr:
+        return binary(">", self, other)
+
+    def __ge__(self, other: ExprLike) -> Expr:
+        return binary(">=", self, other)
+
+    def equal(self, other: ExprLike) -> Expr:
+        """`==` is object identity, as for every node; this builds the comparison."""
+        return binary("==", self, other)
+
+    def not_equal(self, other: ExprLike) -> Expr:
+        return binary("!=", self, other)
+
+    def __and__(self, other: ExprLike) -> Expr:
+        return binary("and", self, other)
+
+    def __or__(self, other: ExprLike) -> Expr:
+        return binary("or", self, other)
+
+    def astype(self, dtype: str) -> Expr:
+        return cast(dtype, self)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Var(Expr):
+    """A loop variable: an integer in [0, extent). Compared by identity; names are unique within one PrimFunc."""
+
+    name: str
+    extent: int
+
+    @property
+    def dtype(self) -> str:  # type: ignore[override]
+        return "int64"
+
+
+@dataclass(frozen=True, slots=True)
+class FloorDiv(Node):
+    """index // divisor, an atom of an Index."""
+
+    index: Index
+    divisor: int
+
+
+@dataclass(frozen=True, slots=True)
+class FloorMod(Node):
+    """index % divisor, an atom of an Index; in [0, divisor)."""
+
+    index: Index
+    divisor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dynamic(Node):
+    """An integer only known at run time (an index loaded from a tensor), promised to lie in [low, high]."""
+
+    value: Expr
+    low: int
+    high: int
+
+
+Atom: TypeAlias = Var | FloorDiv | FloorMod | Dynamic
+
+
+@dataclass(frozen=True, slots=True)
+class Index(Expr):
+    """sum(coefficient * atom) + constant. `terms` is a tuple of (atom, coefficient), no atom twice, no coefficient zero.
+
+    Terms keep the order in which they were first added, except that equal sums compare and hash equal in any order.
+    """
+
+    terms: tuple[tuple[Atom, int], ...] = ()
+    constant: int = 0
+
+    @property
+    def dtype(self) -> str:  # type: ignore[override]
+        return "int64"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Index) and self.constant == other.constant and (
+            self.terms == other.terms or (len(self.terms) == len(other.terms) and set(self.terms) == set(other.terms))
+        )
+
+    def __hash__(self) -> int:
+        return hash((frozenset(self.terms), self.constant))
+
+    @property
+    def is_constant(self) -> bool:
+        return not self.terms
+
+    def coefficient(self, atom: Atom) -> int:
+        return next((c for a, c in self.terms if a == atom), 0)
+
+    def range(self) -> tuple[int, int]:
+        """The smallest and largest value (inclusive), from the ranges of the atoms."""
+        low = high = self.constant
+        for atom, c in self.terms:
+            a, b = _atom_range(atom)
+            low, high = (low + c * a, high + c * b) if c > 0 else (low + c * b, high + c * a)
+        return low, high
+
+    def vars(self) -> set[Var]:
+        """Every loop variable it depends on, through divisions and dynamic values too."""
+        return variables(self)
+
+
+def _atom_range(atom: Atom) -> tuple[int, int]:
+    match atom:
+        case Var(extent=extent):
+            return 0, extent - 1
+        case FloorDiv(index, k):
+            low, high = index.range()
+            return low // k, high // k
+        case FloorMod(index, k):
+            low, high = index.range()
+            return (low % k, high % k) if low // k == high // k else (0, k - 1)
+        case Dynamic(_, low, high):
+            return low, high
+    raise TypeError(atom)
+
+
+def index(value: IndexLike | Expr, low: int | None = None, high: int | None = None) -> Index:
+    """Make an Index of an int, a Var, an Index, or (with its range) of any integer expression."""
+    match value:
+        case Index():
+            return value
+        case bool():
+            raise ScheduleError("a bool is not an index")
+        case int():
+            return Index((), value)
+        case Var(extent=1):
+            return Index()
+        case Var():
+            return Index(((value, 1),))
+        case Const(value=int(number)):
+            return Index((), number)
+        case Expr() if low is not None and high is not None:
+            return Index((), low) if low == high else Index(((Dynamic(value, low, high), 1),))
+        case Expr():
+            raise ScheduleError("an index computed at run time needs its range", fix="te.index(value, low, high)")
+    if hasattr(value, "__index__"):             # NumPy integers
+        return Index((), int(value))
+    raise ScheduleError(f"not an index: {value!r}")
+
+
+def _add(a: Index, b: Index, scale: int = 1) -> Index:
+    terms = dict(a.terms)
+    for atom, c in b.terms:
+        if total := terms.get(atom, 0) + c * scale:
+            terms[atom] = total
+        else:
+            del terms[atom]
+    return Index(tuple(terms.items()), a.constant + b.constant * scale)
+
+
+def _scale(a: Index, k: int) -> Index:
+    return Index(tuple((atom, c * k) for atom, c in a.terms), a.constant * k) if k else Index()
+
+
+def _div_mod(a: Index, k: int) -> tuple[Index, Index]:
+    """(a // k, a % k). Terms that k divides leave the division whole; what remains must stay opaque unless its range decides."""
+    if k <= 0:
+        raise ScheduleError(f"index divided by {k}", fix="divide indices by positive constants")
+    if k == 1:
+        return a, Index()
+    quotient = Index(tuple((atom, c // k) for atom, c in a.terms if c % k == 0), a.constant // k)
+    rest = Index(tuple((atom, c) for atom, c in a.terms if c % k), a.constant % k)
+    low, high = rest.range()
+    if low // k == high // k:
+        return _add(quotient, Index((), low // k)), _add(rest, Index((), -(low // k) * k))
+    return _add(quotient, _atom(FloorDiv(rest, k))), _atom(FloorMod(rest, k))
+
+
+def _atom(atom: Atom) -> Index:
+    """One atom as an Index, with nested divisions merged: (x // a) // b -> x // (a*b); (x % (a*b)) % b -> x % b."""
+    match atom:
+        case FloorDiv(Index(((FloorDiv(inner, a), 1),), 0), b):
+            return _div_mod(inner, a * b)[0]
+        case FloorMod(Index(((FloorMod(inner, a), 1),), 0), b) if a % b == 0:
+            return _div_mod(inner, b)[1]
+    return Index(((atom, 1),))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Const(Expr):
+    value: float | int | bool
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bin(Expr):
+    """op in + - * / // % max min pow and or xor << >> < <= > >= == !=; both sides of one dtype; comparisons give bool.
+    `//` and `%` floor (Python's), `/` on integers truncates (C's, as ONNX Div)."""
+
+    op: str
+    a: Expr
+    b: Expr
+
+    @property
+    def dtype(self) -> str:  # type: ignore[override]
+        return "bool" if self.op in COMPARISONS else self.a.dtype
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Compare(Expr):
+    """A comparison of indices in canonical form: `index op bound` with op "<", ">=", "==" or "!=", no constant on the left."""
+
+    op: str
+    index: Index
+    bound: int
+
+    @property
+    def dtype(self) -> str:  # type: ignore[override]
+        return "bool"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cast(Expr):
+    """Conversion as NumPy's astype; float to integer truncates."""
+
+    dtype: str
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Select(Expr):
+    """`a` where `condition`, else `b`. Lazy: a Load in the branch not taken is never executed out of bounds."""
+
+    condition: Expr
+    a: Expr
+    b: Expr
+
+    @property
+    def dtype(self) -> str:  # type: ignore[override]
+        return self.a.dtype
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call(Expr):
+    """A function by name: math ("exp", "fma", "sqrt", ...), or after lowering an instruction ("x86.tdpbf16ps", "barrier")."""
+
+    name: str
+    args: tuple[Expr, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Load(Expr):
+    """tensor[index...]; logical indices until `flatten_buffers`, then one physical element offset. Lanes: a Ramp index."""
+
+    tensor: Tensor
+    index: tuple[Expr, ...]
+
+    @property
+    def dtype(self) -> str:  # type: ignore[override]
+        return self.tensor.dtype
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ramp(Expr):
+    """The lanes base, base + stride, ..., base + (lanes-1)*stride of an index. Only `vectorize_loops` makes these."""
+
+    base: Index
+    stride: int
+    lanes: int
+
+    @property
+    def dtype(self) -> str:  # type: ignore[override]
+        return "int64"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Broadcast(Expr):
+    """One scalar in every lane. Only `vectorize_loops` makes these."""
+
+    value: Expr
+    lanes: int
+
+    @property
+    def dtype(self) -> str:  # type: ignore[override]
+        return self.value.dtype
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reduce(Expr):
+    """combiner over axes of value, starting from init. Only ever the whole body of a te.compute."""
+
+    combiner: str
+    value: Expr
+    axes: tuple[Var, ...]
+    init: Expr
+
+    @property
+    def dtype(self) -> str:  # type: ignore[override]
+        return self.value.dtype
+
+
+COMBINERS = {"sum": "+", "prod": "*", "max": "max", "min": "min"}
+
+
+def const(value: float | int | bool, dtype: str = "float32") -> Const:
+    """A constant of that dtype (the value is converted: const(1, "float32").value is 1.0)."""
+    if dtype == "bool":
+        return Const(bool(value), dtype)
+    return Const(float(value) if "float" in dtype else int(value), dtype)
+
+
+TRUE, FALSE = const(True, "bool"), const(False, "bool")
+
+
+def as_expr(value: ExprLike, like: Expr | None = None) -> Expr:
+    """Python numbers become constants, of `like`'s dtype when given."""
+    if isinstance(value, Expr):
+        return value
+    if like is not None and not isinstance(like, Index | Var):
+        return const(value, like.dtype)
+    if isinstance(value, bool):
+        return const(value, "bool")
+    return const(value, "int64" if isinstance(value, int) else "float32")
+
+
+def _is_index(value: object) -> bool:
+    return isinstance(value, Index | Var) or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def binary(op: str, a: ExprLike, b: ExprLike) -> Expr:
+    """Build `a op b`: an Index when both sides are indices, a canonical Compare for index comparisons, else a Bin."""
+    if _is_index(a) and _is_index(b):
+        return _index_binary(op, index(a), index(b))  # type: ignore[arg-type]
+    left = as_expr(a, b if isinstance(b, Expr) else None)
+    right = as_expr(b, left)
+    if left.dtype != right.dtype:
+        raise ScheduleError(f"{left.dtype} {op} {right.dtype}", fix="make the types equal with .astype(...)")
+    if op in ("and", "or"):
+        return _logical(op, left, right)
+    return Bin(op, left, right)
+
+
+def _logical(op: str, a: Expr, b: Expr) -> Expr:
+    for x, y in ((a, b), (b, a)):
+        if isinstance(x, Const):
+            return (y if x.value else FALSE) if op == "and" else (TRUE if x.value else y)
+    return Bin(op, a, b)
+
+
+def _index_binary(op: str, a: Index, b: Index) -> Expr:
+    match op:
+        case "+":
+            return _add(a, b)
+        case "-":
+            return _add(a, b, -1)
+        case "*" if b.is_constant:
+            return _scale(a, b.constant)
+        case "*" if a.is_constant:
+            return _scale(b, a.constant)
+        case "//" if b.is_constant:
+            return _div_mod(a, b.constant)[0]
+        case "%" if b.is_constant:
+            return _div_mod(a, b.constant)[1]
+        case _ if op in COMPARISONS:
+            return compare(op, a, b)
+    raise ScheduleError(f"indices must stay affine: {op} of two variables", fix="cast one side with .astype to compute a value")
+
+
+def compare(op: str, a: IndexLike, b: IndexLike) -> Expr:
+    """`a op b` of indices; a Const when the ranges decide it."""
+    left = _add(index(a), index(b), -1)
+    bound, left = -left.constant, Index(left.terms)
+    if op == "<=":
+        op, bound = "<", bound + 1
+    elif op == ">":
+        op, bound = ">=", bound + 1
+    if left.terms and left.terms[0][1] < 0 and op in ("<", ">="):       # -x < n  ->  x >= 1 - n
+        left, bound, op = _scale(left, -1), 1 - bound, ">=" if op == "<" else "<"
+    low, high = left.range()
+    match op:
+        case "<" if high < bound or low >= bound:
+            return TRUE if high < bound else FALSE
+        case ">=" if low >= bound or high < bound:
+            return TRUE if low >= bound else FALSE
+        case "==" | "!=" if not low <= bound <= high or low == high:
+            return TRUE if (low == bound == high) == (op == "==") else FALSE
+    return Compare(op, left, bound)
+
+
+def cast(dtype: str, value: Expr) -> Expr:
+    if value.dtype == dtype and not isinstance(value, Index | Var):
+        return value
+    return const(value.value, dtype) if isinstance(value, Const) else Cast(dtype, value)
+
+
+def select(condition: ExprLike, a: ExprLike, b: ExprLike) -> Expr:
+    """`a` where `condition` holds, else `b`; only the branch taken is evaluated."""
+    left = as_expr(a, b if isinstance(b, Expr) else None)
+    right = as_expr(b, left)
+    test = as_expr(condition)
+    if isinstance(test, Const):
+        return left if test.value else right
+    if left.dtype != right.dtype:
+        raise ScheduleError(f"select of {left.dtype} and {right.dtype}", fix="make the types equal with .astype(...)")
+    return Select(test, left, right)
+
+
+def all_of(*conditions: ExprLike) -> Expr:
+    """True when every condition holds."""
+    result: Expr = TRUE
+    for c in conditions:
+        result = binary("and", result, c)
+    return result
+
+
+def call(name: str, *args: ExprLike, dtype: str | None = None) -> Expr:
+    """A function of values by name; the dtype is the first argument's unless given."""
+    values = tuple(as_expr(a) for a in args)
+    return Call(name, values, dtype or values[0].dtype)
+
+
+def maximum(a: ExprLike, b: ExprLike) -> Expr:
+    return binary("max", a, b)
+
+
+def minimum(a: ExprLike, b: ExprLike) -> Expr:
+    return binary("min", a, b)
+
+
+def variables(node: Node) -> set[Var]:
+    """Every loop variable that occurs in an expression or statement, through indices too."""
+    found: set[Var] = set()
+
+    def visit(n: Node) -> None:
+        if isinstance(n, Var):
+            found.add(n)
+        elif isinstance(n, Index):
+            for atom, _ in n.terms:
+                visit_atom(atom)
+        elif isinstance(n, FloorDiv | FloorMod):
+            visit(n.index)
+        else:
+            from_children(n)
+
+    def visit_atom(atom: Atom) -> None:
+        visit(atom.value if isinstance(atom, Dynamic) else atom)
+
+    def from_children(n: Node) -> None:
+        for child in children(n):
+            visit(child)
+
+    visit(node)
+    return found
+
+
+def substitute_index(idx: Index, mapping: Mapping[Var, IndexLike]) -> Index:
+    """Replace variables in an index; the result is canonical again. The same object when nothing is replaced."""
+    if not any(_mentions(atom, mapping) for atom, _ in idx.terms):
+        return idx
+    result: Expr = Index((), idx.constant)
+    for atom, c in idx.terms:
+        result = result + _substitute_atom(atom, mapping) * c
+    return result  # type: ignore[return-value]
+
+
+def _mentions(atom: Atom, mapping: Mapping[Var, IndexLike]) -> bool:
+    match atom:
+        case Var():
+            return atom in mapping
+        case FloorDiv(inner, _) | FloorMod(inner, _):
+            return any(_mentions(a, mapping) for a, _ in inner.terms)
+        case Dynamic(value):
+            return any(v in mapping for v in variables(value))
+    raise TypeError(atom)
+
+
+def _substitute_atom(atom: Atom, mapping: Mapping[Var, IndexLike]) -> Index:
+    match atom:
+        case Var():
+            return index(mapping.get(atom, atom))
+        case FloorDiv(inner, k):
+            return _div_mod(substitute_index(inner, mapping), k)[0]
+        case FloorMod(inner, k):
+            return _div_mod(substitute_index(inner, mapping), k)[1]
+        case Dynamic(value, low, high):
+            return index(substitute(value, mapping), low, high)
+    raise TypeError(atom)
+
+
+def rebuild(node: Any) -> Any:
+    """The smart constructor of a node whose children changed: decides comparisons, drops dead branches. None: nothing to do.
+
+    A rule for `rewrite`, shared by `substitute` and by every pass that narrows ranges.
+    """
+    match node:
+        case Compare(op, idx, bound):
+            new = compare(op, idx, bound)
+            return None if isinstance(new, Compare) and new.index == idx and new.bound == bound else new
+        case Select(Const(value=taken), a, b):
+            return a if taken else b
+        case Bin("and" | "or" as op, a, b) if isinstance(a, Const) or isinstance(b, Const):
+            return _logical(op, a, b)
+    return None
+
+
+def substitute(node: Any, mapping: Mapping[Var, IndexLike]) -> Any:
+    """Replace loop variables in an expression or statement and simplify what their new ranges decide.
+
+    A variable standing as a value (not inside an Index) becomes the Index it maps to.
+    """
+    def rule(n: Any) -> Any:
+        match n:
+            case Var() if n in mapping:
+                return index(mapping[n])
+        return rebuild(n)
+
+    def visit(n: Any) -> Any:
+        if isinstance(n, Index):
+            return substitute_index(n, mapping)
+        if isinstance(n, Ramp):
+            base = substitute_index(n.base, mapping)
+            return n if base is n.base else replace(n, base=base)
+        return rewrite_indices(n, visit, rule)
+
+    return visit(node)
+
+
+def rewrite_indices(node: Any, visit: Callable[[Any], Any], rule: Callable[[Any], Any]) -> Any:
+    """One bottom-up step that treats an Index as a leaf handed to `visit`."""
+    rebuilt = map_children(node, visit)
+    new = rule(rebuilt)
+    return rebuilt if new is None else new
+
+
+def rewrite_loads(node: Any, rule: Callable[[Load], Expr | None]) -> Any:
+    """Apply `rule` to each Load, also those inside dynamic indices."""
+    def dynamic(idx: Index) -> Index:
+        if not any(isinstance(a, Dynamic) for a, _ in idx.terms):
+            return idx
+        result: Expr = Index((), idx.constant)
+        for atom, c in idx.terms:
+            match atom:
+                case Dynamic(value, low, high):
+                    result = result + index(rewrite_loads(value, rule), low, high) * c
+                case _:
+                    result = result + Index(((atom, c),))
+        return result  # type: ignore[return-value]
+
+    def visit(n: Any) -> Any:
+        if isinstance(n, Index):
+            return dynamic(n)
+        new = rewrite_indices(n, visit, lambda x: rule(x) if isinstance(x, Load) else None)
+        return new
+
+    return visit(node)
+
+
+def indices(values: Sequence[IndexLike | Expr]) -> tuple[Index, ...]:
+    return tuple(index(v) for v in values)
+

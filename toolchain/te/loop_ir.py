@@ -1,0 +1,159 @@
+"""The loop IR: what schedules rewrite, lowering passes refine, backends print. One IR for every target.
+
+    Stmt   For(var, kind, body, thread)   Block(stmts)   If(condition, body)   Evaluate(call)
+           Store(tensor, index, value, mask)
+           Update(tensor, index, combiner, value, init)        a reduction step whose initialisation is still pending
+
+Statements name `Tensor`s; where and how a tensor is stored stands beside them in `PrimFunc.buffers`. A loop runs from 0 to
+`var.extent`; a loop is a reduction loop because its variable is absent from the destination of the Update inside it.
+
+Invariants (checked by `lower.verify`): loop variables are unique within a PrimFunc and used only inside their loop; every
+tensor has a buffer; `Update` is gone after `place_init`, logical indices after `flatten_buffers`, vectorized loops after
+`vectorize_loops`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from toolchain.core.layout import TensorType
+from toolchain.core.rewrite import Node, walk
+from toolchain.te.expr import Call, Expr, Index, Var
+from toolchain.te.tensor import Compute, Tensor
+
+
+class ForKind(StrEnum):
+    SERIAL = "serial"
+    PARALLEL = "parallel"          # split among the lanes of the thread pool; at most one per root nest
+    VECTORIZED = "vectorized"      # becomes lanes
+    UNROLLED = "unrolled"          # stays rolled in the IR; the emitter repeats the body
+    THREAD_BINDING = "thread"      # a GPU index, named by For.thread: "blockIdx.x", "threadIdx.y", ...
+    VTHREAD = "vthread"            # a virtual thread (latency hiding); copies are interleaved by inject_vthread
+
+
+class Stmt(Node):
+    """Base of all statements."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class For(Stmt):
+    """`for var in range(var.extent)`; `thread` names the hardware index of a THREAD_BINDING loop."""
+
+    var: Var
+    body: Stmt
+    kind: ForKind = ForKind.SERIAL
+    thread: str = ""
+    pragmas: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def extent(self) -> int:
+        return self.var.extent
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block(Stmt):
+    """Statements in order. `block(...)` builds flat ones."""
+
+    stmts: tuple[Stmt, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class If(Stmt):
+    condition: Expr
+    body: Stmt
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Store(Stmt):
+    """tensor[index] = value, in the lanes where `mask` (None: all)."""
+
+    tensor: Tensor
+    index: tuple[Expr, ...]
+    value: Expr
+    mask: Expr | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Update(Stmt):
+    """tensor[index] = combiner(tensor[index], value), after tensor[index] = init once before the reduction loops around it.
+
+    `place_init` turns it into two Stores; until then reorder and split need no special case for reductions.
+    `init` None: the tensor already holds its start value (a later chunk of a split reduction).
+    """
+
+    tensor: Tensor
+    index: tuple[Expr, ...]
+    combiner: str
+    value: Expr
+    init: Expr | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluate(Stmt):
+    """A call for its effect: an instruction, a barrier, a prefetch, a dependency token push or pop."""
+
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """Where a tensor lives: the type of its storage (shape may be smaller than the tensor's after compute_at) and its scope.
+
+    Scopes: "global" (an argument, or kernel scratch when it is no parameter), "lane" (scratch of one thread-pool lane),
+    "local" (registers), "shared", and whatever the Target's scopes name.
+    """
+
+    type: TensorType
+    scope: str = "global"
+
+    def with_type(self, type: TensorType) -> Buffer:
+        return Buffer(type, self.scope)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PrimFunc:
+    """One kernel: parameters (inputs, then outputs), loop nest, storage, and the te definitions it was made from.
+
+    `stages` maps each computed tensor to the definition in force, producers first; compute_at regenerates nests from it.
+    """
+
+    name: str
+    params: tuple[Tensor, ...]
+    body: Stmt
+    buffers: Mapping[Tensor, Buffer]
+    stages: Mapping[Tensor, Compute] = field(default_factory=dict)
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """The parameters it computes."""
+        return tuple(t for t in self.params if t in self.stages)
+
+
+def block(*stmts: Stmt) -> Stmt:
+    """A Block without nested or single-statement Blocks."""
+    flat: list[Stmt] = []
+    for s in stmts:
+        flat.extend(s.stmts if isinstance(s, Block) else (s,))
+    return flat[0] if len(flat) == 1 else Block(tuple(flat))
+
+
+def statements(stmt: Stmt) -> tuple[Stmt, ...]:
+    """The statements in order, whether or not a Block holds them."""
+    return stmt.stmts if isinstance(stmt, Block) else (stmt,)
+
+
+def loops(node: Node) -> Iterator[For]:
+    """Every loop, outer before inner."""
+    return (n for n in walk(node) if isinstance(n, For))
+
+
+__all__ = [
+    "Block", "Buffer", "Evaluate", "For", "ForKind", "If", "Index", "PrimFunc", "Stmt", "Store", "Update", "block", "loops",
+    "statements",
+]
