@@ -1,0 +1,73 @@
+"""Errors in a text file as a person sees them: file:line:column, the line, a caret under the place, and a fix.
+
+    deployfile.yaml:4:5: models.resnet.pth: unknown key
+    4 |     pth: resnet.onnx
+      |     ^^^
+    fix: did you mean 'path'?
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MAX_SHOWN = 20
+WIDTH = 100                     # characters of a source line shown at most
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One error: where (line and column from 0, `length` characters), at which key, what is wrong and how to fix it."""
+
+    line: int
+    column: int
+    what: str
+    length: int = 1
+    keys: tuple[str | int, ...] = ()
+    fix: str = ""
+
+
+def render(problems: Sequence[Problem], text: str, name: str) -> str:
+    """All problems in the order of the file, the first MAX_SHOWN in full."""
+    lines = text.split("\n")
+    ordered = sorted(problems, key=lambda p: (p.line, p.column))
+    shown = [_screen(p, lines[p.line] if p.line < len(lines) else "", name) for p in ordered[:MAX_SHOWN]]
+    if len(ordered) > 1:
+        more = f", the first {MAX_SHOWN} shown" if len(ordered) > MAX_SHOWN else ""
+        shown.append(f"{len(ordered)} errors in {name}{more}")
+    return "\n\n".join(shown)
+
+
+def dotted(keys: Sequence[str | int]) -> str:
+    """("builds", 0, "models") -> builds[0].models"""
+    text = ""
+    for key in keys:
+        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else str(key)
+    return text
+
+
+def printable(text: str) -> str:
+    """`text` without anything that could move a terminal's cursor or change its colour; tabs become one space."""
+    return "".join(c if c.isprintable() else " " if c == "\t" else "?" for c in text)
+
+
+def _screen(problem: Problem, line: str, name: str) -> str:
+    at = f"{printable(dotted(problem.keys))}: " if problem.keys else ""
+    out = [f"{name}:{problem.line + 1}:{problem.column + 1}: {at}{problem.what}"]
+    if line.strip():
+        start = max(0, problem.column - WIDTH // 2) if len(line) > WIDTH else 0
+        shown = printable(line[start:start + WIDTH].rstrip("\r"))
+        before = shown[: problem.column - start]
+        marked = shown[problem.column - start: problem.column - start + problem.length]
+        number = str(problem.line + 1)
+        out.append(f"{number} | {'...' if start else ''}{shown}")
+        out.append(f"{' ' * len(number)} | {' ' * (_cells(before) + (3 if start else 0))}{'^' * max(1, _cells(marked))}")
+    if problem.fix:
+        out.append(f"fix: {problem.fix}")
+    return "\n".join(out)
+
+
+def _cells(text: str) -> int:
+    """Columns of a terminal that `text` takes: wide characters take two, combining ones none."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
