@@ -78,3 +78,7 @@ class RegressionError(ToolchainError):
 
 class DeviceError(ToolchainError):
     exit_code = 5
+
+
+class InternalError(Exception):
+    """Our bug, never the user's: a graph or a program breaks a rule that our own code should have kept."""

@@ -1,0 +1,103 @@
+"""Which operators of a model nobody implements: all of them at once, with counts and node names."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import onnx
+
+from toolchain.core.errors import ImportModelError
+from toolchain.graph.importers.limits import Limits
+from toolchain.graph.importers.upgrade import BECOMES, VANISHES
+from toolchain.graph.ir import Graph, Node
+from toolchain.graph.ops import RANDOM
+from toolchain.graph.protos import schema
+
+SHOWN = 5
+"""So many node names per operator stand in a message."""
+
+Functions = Mapping[tuple[str, str, str], onnx.FunctionProto]
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """An operator without an implementation, and the model's nodes that use it."""
+
+    op: str
+    nodes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.nodes[:SHOWN]) + (", ..." if len(self.nodes) > SHOWN else "")
+        return f"{self.op} ({len(self.nodes)}x: {shown})"
+
+
+def unsupported(graph: Graph, supported: Collection[str]) -> tuple[Unsupported, ...]:
+    """The operators of `graph`, bodies included, that are not in `supported`: the most used first."""
+    return _grouped((n.op, n.sources[0] if n.sources else n.name) for n in _nodes(graph) if n.op not in supported)
+
+
+def refuse(found: tuple[Unsupported, ...], where: str) -> None:
+    """Raises one ImportModelError with the full list, if there is anything in it."""
+    if found:
+        raise ImportModelError("operators without an implementation:\n  " + "\n  ".join(map(str, found)), where=where,
+                               fix="export the model with other operators, or leave these nodes out of it")
+
+
+def unsupported_in_model(model: onnx.ModelProto, supported: Collection[str], limits: Limits) -> tuple[Unsupported, ...]:
+    """The same for a model not yet imported, before anything of it is computed.
+
+    A node that reads only constants and shapes is left out, since importing folds it; so is one that ONNX describes by a
+    function, since importing expands it.
+    """
+    functions = {(f.domain, f.name, f.overload): f for f in model.functions}
+    weights = {t.name for t in model.graph.initializer} | {t.values.name for t in model.graph.sparse_initializer}
+    live = {i.name for i in model.graph.input} - weights
+    return _grouped(_walk(model.graph.node, live, supported, functions, limits.depth))
+
+
+def _walk(
+    nodes: Iterable[onnx.NodeProto], live: set[str], supported: Collection[str], functions: Functions, depth: int,
+) -> Iterator[tuple[str, str]]:
+    """(operator, node name) of each unsupported node; adds to `live` every value that depends on the inputs' elements."""
+    for index, node in enumerate(nodes):
+        name = node.name or f"{node.op_type}_{index}"
+        bodies = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+        if not (any(i in live for i in node.input) or bodies or node.op_type in RANDOM) or node.op_type in ("Shape", "Size"):
+            if node.domain in ("", "ai.onnx") or (node.domain, node.op_type, node.overload) in functions:
+                continue
+        live.update(o for o in node.output if o)
+        for body in bodies if depth else ():
+            inner = live | {i.name for i in body.input}
+            yield from _walk(body.node, inner, supported, functions, depth - 1)
+        if (function := functions.get((node.domain, node.op_type, node.overload))) is not None:
+            inner = {formal for formal, given in zip(function.input, node.input) if given in live}
+            for op, at in _walk(function.node, inner, supported, functions, depth - 1) if depth else ():
+                yield op, f"{name}/{at}"
+            continue
+        op = BECOMES.get(node.op_type, node.op_type)
+        if node.domain not in ("", "ai.onnx"):
+            yield f"{node.domain}.{node.op_type}", name
+        elif op not in supported and op not in VANISHES and not has_function(op):
+            yield op, name
+
+
+def has_function(op: str) -> bool:
+    """Whether ONNX describes the operator by simpler ones."""
+    known = schema(op)
+    return known is not None and bool(known.has_function or known.has_context_dependent_function)
+
+
+def _nodes(graph: Graph) -> Iterator[Node]:
+    for node in graph.nodes:
+        yield node
+        for value in node.attrs.values():
+            if isinstance(value, Graph):
+                yield from _nodes(value)
+
+
+def _grouped(found: Iterable[tuple[str, str]]) -> tuple[Unsupported, ...]:
+    groups: dict[str, list[str]] = {}
+    for op, name in found:
+        groups.setdefault(op, []).append(name)
+    return tuple(Unsupported(op, tuple(names)) for op, names in sorted(groups.items(), key=lambda g: (-len(g[1]), g[0])))

@@ -1,0 +1,471 @@
+"""The forward sweep of the importer: NodeProto by NodeProto to typed nodes, constants folded on the way.
+
+A `Scope` builds one Graph. Within it, `Names` says what the proto's value names stand for: function bodies and taken
+branches are inlined into the scope of their caller under names of their own. A loop or branch that stays becomes a Scope
+of its own; what it reads from outside becomes an explicit input (see infer.py) or, when constant, a parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto
+
+from toolchain.core.dtype import itemsize, to_numpy
+from toolchain.core.errors import ImportModelError
+from toolchain.core.layout import TensorType
+from toolchain.graph.importers.coverage import has_function
+from toolchain.graph.importers.limits import Limits
+from toolchain.graph.importers.tensors import TensorReader
+from toolchain.graph.importers.upgrade import BECOMES, VANISHES, upgrade
+from toolchain.graph.infer import infer, where
+from toolchain.graph.interpret import evaluate
+from toolchain.graph.ir import Graph, Node
+from toolchain.graph.ops import RANDOM
+from toolchain.graph.protos import OPSET, attribute_value, node_proto, schema, type_proto
+
+CONTROL = frozenset({"If", "Loop", "Scan"})
+BY_SHAPE = frozenset({"Shape", "Size"})
+"""Operators that read only the shape of their input: constant even when the input is not."""
+
+
+@dataclass
+class Model:
+    """What all scopes of one import share, and the counters the limits bound."""
+
+    reader: TensorReader
+    limits: Limits
+    supported: Collection[str] | None
+    functions: Mapping[tuple[str, str, str], FunctionProto]
+    nodes: int = 0
+    folded_bytes: int = 0
+
+    def count_node(self, here: str) -> None:
+        self.nodes += 1
+        if self.nodes > self.limits.nodes:
+            raise ImportModelError(f"the model has more than {self.limits.nodes} nodes, functions inlined", where=here)
+
+    def check_depth(self, depth: int, here: str) -> None:
+        if depth > self.limits.depth:
+            raise ImportModelError(f"subgraphs or functions are nested deeper than {self.limits.depth}, or call themselves",
+                                   where=here)
+
+    def check_value(self, name: str, t: TensorType, here: str) -> None:
+        if t.elements * itemsize(t.dtype) > self.limits.value_bytes:
+            raise ImportModelError(f"{name!r} would be {t}, over {self.limits.value_bytes} bytes", where=here)
+
+    def count_folded(self, size_bytes: int, here: str) -> None:
+        self.folded_bytes += size_bytes
+        if self.folded_bytes > self.limits.folded_bytes:
+            raise ImportModelError(f"constants computed while importing need more than {self.limits.folded_bytes} bytes",
+                                   where=here, fix="raise the import limit folded_bytes if the model is trusted")
+
+
+@dataclass
+class Names:
+    """What names mean in one piece of proto: value names, and attributes of the function being inlined."""
+
+    opset: int
+    depth: int
+    values: dict[str, str] = field(default_factory=dict)
+    attrs: Mapping[str, Any] | None = None
+    prefix: str = ""                        # of node and value names made inside; empty: the model's own names
+    outer: Names | None = None              # an inlined branch sees its surroundings, a function does not
+    source: str = ""                        # the model's node all this comes from, when ONNX's own function expands it
+
+
+def read_graph(model: Model, proto: GraphProto, inputs: Mapping[str, TensorType], opset: int) -> Graph:
+    """The main graph. Raises ImportModelError naming the node or value at fault."""
+    return Scope(model, proto.name or "main", reserved=_all_names(proto)).read(proto, inputs, Names(opset, 0))
+
+
+def _all_names(proto: GraphProto) -> set[str]:
+    given = {v.name for v in (*proto.input, *proto.initializer)}
+    return given | {t.values.name for t in proto.sparse_initializer} | {o for n in proto.node for o in n.output}
+
+
+class Scope:
+    """A Graph in the making. Also the `upgrade.Context` of the rules that convert its nodes."""
+
+    def __init__(self, model: Model, name: str, reserved: Iterable[str] = (), parent: tuple[Scope, Names] | None = None) -> None:
+        self.model, self.name, self.parent = model, name, parent
+        self.types: dict[str, TensorType] = {}
+        self.params: dict[str, np.ndarray] = {}
+        self.nodes: list[Node] = []
+        self.inputs: list[str] = []
+        self.captured: dict[str, str] = {}              # value of the parent -> input here
+        self._reserved = set(reserved)                  # names of the model that stand for themselves, defined or not yet
+        self._node_names: set[str] = set()
+
+    # --- values
+
+    def fresh(self, hint: str) -> str:
+        name, n = hint, 0
+        while name in self.types or name in self._reserved:
+            n += 1
+            name = f"{hint}.{n}"
+        return name
+
+    def constant(self, hint: str, array: np.ndarray) -> str:
+        name = self.fresh(hint)
+        self._add_param(name, array)
+        return name
+
+    def _add_param(self, name: str, array: np.ndarray) -> None:
+        self.params[name] = array
+        self.types[name] = TensorType.plain(array.shape, array.dtype.name)
+
+    def resolve(self, name: str, names: Names, here: str) -> str:
+        """The value a proto's name stands for here; captured from the parent scope when it is defined there."""
+        level: Names | None = names
+        while level is not None:
+            if name in level.values:
+                return level.values[name]
+            level = level.outer
+        if self.parent is None or names.attrs is not None:
+            raise ImportModelError(f"reads {name!r}, which is defined later or nowhere", where=here)
+        scope, outside = self.parent
+        value = scope.resolve(name, outside, here)
+        if value not in self.captured:
+            local = self.fresh(value)
+            if value in scope.params:
+                self._add_param(local, scope.params[value])
+            else:
+                self.types[local] = scope.types[value]
+                self.inputs.append(local)
+            self.captured[value] = local
+        return self.captured[value]
+
+    def _define(self, name: str, names: Names, here: str) -> str:
+        """A new value for a proto's output name."""
+        if name in names.values:
+            raise ImportModelError(f"defines {name!r} a second time", where=here)
+        value = self.fresh(f"{names.prefix}{name}") if names.prefix or name in self.types else name
+        names.values[name] = value
+        return value
+
+    # --- graphs
+
+    def read(self, proto: GraphProto, inputs: Mapping[str, TensorType], names: Names) -> Graph:
+        for name, t in inputs.items():
+            here = f"input {name!r}"
+            self.model.check_value(name, t, here)
+            self.types[value := self._define(name, names, here)] = t
+            self.inputs.append(value)
+        self._read_initializers(proto, names)
+        self._read_nodes(proto.node, names)
+        outputs = tuple(self._output(o.name, names) for o in proto.output)
+        return Graph(self.name, tuple(self.nodes), tuple(self.inputs), outputs, self.types, self.params)
+
+    def _read_initializers(self, proto: GraphProto, names: Names) -> None:
+        for t in proto.initializer:
+            here = f"initializer {t.name!r}"
+            self._add_param(self._define(t.name, names, here), self.model.reader.array(t, here))
+        for s in proto.sparse_initializer:
+            here = f"initializer {s.values.name!r}"
+            self._add_param(self._define(s.values.name, names, here), self.model.reader.sparse(s, here))
+
+    def _read_nodes(self, protos: Iterable[NodeProto], names: Names) -> None:
+        for index, proto in enumerate(protos):
+            name = names.prefix + (proto.name or f"{proto.op_type}_{index}")
+            self._read_node(proto, name, names)
+
+    def _output(self, name: str, names: Names) -> str:
+        """Outputs keep the model's names: a value known by another one gets an Identity, a constant a second name."""
+        value = self.resolve(name, names, f"output {name!r}")
+        if value == name or (name in self.types and name not in self._reserved):
+            return value
+        if value in self.params:
+            self._add_param(name, self.params[value])
+        else:
+            self.types[name] = self.types[value]
+            self.nodes.append(Node("Identity", (value,), (name,), {}, self._node_name(f"Identity_{name}")))
+        return name
+
+    # --- nodes
+
+    def _node_name(self, wanted: str) -> str:
+        name, n = wanted, 0
+        while name in self._node_names:
+            n += 1
+            name = f"{wanted}.{n}"
+        self._node_names.add(name)
+        return name
+
+    def _read_node(self, proto: NodeProto, name: str, names: Names) -> None:
+        here = f"node {name!r} ({proto.op_type})"
+        self.model.count_node(here)
+        function = self.model.functions.get((proto.domain, proto.op_type, proto.overload))
+        if function is not None:
+            self._inline_function(proto, name, names, function)
+            return
+        if proto.domain not in ("", "ai.onnx") or (known := schema(proto.op_type, names.opset)) is None or known.deprecated:
+            domain = f"{proto.domain}." if proto.domain else ""
+            raise ImportModelError(f"ONNX opset {names.opset} has no operator {domain}{proto.op_type}", where=here)
+        inputs = tuple(self.resolve(i, names, here) if i else "" for i in proto.input)
+        _check_form(proto, known, here)
+        source = names.source or name
+        node = Node(proto.op_type, _trimmed(inputs), (), self._attrs(proto, names, here), self._node_name(name), (source,))
+        if proto.op_type == "Constant":
+            self._add_param(self._define(proto.output[0], names, here), _constant_of(node, here))
+            return
+        if proto.op_type in CONTROL and self._control(node, proto, names, here):
+            return
+        self._convert(node, proto.output, names, here)
+
+    def _convert(self, node: Node, outputs: Iterable[str], names: Names, here: str) -> None:
+        """Define the outputs, bring the node to the newest opset, and emit what comes of it."""
+        made = tuple(self._define(o, names, here) if o else "" for o in _trimmed(tuple(outputs)))
+        by_value = {v: k for k, v in names.values.items()}
+        for new in upgrade(replace(node, outputs=made), names.opset, self):
+            if new.op == "Identity":
+                self._alias(new, by_value, names)
+            else:
+                self._emit(new, names)
+
+    def _alias(self, node: Node, by_value: Mapping[str, str], names: Names) -> None:
+        """%y = Identity(%x)   ->   y is another name for x"""
+        names.values[by_value[node.output]] = node.inputs[0]
+
+    def _emit(self, node: Node, names: Names) -> None:
+        """Add a converted node: its value when all it reads is constant, else itself; expanded when nobody supports it."""
+        here = where(node)
+        known = node.op not in RANDOM and node.op not in CONTROL
+        constant = known and all(i in self.params for i in node.inputs if i)
+        if not constant and self._is_foreign(node.op):
+            self._expand(node, names)
+            return
+        types = infer(node, self.types, self.params)
+        for name, t in zip(node.outputs, types, strict=True):
+            if name:
+                self.model.check_value(name, t, here)
+                self.types[name] = t
+        if constant or node.op in BY_SHAPE:
+            self._fold(node, types, here)
+        else:
+            self.nodes.append(node)
+
+    def _fold(self, node: Node, types: tuple[TensorType, ...], here: str) -> None:
+        if node.op != "ConstantOfShape":                # which makes a view of one element
+            self.model.count_folded(sum(t.elements * itemsize(t.dtype) for t in types), here)
+        arrays = [_stand_in(self.types[i]) if node.op in BY_SHAPE else self.params[i] if i else None for i in node.inputs]
+        try:
+            made = evaluate(node, arrays)
+        except (ValueError, TypeError, IndexError, ArithmeticError, KeyError, AssertionError) as e:
+            raise ImportModelError(f"cannot be computed: {type(e).__name__}: {e}", where=here) from e
+        for name, t, array in zip(node.outputs, types, made, strict=False):
+            if name:
+                if array.shape != t.shape:
+                    raise ImportModelError(f"yields {list(array.shape)} where its type says {t}", where=here)
+                self.params[name] = array if array.dtype.name == t.dtype else array.astype(to_numpy(t.dtype))
+
+    # --- attributes
+
+    def _attrs(self, proto: NodeProto, names: Names, here: str) -> dict[str, Any]:
+        attrs: dict[str, Any] = {}
+        for a in proto.attribute:
+            if a.ref_attr_name:
+                if names.attrs is None:
+                    raise ImportModelError(f"attribute {a.name!r} refers to a function's, outside a function", where=here)
+                if a.ref_attr_name in names.attrs:
+                    attrs[a.name] = names.attrs[a.ref_attr_name]
+            elif a.type == AttributeProto.TENSOR:
+                attrs[a.name] = self.model.reader.array(a.t, f"{here}, attribute {a.name!r}")
+            elif a.type == AttributeProto.SPARSE_TENSOR:
+                attrs[a.name] = self.model.reader.sparse(a.sparse_tensor, f"{here}, attribute {a.name!r}")
+            elif a.type == AttributeProto.GRAPH:
+                attrs[a.name] = a.g                     # read by _control, which knows the types of its inputs
+            else:
+                attrs[a.name] = _plain(a, here)
+        return attrs
+
+    # --- functions
+
+    def _inline_function(self, proto: NodeProto, name: str, names: Names, function: FunctionProto) -> None:
+        """%y = f(%x) {a=1}   ->   the nodes of f, its formal names bound to x, y and a"""
+        here = f"node {name!r} ({proto.op_type})"
+        self.model.check_depth(names.depth + 1, here)
+        if len(proto.input) > len(function.input) or len(proto.output) > len(function.output):
+            raise ImportModelError(f"has more inputs or outputs than function {function.name!r}", where=here)
+        attrs = {a.name: _plain(a, here) for a in function.attribute_proto} | self._attrs(proto, names, here)
+        given = {formal: self.resolve(i, names, here) for formal, i in zip(function.input, proto.input) if i}
+        results = self._inline(function, given, attrs, name, names, names.source, here)
+        for formal, out in zip(function.output, proto.output):
+            if out:
+                self._bind(out, results[formal], names, here)
+
+    def _inline(
+        self, function: FunctionProto, given: dict[str, str], attrs: Mapping[str, Any], name: str, names: Names, source: str,
+        here: str,
+    ) -> dict[str, str]:
+        opset = next((int(o.version) for o in function.opset_import if o.domain in ("", "ai.onnx")), names.opset)
+        if opset > OPSET:
+            raise ImportModelError(f"function {function.name!r} uses ONNX opset {opset}, newer than {OPSET}", where=here)
+        missing = {formal: "" for formal in function.input if formal not in given}
+        inner = Names(opset, names.depth + 1, {**given, **missing}, attrs, prefix=f"{name}/", source=source)
+        self._read_nodes(function.node, inner)
+        return {o: self.resolve(o, inner, here) for o in function.output if o in inner.values}
+
+    def _bind(self, name: str, value: str, names: Names, here: str) -> None:
+        if name in names.values:
+            raise ImportModelError(f"defines {name!r} a second time", where=here)
+        names.values[name] = value
+
+    def _is_foreign(self, op: str) -> bool:
+        supported = self.model.supported
+        return supported is not None and op not in supported and op not in VANISHES and has_function(op)
+
+    def _expand(self, node: Node, names: Names) -> None:
+        """An operator without an implementation that ONNX describes by simpler ones: those take its place."""
+        here = where(node)
+        self.model.check_depth(names.depth + 1, here)
+        known = schema(node.op)
+        assert known is not None
+        if known.has_function:
+            function = known.function_body
+        else:
+            given_types = [type_proto(self.types[i]).SerializeToString() if i else b"" for i in node.inputs]
+            function = FunctionProto.FromString(
+                known.get_context_dependent_function(node_proto(node).SerializeToString(), given_types))
+        given = {formal: i for formal, i in zip(function.input, node.inputs) if i}
+        defaults = {a: attribute_value(p.default_value) for a, p in known.attributes.items() if p.default_value.type}
+        results = self._inline(function, given, {**defaults, **node.attrs}, node.name, names, node.sources[0], here)
+        for formal, out in zip(function.output, node.outputs):
+            if out:
+                self._rename(results[formal], out, node)
+
+    def _rename(self, value: str, out: str, node: Node) -> None:
+        """The expanded value takes the name the rest of the model reads."""
+        self.types[out] = self.types[value]
+        if value in self.params:
+            self.params[out] = self.params[value]
+        else:
+            self.nodes.append(Node("Identity", (value,), (out,), {}, self._node_name(f"{node.name}/{out}"), node.sources))
+
+    # --- control flow
+
+    def _control(self, node: Node, proto: NodeProto, names: Names, here: str) -> bool:
+        """If, Loop, Scan. True when nothing is left to emit."""
+        self.model.check_depth(names.depth + 1, here)
+        if node.op == "If" and node.inputs[0] in self.params:
+            taken: GraphProto = node.attrs["then_branch" if self.params[node.inputs[0]].all() else "else_branch"]
+            self._inline_branch(taken, node, proto, names, here)
+            return True
+        bodies = {key: value for key, value in node.attrs.items() if isinstance(value, GraphProto)}
+        given = self._body_inputs(node, here)
+        scopes: dict[str, Scope] = {}
+        graphs: dict[str, Graph] = {}
+        for key, body in bodies.items():
+            if len(body.input) != len(given):
+                raise ImportModelError(f"its {key} has {len(body.input)} inputs, {len(given)} are given", where=here)
+            scope = scopes[key] = Scope(self.model, f"{node.name}.{key}", _all_names(body), (self, names))
+            inner = Names(names.opset, names.depth + 1, attrs=None)
+            graphs[key] = scope.read(body, dict(zip((i.name for i in body.input), given)), inner)
+        captured = tuple(dict.fromkeys(
+            value for scope in scopes.values() for value, local in scope.captured.items() if local not in scope.params))
+        for key, scope in scopes.items():
+            graphs[key] = scope.with_captures(graphs[key], captured, self.types)
+        attrs = {**node.attrs, **graphs}
+        if node.op != "If" and captured:
+            attrs["captures"] = len(captured)
+        inputs = node.inputs
+        if node.op == "Loop":
+            inputs = (*inputs, "", "")[:2] + inputs[2:] if len(inputs) >= 2 else (*inputs, *("",) * (2 - len(inputs)))
+        self._convert(replace(node, inputs=(*inputs, *captured), attrs=attrs), proto.output, names, here)
+        return True
+
+    def with_captures(self, body: Graph, captured: tuple[str, ...], types: Mapping[str, TensorType]) -> Graph:
+        """`body` with one last input per captured value, in that order; one it does not read gets an unused input."""
+        own = [i for i in body.inputs if i not in self.captured.values()]
+        for value in captured:
+            if value not in self.captured:
+                self.captured[value] = local = self.fresh(value)
+                self.types[local] = types[value]
+        return replace(body, inputs=(*own, *(self.captured[v] for v in captured)), types=self.types)
+
+    def _body_inputs(self, node: Node, here: str) -> list[TensorType]:
+        """Types of a body's own inputs, from what the node is given."""
+        if node.op == "If":
+            return []
+        if node.op == "Loop":
+            states = [self.types[i] for i in node.inputs[2:]]
+            return [TensorType.plain((), "int64"), TensorType.plain((), "bool"), *states]
+        scans = node.attrs["num_scan_inputs"]
+        count = len(node.inputs) - scans
+        axes = node.attrs.get("scan_input_axes", (0,) * scans)
+        if scans < 1 or count < 0 or len(axes) != scans:
+            raise ImportModelError(f"num_scan_inputs={scans} does not fit its {len(node.inputs)} inputs", where=here)
+        types = [self.types[i] for i in node.inputs]
+        return types[:count] + [_element(t, axis, here) for t, axis in zip(types[count:], axes)]
+
+    def _inline_branch(self, branch: GraphProto, node: Node, proto: NodeProto, names: Names, here: str) -> None:
+        """If(true) {then: ...}   ->   the nodes of the branch taken"""
+        inner = Names(names.opset, names.depth + 1, attrs=names.attrs, prefix=f"{node.name}/", outer=names, source=names.source)
+        self._read_initializers(branch, inner)
+        self._read_nodes(branch.node, inner)
+        if len(branch.output) != len(proto.output):
+            raise ImportModelError(f"its branch yields {len(branch.output)} values, {len(proto.output)} are named", where=here)
+        for result, out in zip(branch.output, proto.output):
+            if out:
+                self._bind(out, self.resolve(result.name, inner, here), names, here)
+
+
+def _trimmed(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Without missing optional values at the end."""
+    while names and not names[-1]:
+        names = names[:-1]
+    return names
+
+
+def _plain(proto: AttributeProto, here: str) -> Any:
+    try:
+        return attribute_value(proto)
+    except ImportModelError as e:
+        raise ImportModelError(e.what, where=here) from None
+
+
+def _stand_in(t: TensorType) -> np.ndarray:
+    """An array of that shape that takes no memory."""
+    return np.broadcast_to(np.zeros((), to_numpy(t.dtype)), t.shape)
+
+
+def _element(t: TensorType, axis: int, here: str) -> TensorType:
+    """The type of one slice of a scan input."""
+    if not -len(t.shape) <= axis < len(t.shape):
+        raise ImportModelError(f"scan axis {axis} of {t}", where=here)
+    at = axis % len(t.shape)
+    return TensorType.plain(t.shape[:at] + t.shape[at + 1:], t.dtype)
+
+
+def _check_form(proto: NodeProto, known: onnx.defs.OpSchema, here: str) -> None:
+    """Counts of inputs and outputs, and names and kinds of attributes, as the schema of the model's opset has them."""
+    for what, count, low, high in (("inputs", len(proto.input), known.min_input, known.max_input),
+                                   ("outputs", len(proto.output), known.min_output, known.max_output)):
+        if not low <= count <= high:
+            raise ImportModelError(f"has {count} {what}, its operator takes {low} to {high}", where=here)
+    for a in proto.attribute:
+        if a.name not in known.attributes:
+            raise ImportModelError(f"its operator has no attribute {a.name!r} in opset {known.since_version}", where=here)
+        if a.type != known.attributes[a.name].type.value:
+            raise ImportModelError(f"attribute {a.name!r} is not a {known.attributes[a.name].type.name}", where=here)
+    given = {a.name for a in proto.attribute}
+    if missing := [n for n, a in known.attributes.items() if a.required and n not in given]:
+        raise ImportModelError(f"needs the attribute {', '.join(missing)}", where=here)
+
+
+_CONSTANT_DTYPES = {"value_float": "float32", "value_floats": "float32", "value_int": "int64", "value_ints": "int64"}
+
+
+def _constant_of(node: Node, here: str) -> np.ndarray:
+    if len(node.attrs) != 1:
+        raise ImportModelError(f"states {len(node.attrs)} values", where=here)
+    (name, value), = node.attrs.items()
+    if name in ("value", "sparse_value"):
+        return np.asarray(value)
+    if name not in _CONSTANT_DTYPES:
+        raise ImportModelError("holds strings, which are not supported", where=here)
+    return np.asarray(value, _CONSTANT_DTYPES[name])

@@ -1,0 +1,160 @@
+"""Types of a node's outputs from its inputs: ONNX's own rules for ONNX operators, ours for the internal and control ones.
+
+Control flow carries its bodies as Graphs. What a body reads from outside is passed explicitly: captured values are the last
+inputs of the node and the last inputs of the body.
+
+    If(cond, captures...)                 then_branch(captures...), else_branch(captures...)   -> outputs
+    Loop(M, cond, states..., captures...) body(iteration, cond, states..., captures...)        -> cond, states..., scan outputs...
+    Scan(states..., scans..., captures...) body(states..., scan elements..., captures...)      -> states..., scan outputs...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import onnx
+from onnx import TypeProto
+
+from toolchain.core.errors import ImportModelError
+from toolchain.core.layout import TensorType
+from toolchain.graph.ir import Graph, Node
+from toolchain.graph.protos import dtype_of, node_proto, schema, tensor_proto, type_proto
+
+DATA_LIMIT = 4096
+"""Constants of up to so many elements are shown to ONNX's rules: shapes, axes, scales; never weights."""
+
+
+def infer(node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray]) -> tuple[TensorType, ...]:
+    """One type per output of `node` (missing optional outputs included), all static and in the plain layout.
+
+    Raises ImportModelError naming the node: types that do not fit the operator, or a shape that depends on data.
+    """
+    rule = RULES.get(node.op, _infer_onnx)
+    return rule(node, types, params)
+
+
+def where(node: Node) -> str:
+    """How errors name a node."""
+    return f"node {node.name!r} ({node.op})"
+
+
+def _infer_onnx(node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray]) -> tuple[TensorType, ...]:
+    known = schema(node.op)
+    if known is None:
+        raise ImportModelError("ONNX has no such operator", where=where(node))
+    inputs: dict[str, TypeProto] = {}
+    data: dict[str, onnx.TensorProto] = {}
+    for n, name in enumerate(node.inputs):
+        if not name:
+            continue
+        inputs[f"i{n}"] = type_proto(types[name])
+        if (array := params.get(name)) is not None and array.size <= DATA_LIMIT and array.ndim <= 2:
+            data[f"i{n}"] = tensor_proto(array)
+    try:
+        found = onnx.shape_inference.infer_node_outputs(
+            known, node_proto(node), inputs, data, opset_imports=None, ir_version=onnx.IR_VERSION)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, TypeError, IndexError) as e:
+        given = ", ".join(str(types[name]) for name in node.inputs if name)
+        raise ImportModelError(f"does not fit its inputs ({given}): {_reason(e)}", where=where(node)) from None
+    return tuple(_static(node, n, found.get(f"o{n}"), types) for n in range(len(node.outputs)))
+
+
+def _reason(error: Exception) -> str:
+    """ONNX's message without the place in its sources: "[ShapeInferenceError] Incompatible dimensions"."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _static(node: Node, n: int, proto: TypeProto | None, types: Mapping[str, TensorType]) -> TensorType:
+    name = node.outputs[n] or f"output {n}"
+    if proto is None or not proto.HasField("tensor_type"):
+        kind = proto.WhichOneof("value") if proto is not None else None
+        problem = f"yields a {kind.removesuffix('_type')}; only tensors are supported" if kind else "has no known type"
+        raise ImportModelError(f"{name!r} {problem}", where=where(node))
+    dtype = dtype_of(proto.tensor_type.elem_type, where(node))
+    dims = proto.tensor_type.shape.dim
+    if not proto.tensor_type.HasField("shape") or not all(d.HasField("dim_value") for d in dims):
+        given = ", ".join(str(types[i]) for i in node.inputs if i)
+        raise ImportModelError(
+            f"the shape of {name!r} depends on data (inputs: {given}); every shape must be known when building",
+            where=where(node), fix="make the inputs that decide it constant, or cut the model before this node")
+    shape = tuple(d.dim_value for d in dims)
+    if any(n < 0 for n in shape):
+        raise ImportModelError(f"{name!r} would have the shape {list(shape)}", where=where(node))
+    return TensorType.plain(shape, dtype)
+
+
+def _infer_same(node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray]) -> tuple[TensorType, ...]:
+    """Layout conversions keep the logical tensor; the layout itself is stated in the graph's types, not inferred."""
+    t = types[node.inputs[0]]
+    return (TensorType.plain(t.shape, t.dtype),)
+
+
+def _body_types(body: Graph) -> tuple[TensorType, ...]:
+    return tuple(body.types[o] for o in body.outputs)
+
+
+def _infer_fused(node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray]) -> tuple[TensorType, ...]:
+    return _body_types(node.attrs["body"])
+
+
+def _infer_if(node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray]) -> tuple[TensorType, ...]:
+    yes, no = _body_types(node.attrs["then_branch"]), _body_types(node.attrs["else_branch"])
+    if yes != no:
+        show = "; ".join(", ".join(map(str, side)) for side in (yes, no))
+        raise ImportModelError(f"its branches yield different types ({show}), so its shape depends on data", where=where(node))
+    return yes
+
+
+def _infer_loop(node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray]) -> tuple[TensorType, ...]:
+    body: Graph = node.attrs["body"]
+    count = len(node.inputs) - 2 - node.attrs.get("captures", 0)
+    _, *out = _body_types(body)
+    states, scans = out[:count], out[count:]
+    _check_states(node, body.inputs[2:2 + count], states, body)
+    if not scans:
+        return tuple(states)
+    trip, cond_in, cond_out = node.inputs[0], node.inputs[1], body.outputs[0]
+    always = (not cond_in or bool(params.get(cond_in, np.False_))) and (
+        cond_out == body.inputs[1] or bool(body.params.get(cond_out, np.False_)))
+    if trip not in params or not always:
+        raise ImportModelError("the number of its iterations depends on data, and so does the shape of its scan outputs",
+                               where=where(node))
+    length = max(int(params[trip].reshape(())), 0)
+    return (*states, *(TensorType.plain((length, *t.shape), t.dtype) for t in scans))
+
+
+def _infer_scan(node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray]) -> tuple[TensorType, ...]:
+    body: Graph = node.attrs["body"]
+    scan_inputs = node.attrs["num_scan_inputs"]
+    count = len(node.inputs) - node.attrs.get("captures", 0) - scan_inputs
+    out = _body_types(body)
+    _check_states(node, body.inputs[:count], out[:count], body)
+    in_axes = node.attrs.get("scan_input_axes", (0,) * scan_inputs)
+    out_axes = node.attrs.get("scan_output_axes", (0,) * (len(out) - count))
+    lengths = {types[name].shape[axis] for name, axis in zip(node.inputs[count:count + scan_inputs], in_axes, strict=True)}
+    if len(lengths) != 1:
+        raise ImportModelError(f"its scan inputs have different lengths: {sorted(lengths)}", where=where(node))
+    length = lengths.pop()
+    scans = []
+    for t, axis in zip(out[count:], out_axes, strict=True):
+        at = axis % (len(t.shape) + 1)
+        scans.append(TensorType.plain((*t.shape[:at], length, *t.shape[at:]), t.dtype))
+    return (*out[:count], *scans)
+
+
+def _check_states(node: Node, names: tuple[str, ...], after: tuple[TensorType, ...] | list[TensorType], body: Graph) -> None:
+    for name, t in zip(names, after, strict=True):
+        if body.types[name] != t:
+            raise ImportModelError(f"loop state {name!r} changes from {body.types[name]} to {t}", where=where(node))
+
+
+Rule = Callable[[Node, Mapping[str, TensorType], Mapping[str, np.ndarray]], tuple[TensorType, ...]]
+
+RULES: dict[str, Rule] = {
+    "Layout": _infer_same,
+    "Fused": _infer_fused,
+    "If": _infer_if,
+    "Loop": _infer_loop,
+    "Scan": _infer_scan,
+}

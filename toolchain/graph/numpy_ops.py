@@ -1,0 +1,242 @@
+"""NumPy meanings of operators that onnx.reference computes too slowly for real models, or wrongly.
+
+Each rule returns None for a case it leaves to onnx.reference. Sums are kept in float32 or wider, whatever the data type.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from toolchain.graph.ir import Node
+from toolchain.graph.protos import default
+
+Arrays = Sequence[np.ndarray | None]
+Made = tuple[np.ndarray, ...] | None
+
+
+def _array(array: np.ndarray | None) -> np.ndarray:
+    assert array is not None
+    return array
+
+
+def wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type sums are kept in: float32 for the half-size floats, int64 for small integers."""
+    if dtype.name in ("float16", "bfloat16"):
+        return np.dtype("float32")
+    return np.dtype("int64") if dtype.kind in "iub" and dtype.itemsize < 8 else dtype
+
+
+class _Window:
+    """A sliding window over the spatial dimensions: strides, dilations, and the pads (auto_pad is resolved at import)."""
+
+    def __init__(self, node: Node, spatial: Sequence[int], kernel: Sequence[int]) -> None:
+        rank = len(spatial)
+        self.kernel = tuple(kernel)
+        self.strides = node.attrs.get("strides") or (1,) * rank
+        self.dilations = node.attrs.get("dilations") or (1,) * rank
+        pads = node.attrs.get("pads") or (0,) * (2 * rank)
+        self.before, after = pads[:rank], list(pads[rank:])
+        reach = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations)]
+        self.out: tuple[int, ...] = ()
+        for d in range(rank):
+            room = spatial[d] + self.before[d] + after[d] - reach[d]
+            n = room // self.strides[d] + 1
+            if node.attrs.get("ceil_mode") and room % self.strides[d] and n * self.strides[d] < spatial[d] + self.before[d]:
+                n += 1                          # the last window must start inside the input or its left padding
+            self.out += (n,)
+        self.after = after
+        self.extra = [max(0, (n - 1) * s + r - (size + b + a)) for n, s, r, size, b, a in
+                      zip(self.out, self.strides, reach, spatial, self.before, after)]
+
+    def padded(self, x: np.ndarray, value: Any) -> np.ndarray:
+        pads = [(b, a + e) for b, a, e in zip(self.before, self.after, self.extra)]
+        return np.pad(x, [(0, 0)] * (x.ndim - len(pads)) + pads, constant_values=value) if any(map(any, pads)) else x
+
+    def taps(self, padded: np.ndarray) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+        """Each kernel position with the elements of `padded` it meets, one per output position."""
+        for at in product(*map(range, self.kernel)):
+            cut = tuple(slice(k * d, k * d + (n - 1) * s + 1, s)
+                        for k, d, n, s in zip(at, self.dilations, self.out, self.strides))
+            yield at, padded[(..., *cut)]
+
+
+def _conv(node: Node, arrays: Arrays) -> Made:
+    """One matrix product per kernel position, summed: no im2col copy."""
+    if node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
+        return None
+    x, w, bias = _array(arrays[0]), _array(arrays[1]), arrays[2] if len(arrays) > 2 else None
+    groups, dtype = node.attrs.get("group", 1), x.dtype
+    x, w = x.astype(wide(dtype), copy=False), w.astype(wide(dtype), copy=False)
+    window = _Window(node, x.shape[2:], w.shape[2:])
+    n, m = x.shape[0], w.shape[0]
+    grouped = w.reshape(groups, m // groups, w.shape[1], *w.shape[2:])
+    total = np.zeros((n, groups, m // groups, math.prod(window.out)), x.dtype)
+    for at, tap in window.taps(window.padded(x, 0)):
+        total += np.matmul(grouped[(..., *at)], tap.reshape(n, groups, w.shape[1], -1))
+    y = total.reshape(n, m, *window.out)
+    if bias is not None:
+        y += bias.astype(y.dtype).reshape(-1, *(1,) * len(window.out))
+    return (y.astype(dtype, copy=False),)
+
+
+def _conv_transpose(node: Node, arrays: Arrays) -> Made:
+    """Each kernel position adds its product to the output positions it reaches."""
+    if node.attrs.get("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in node.attrs:
+        return None
+    x, w, bias = _array(arrays[0]), _array(arrays[1]), arrays[2] if len(arrays) > 2 else None
+    groups, dtype, rank = node.attrs.get("group", 1), x.dtype, x.ndim - 2
+    strides = node.attrs.get("strides") or (1,) * rank
+    dilations = node.attrs.get("dilations") or (1,) * rank
+    pads = node.attrs.get("pads") or (0,) * (2 * rank)
+    extra = node.attrs.get("output_padding") or (0,) * rank
+    n, c, spatial, kernel = x.shape[0], x.shape[1], x.shape[2:], w.shape[2:]
+    m = w.shape[1] * groups
+    whole = [(i - 1) * s + (k - 1) * d + 1 + e for i, s, k, d, e in zip(spatial, strides, kernel, dilations, extra)]
+    xs = x.astype(wide(dtype), copy=False).reshape(n, groups, c // groups, -1)
+    ws = w.astype(wide(dtype), copy=False).reshape(groups, c // groups, w.shape[1], *kernel)
+    total = np.zeros((n, m, *whole), xs.dtype)
+    for at in product(*map(range, kernel)):
+        part = np.matmul(ws[(..., *at)].transpose(0, 2, 1), xs).reshape(n, m, *spatial)
+        cut = tuple(slice(k * d, k * d + (i - 1) * s + 1, s) for k, d, i, s in zip(at, dilations, spatial, strides))
+        total[(..., *cut)] += part
+    y = total[(..., *(slice(pads[d], whole[d] - pads[rank + d]) for d in range(rank)))]
+    if bias is not None:
+        y = y + bias.astype(y.dtype).reshape(-1, *(1,) * rank)
+    return (y.astype(dtype, copy=False),)
+
+
+def _max_pool(node: Node, arrays: Arrays) -> Made:
+    x = _array(arrays[0])
+    if node.attrs.get("auto_pad", "NOTSET") != "NOTSET" or len(node.outputs) > 1:
+        return None
+    window = _Window(node, x.shape[2:], node.attrs["kernel_shape"])
+    lowest = -np.inf if x.dtype.kind not in "iu" else np.iinfo(x.dtype).min
+    y: np.ndarray | None = None
+    for _, tap in window.taps(window.padded(x, lowest)):
+        y = tap.copy() if y is None else np.maximum(y, tap, out=y)
+    return (_array(y),)
+
+
+def _average_pool(node: Node, arrays: Arrays) -> Made:
+    x = _array(arrays[0])
+    if node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
+        return None
+    window = _Window(node, x.shape[2:], node.attrs["kernel_shape"])
+    ones = np.ones(x.shape[2:], wide(x.dtype))
+    if node.attrs.get("count_include_pad"):             # the declared pads count; what ceil_mode adds beyond them never does
+        ones = np.pad(ones, list(zip(window.before, window.after)), constant_values=1)
+        ones = np.pad(ones, [(0, e) for e in window.extra])
+    else:
+        ones = window.padded(ones, 0)
+    total = sum(tap for _, tap in window.taps(window.padded(x.astype(wide(x.dtype), copy=False), 0)))
+    count = sum(tap for _, tap in window.taps(ones))
+    return ((total / count).astype(x.dtype, copy=False),)
+
+
+def _global_average_pool(node: Node, arrays: Arrays) -> Made:
+    x = _array(arrays[0])
+    return (x.mean(axis=tuple(range(2, x.ndim)), keepdims=True, dtype=wide(x.dtype)).astype(x.dtype, copy=False),)
+
+
+def _lrn(node: Node, arrays: Arrays) -> Made:
+    """y = x / (bias + alpha/size * sum of x^2 over `size` neighbouring channels) ^ beta"""
+    x = _array(arrays[0])
+    size = node.attrs["size"]
+    alpha, beta, bias = (default(node, k) for k in ("alpha", "beta", "bias"))
+    before, after = (size - 1) // 2, size - 1 - (size - 1) // 2
+    squares = np.pad(np.square(x), [(0, 0), (before, after)] + [(0, 0)] * (x.ndim - 2))
+    total = sum(squares[:, k:k + x.shape[1]] for k in range(size))
+    return ((x / (bias + alpha / size * total) ** beta).astype(x.dtype, copy=False),)
+
+
+def _batch_norm(node: Node, arrays: Arrays) -> Made:
+    x, scale, shift, mean, var = map(_array, arrays)
+    if node.attrs.get("training_mode") or len(node.outputs) > 1:
+        return None
+    per_channel = (-1, *(1,) * (x.ndim - 2)) if x.ndim > 1 else (-1,)
+    factor = scale / np.sqrt(var + np.asarray(default(node, "epsilon"), var.dtype))
+    return (((x - mean.reshape(per_channel)) * factor.reshape(per_channel) + shift.reshape(per_channel)).astype(x.dtype),)
+
+
+def _resize(node: Node, arrays: Arrays) -> Made:
+    """Nearest and linear, one dimension at a time. Cubic, antialiased and cropping forms are left to onnx.reference."""
+    x = _array(arrays[0])
+    scales = arrays[2] if len(arrays) > 2 else None
+    sizes = arrays[3] if len(arrays) > 3 else None
+    mode, transform = default(node, "mode"), default(node, "coordinate_transformation_mode")
+    plain = not node.attrs.get("antialias") and default(node, "keep_aspect_ratio_policy") == "stretch"
+    if mode not in ("nearest", "linear") or transform not in _COORDINATES or not plain:
+        return None
+    axes = [a % x.ndim for a in node.attrs.get("axes", range(x.ndim))]
+    y = x
+    for k, axis in enumerate(axes):
+        n = x.shape[axis]
+        if sizes is not None and sizes.size:
+            out = int(sizes[k])
+            scale = out / n
+        else:
+            scale = float(_array(scales)[k])
+            out = math.floor(n * scale)
+        if out == n and scale == 1:
+            continue
+        at = _COORDINATES[transform](np.arange(out, dtype="float64"), scale, n, out)
+        y = _nearest(y, axis, at, default(node, "nearest_mode")) if mode == "nearest" else _linear(y, axis, at)
+    return (y.astype(x.dtype, copy=False),)
+
+
+_COORDINATES: dict[str, Callable[[np.ndarray, float, int, int], np.ndarray]] = {
+    "half_pixel": lambda i, scale, n, out: (i + 0.5) / scale - 0.5,
+    "asymmetric": lambda i, scale, n, out: i / scale,
+    "align_corners": lambda i, scale, n, out: i * (n - 1) / (out - 1) if out > 1 else np.zeros_like(i),
+    "pytorch_half_pixel": lambda i, scale, n, out: (i + 0.5) / scale - 0.5 if out > 1 else np.zeros_like(i),
+}
+_NEAREST: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "round_prefer_floor": lambda at: np.ceil(at - 0.5),
+    "round_prefer_ceil": lambda at: np.floor(at + 0.5),
+    "floor": np.floor,
+    "ceil": np.ceil,
+}
+
+
+def _nearest(x: np.ndarray, axis: int, at: np.ndarray, mode: str) -> np.ndarray:
+    index = np.clip(_NEAREST[mode](at).astype("int64"), 0, x.shape[axis] - 1)
+    return np.take(x, index, axis)
+
+
+def _linear(x: np.ndarray, axis: int, at: np.ndarray) -> np.ndarray:
+    n = x.shape[axis]
+    low = np.floor(at).astype("int64")
+    kind = wide(x.dtype) if x.dtype.kind == "f" else np.dtype("float64")
+    part = (at - low).astype(kind).reshape(-1, *(1,) * (x.ndim - 1 - axis))
+    a, b = (np.take(x, np.clip(i, 0, n - 1), axis).astype(kind) for i in (low, low + 1))
+    return a * (1 - part) + b * part
+
+
+def _constant_of_shape(node: Node, arrays: Arrays) -> Made:
+    """A view of one element with stride 0: a model of generated weights costs no memory until something is computed."""
+    value = np.asarray(node.attrs.get("value", np.zeros(1, "float32"))).reshape(())
+    return (np.broadcast_to(value, tuple(int(n) for n in _array(arrays[0]))),)
+
+
+def _shape(node: Node, arrays: Arrays) -> Made:
+    shape = np.asarray(_array(arrays[0]).shape, "int64")
+    return (shape[node.attrs.get("start", 0):node.attrs.get("end", len(shape))],)
+
+
+RULES: dict[str, Callable[[Node, Arrays], Made]] = {
+    "AveragePool": _average_pool,
+    "BatchNormalization": _batch_norm,
+    "ConstantOfShape": _constant_of_shape,
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "GlobalAveragePool": _global_average_pool,
+    "LRN": _lrn,
+    "MaxPool": _max_pool,
+    "Resize": _resize,
+    "Shape": _shape,
+}
