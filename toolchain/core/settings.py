@@ -6,6 +6,8 @@
     TC_CHECK=1      interpret after every pass and compare
     TC_STORE=DIR    the content-addressed store (default: $XDG_CACHE_HOME/toolchain or ~/.cache/toolchain)
     NO_COLOR        no colour, whatever the terminal
+    FORCE_COLOR     colour, whatever the terminal (NO_COLOR wins)
+    CI              set by build servers: no animation; GITHUB_ACTIONS: failures become annotations too
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ class Settings:
     check: bool
     store: Path
     no_color: bool
+    force_color: bool = False
+    ci: bool = False
+    github: bool = False
 
     def selects(self, kernel: str) -> bool:
         """Whether debug output for a kernel of that name is wanted."""
@@ -41,4 +46,7 @@ def settings() -> Settings:
         check=env.get("TC_CHECK", "") not in ("", "0"),
         store=Path(env.get("TC_STORE") or cache / "toolchain"),
         no_color=bool(env.get("NO_COLOR")),
+        force_color=env.get("FORCE_COLOR", "") not in ("", "0"),
+        ci=env.get("CI", "") not in ("", "0", "false"),
+        github=env.get("GITHUB_ACTIONS") == "true",
     )

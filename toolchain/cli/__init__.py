@@ -1,0 +1,88 @@
+"""The command line: arguments in, screen and exit code out. `main` is the entry point of `tc` and `python -m toolchain`.
+
+Nothing heavy is imported before a command needs it: `tc --help` and a build with nothing to do stay fast.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from toolchain.core.errors import DeployfileError, ToolchainError
+
+# What iproute2's tc understands as its first word. Single-dash options before a command are its, too: ours are all long.
+IPROUTE2_WORDS = ("qdisc", "qd", "class", "filter", "chain", "action", "actions", "monitor", "exec")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code; prints every error, and never a traceback."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if args and is_iproute2(args[0]):
+        return _print_error(f"'tc {args[0]}' belongs to iproute2's tc (traffic control); this tc is the deployment toolchain",
+                            "run /usr/sbin/tc, or leave the virtual environment; `tc --help` lists this tc's commands", 2)
+    try:
+        return _run(args)
+    except DeployfileError as error:
+        print(error, file=sys.stderr)               # begins with file:line:column, as editors and CI expect
+        return error.exit_code
+    except ToolchainError as error:
+        what = f"{error.where}: {error.what}" if error.where else error.what
+        return _print_error(what, error.fix, error.exit_code)
+    except KeyboardInterrupt:
+        return _print_error("interrupted", "", 130)
+    except BrokenPipeError:                         # `tc plan | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return _report_bug(error, args)
+
+
+def is_iproute2(word: str) -> bool:
+    """Whether the first argument was meant for iproute2's tc."""
+    return word in IPROUTE2_WORDS or (word.startswith("-") and not word.startswith("--") and word not in ("-h", "-"))
+
+
+def _run(args: list[str]) -> int:
+    import click
+
+    from toolchain.cli.commands import tc
+
+    try:
+        return tc.main(args=args, prog_name="tc", standalone_mode=False) or 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return 2
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        return _print_error(error.format_message(), f"see `{context.command_path} --help`" if context else "", 2)
+    except click.exceptions.Abort:
+        raise KeyboardInterrupt from None
+
+
+def _print_error(what: str, fix: str, code: int) -> int:
+    sys.stdout.flush()
+    print(f"error: {what}", file=sys.stderr)
+    if fix:
+        print(f"fix: {fix}", file=sys.stderr)
+    return code
+
+
+def _report_bug(error: Exception, args: list[str]) -> int:
+    """Say that this is our fault, and keep the traceback where it can be sent from."""
+    import traceback
+
+    from toolchain.cli.project import write_log
+    from toolchain.core.settings import settings
+
+    text = "".join(traceback.format_exception(error))
+    frames = traceback.extract_tb(error.__traceback__)
+    log = write_log("bug", f"tc {' '.join(args)}\n\n{text}")
+    sys.stdout.flush()
+    print(f"this is a bug in the toolchain: {type(error).__name__}: {error}", file=sys.stderr)
+    if frames:
+        print(f"in: {frames[-1].filename}:{frames[-1].lineno} ({frames[-1].name})", file=sys.stderr)
+    print(f"log: {log}" if log else text, file=sys.stderr)
+    if settings().debug and log:
+        print(text, file=sys.stderr)
+    return 1
