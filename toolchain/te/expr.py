@@ -10,8 +10,10 @@ compared by identity (tests compare text).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import gcd
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from toolchain.core.errors import ScheduleError
@@ -222,7 +224,23 @@ def _add(a: Index, b: Index, scale: int = 1) -> Index:
             terms[atom] = total
         else:
             del terms[atom]
-    return Index(tuple(terms.items()), a.constant + b.constant * scale)
+    return _rejoin(terms, a.constant + b.constant * scale)
+
+
+def _rejoin(terms: dict[Atom, int], constant: int) -> Index:
+    """k*(x // k) + x % k is x: what a reshape took apart comes together again, so that strides stay visible."""
+    for atom in tuple(terms):
+        if not isinstance(atom, FloorMod) or atom not in terms:
+            continue
+        match atom.index:
+            case Index(((FloorDiv(inner, a), 1),), 0):              # (x // a) % k goes with x // (a*k)
+                partner = FloorDiv(inner, a * atom.divisor)
+            case whole:
+                partner = FloorDiv(whole, atom.divisor)
+        if terms.get(partner) == (c := terms[atom]) * atom.divisor:
+            del terms[partner], terms[atom]
+            return _add(_scale(atom.index, c), Index(tuple(terms.items()), constant))
+    return Index(tuple(terms.items()), constant)
 
 
 def _scale(a: Index, k: int) -> Index:
@@ -240,7 +258,21 @@ def _div_mod(a: Index, k: int) -> tuple[Index, Index]:
     low, high = rest.range()
     if low // k == high // k:
         return _add(quotient, Index((), low // k)), _add(rest, Index((), -(low // k) * k))
+    if (finer := _common_factor(rest, k)) is not None:
+        d, multiple, small = finer
+        q, m = _div_mod(multiple, k // d)
+        return _add(quotient, q), _add(_scale(m, d), small)
     return _add(quotient, _atom(FloorDiv(rest, k))), _atom(FloorMod(rest, k))
+
+
+def _common_factor(rest: Index, k: int) -> tuple[int, Index, Index] | None:
+    """rest as d*multiple + small with d a factor of k and 0 <= small < d: (4*g + i) // 12 is g // 3 when i < 4."""
+    for d in sorted({gcd(c, k) for _, c in rest.terms if gcd(c, k) > 1}, reverse=True):
+        small = Index(tuple((a, c) for a, c in rest.terms if c % d), rest.constant % d)
+        low, high = small.range()
+        if low >= 0 and high < d:
+            return d, Index(tuple((a, c // d) for a, c in rest.terms if c % d == 0), rest.constant // d), small
+    return None
 
 
 def _atom(atom: Atom) -> Index:
@@ -444,6 +476,8 @@ def compare(op: str, a: IndexLike, b: IndexLike) -> Expr:
         op, bound = ">=", bound + 1
     if left.terms and left.terms[0][1] < 0 and op in ("<", ">="):       # -x < n  ->  x >= 1 - n
         left, bound, op = _scale(left, -1), 1 - bound, ">=" if op == "<" else "<"
+    if op in ("<", ">="):
+        left, bound = _open_division(left, bound)
     low, high = left.range()
     match op:
         case "<" if high < bound or low >= bound:
@@ -453,6 +487,19 @@ def compare(op: str, a: IndexLike, b: IndexLike) -> Expr:
         case "==" | "!=" if not low <= bound <= high or low == high:
             return TRUE if (low == bound == high) == (op == "==") else FALSE
     return Compare(op, left, bound)
+
+
+def _open_division(left: Index, bound: int) -> tuple[Index, int]:
+    """Sides of `<` and `>=` without common factor and outer division: 4*i < 10 -> i < 3; (i + j)//8 < 2 -> i + j < 16."""
+    while left.terms:
+        if (factor := math.gcd(*(c for _, c in left.terms))) > 1:
+            left, bound = Index(tuple((a, c // factor) for a, c in left.terms)), -(-bound // factor)
+        match left.terms:
+            case ((FloorDiv(inner, k), 1),):
+                left, bound = Index(inner.terms), bound * k - inner.constant
+            case _:
+                break
+    return left, bound
 
 
 def cast(dtype: str, value: Expr) -> Expr:
@@ -481,6 +528,14 @@ def all_of(*conditions: ExprLike) -> Expr:
     return result
 
 
+def any_of(*conditions: ExprLike) -> Expr:
+    """True when one condition holds."""
+    result: Expr = FALSE
+    for c in conditions:
+        result = binary("or", result, c)
+    return result
+
+
 def call(name: str, *args: ExprLike, dtype: str | None = None) -> Expr:
     """A function of values by name; the dtype is the first argument's unless given."""
     values = tuple(as_expr(a) for a in args)
@@ -495,30 +550,24 @@ def minimum(a: ExprLike, b: ExprLike) -> Expr:
     return binary("min", a, b)
 
 
+def walk_all(node: Node) -> Iterator[Node]:
+    """`node` and everything below it, parents first, also the values inside dynamic indices (which `walk` does not enter)."""
+    stack: list[Node] = [node]
+    while stack:
+        node = stack.pop()
+        yield node
+        match node:
+            case Index(terms):
+                stack.extend(reversed([atom for atom, _ in terms]))
+            case Var():
+                pass
+            case _:
+                stack.extend(reversed(tuple(children(node))))
+
+
 def variables(node: Node) -> set[Var]:
     """Every loop variable that occurs in an expression or statement, through indices too."""
-    found: set[Var] = set()
-
-    def visit(n: Node) -> None:
-        if isinstance(n, Var):
-            found.add(n)
-        elif isinstance(n, Index):
-            for atom, _ in n.terms:
-                visit_atom(atom)
-        elif isinstance(n, FloorDiv | FloorMod):
-            visit(n.index)
-        else:
-            from_children(n)
-
-    def visit_atom(atom: Atom) -> None:
-        visit(atom.value if isinstance(atom, Dynamic) else atom)
-
-    def from_children(n: Node) -> None:
-        for child in children(n):
-            visit(child)
-
-    visit(node)
-    return found
+    return {n for n in walk_all(node) if isinstance(n, Var)}
 
 
 def substitute_index(idx: Index, mapping: Mapping[Var, IndexLike]) -> Index:

@@ -20,8 +20,8 @@ from enum import StrEnum
 from typing import Any
 
 from toolchain.core.layout import TensorType
-from toolchain.core.rewrite import Node, walk
-from toolchain.te.expr import Call, Expr, Index, Var
+from toolchain.core.rewrite import Node
+from toolchain.te.expr import Call, Expr, Index, Load, Var, variables, walk_all
 from toolchain.te.tensor import Compute, Tensor
 
 
@@ -148,12 +148,49 @@ def statements(stmt: Stmt) -> tuple[Stmt, ...]:
     return stmt.stmts if isinstance(stmt, Block) else (stmt,)
 
 
-def loops(node: Node) -> Iterator[For]:
+def walk_statements(stmt: Stmt) -> Iterator[Stmt]:
+    """`stmt` and every statement below it, outer before inner. Much cheaper than `walk`: it never enters an expression."""
+    stack = [stmt]
+    while stack:
+        stmt = stack.pop()
+        yield stmt
+        if isinstance(stmt, Block):
+            stack.extend(reversed(stmt.stmts))
+        elif isinstance(stmt, For | If):
+            stack.append(stmt.body)
+
+
+def loops(stmt: Stmt) -> Iterator[For]:
     """Every loop, outer before inner."""
-    return (n for n in walk(node) if isinstance(n, For))
+    return (s for s in walk_statements(stmt) if isinstance(s, For))
+
+
+def leaves(stmt: Stmt) -> Iterator[Store | Update | Evaluate]:
+    """Every Store, Update and Evaluate, in order."""
+    return (s for s in walk_statements(stmt) if isinstance(s, Store | Update | Evaluate))
+
+
+def reads(stmt: Stmt, tensor: Tensor) -> bool:
+    """Whether `stmt` loads from `tensor` (an Update's own accumulation does not count)."""
+    return any(isinstance(n, Load) and n.tensor is tensor for n in walk_all(stmt))
+
+
+def is_reduction_loop(loop: For, update: Update) -> bool:
+    """Whether `loop`, which stands around `update`, is one of the loops that the update reduces over.
+
+    Its variable is absent from the destination. Two kinds of loop look like that and are none: a loop of extent 1 (it
+    occurs in no index), and a loop in which somebody reads the finished value (the stage was moved there by compute_at and
+    starts anew in each iteration).
+    """
+    return (
+        loop.extent > 1
+        and loop.kind not in (ForKind.THREAD_BINDING, ForKind.VTHREAD)
+        and not any(loop.var in variables(i) for i in update.index)
+        and not reads(loop.body, update.tensor)
+    )
 
 
 __all__ = [
-    "Block", "Buffer", "Evaluate", "For", "ForKind", "If", "Index", "PrimFunc", "Stmt", "Store", "Update", "block", "loops",
-    "statements",
+    "Block", "Buffer", "Evaluate", "For", "ForKind", "If", "Index", "PrimFunc", "Stmt", "Store", "Update", "block",
+    "is_reduction_loop", "leaves", "loops", "reads", "statements", "walk_statements",
 ]

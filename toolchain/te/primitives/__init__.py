@@ -1,0 +1,33 @@
+"""The schedule primitives: pure functions (PrimFunc, names and numbers) -> (PrimFunc, new loop variables or tensors)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from toolchain.te.loop_ir import PrimFunc
+from toolchain.te.primitives.annotate import bind, parallel, pragma, unroll, vectorize
+from toolchain.te.primitives.cache import cache_read, cache_write
+from toolchain.te.primitives.compute_at import compute_at
+from toolchain.te.primitives.inline import compute_inline
+from toolchain.te.primitives.restructure import fuse, reorder, split
+from toolchain.te.primitives.storage import set_layout, set_scope
+
+Primitive = Callable[..., tuple[PrimFunc, tuple[Any, ...]]]
+
+PRIMITIVES: Mapping[str, Primitive] = {     # what `replay` looks steps up in: a name here is a name in stored records
+    "split": split,
+    "fuse": fuse,
+    "reorder": reorder,
+    "vectorize": vectorize,
+    "unroll": unroll,
+    "parallel": parallel,
+    "bind": bind,
+    "pragma": pragma,
+    "compute_at": compute_at,
+    "compute_inline": compute_inline,
+    "cache_write": cache_write,
+    "cache_read": cache_read,
+    "set_scope": set_scope,
+    "set_layout": set_layout,
+}

@@ -1,0 +1,343 @@
+"""Python source for a PrimFunc, for the interpreter: see `interpret`.
+
+    for i: for j: for k: C[i, j] += A[i, k]*B[k, j]        becomes
+
+    for v2 in range(64):                                    # k: a reduction loop, in order
+      store(b2, 64*g0 + g1, add(b2[64*g0 + g1], mul(b0[64*g0 + v2], b1[64*v2 + g1])), None)     # g0, g1: index arrays
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from toolchain.core import dtype as dtypes
+from toolchain.core.errors import ScheduleError
+from toolchain.core.layout import TensorType
+from toolchain.te import numpy_functions as runtime
+from toolchain.te.expr import (
+    COMBINERS,
+    Bin,
+    Broadcast,
+    Call,
+    Cast,
+    Compare,
+    Const,
+    Dynamic,
+    Expr,
+    FloorDiv,
+    FloorMod,
+    Index,
+    Load,
+    Ramp,
+    Select,
+    Var,
+    index,
+    variables,
+    walk_all,
+)
+from toolchain.te.loop_ir import Block, Evaluate, For, If, PrimFunc, Stmt, Store, Update, is_reduction_loop
+from toolchain.te.tensor import Tensor
+
+GRID_LIMIT = 1 << 16        # elements of one NumPy operation: index arrays of half a megabyte
+LANES = 1                   # arrays have one axis more than the grid: the lanes
+
+
+def generate(func: PrimFunc, storage: Mapping[str, np.ndarray], intrinsics: Mapping[str, Callable[..., Any]]) -> Callable[[], None]:
+    """A function that runs `func` on flat physical storage (by tensor name, changed in place)."""
+    source = _Source(func, storage, intrinsics)
+    source.statement(func.body)
+    text = "def run():\n" + "\n".join(source.lines or ["  pass"])
+    exec(compile(text, f"<interpret {func.name}>", "exec"), source.env)
+    run: Callable[[], None] = source.env["run"]
+    return run
+
+
+class _Source:
+    """The source being written, the names it uses, and the loops around the current statement."""
+
+    def __init__(self, func: PrimFunc, storage: Mapping[str, np.ndarray], intrinsics: Mapping[str, Callable[..., Any]]) -> None:
+        self.func = func
+        self.intrinsics = intrinsics
+        self.flat = "types" in func.attrs
+        self.storage = storage
+        self.lines: list[str] = []
+        self.depth = 1
+        self.env: dict[str, Any] = {"np": np, "rt": runtime, **{f"op{n}": f for n, f in enumerate(runtime.OPERATORS.values())}}
+        self.operators = {op: f"op{n}" for n, op in enumerate(runtime.OPERATORS)}
+        self.buffers: dict[Tensor, str] = {}
+        self.variables: dict[Var, str] = {}
+        self.around: list[For] = []
+        self.count = 0
+        for n, tensor in enumerate(func.buffers):
+            self.buffers[tensor] = f"b{n}"
+            self.env[f"b{n}"] = storage[tensor.name]
+
+    # ---- statements
+
+    def line(self, text: str) -> None:
+        self.lines.append("  " * self.depth + text)
+
+    def statement(self, stmt: Stmt) -> None:
+        depth = self.depth
+        match stmt:
+            case Block(stmts):
+                for s in stmts:
+                    self.statement(s)
+            case For():
+                if not self._on_grid(stmt):
+                    self._open_loop(stmt)
+                    self.statement(stmt.body)
+                    self.around.pop()
+            case If(condition, body):
+                self.line(f"if {self.expr(condition, 'None')}:")
+                self.depth += 1
+                self.statement(body)
+            case Store() | Update():
+                self._leaf(stmt, "None")
+            case Evaluate(call):
+                self._evaluate(call)
+            case _:
+                raise ScheduleError(f"the interpreter has no meaning for {type(stmt).__name__}")
+        if self.depth > depth and len(self.lines) and self.lines[-1].endswith(":"):
+            self.line("pass")
+        self.depth = depth
+
+    def _open_loop(self, loop: For) -> None:
+        name = self._variable(loop.var)
+        self.line(f"for {name} in range({loop.extent}):")
+        self.depth += 1
+        self.around.append(loop)
+
+    def _variable(self, var: Var) -> str:
+        if var not in self.variables:
+            self.variables[var] = f"v{self.count}"
+            self.count += 1                 # never reuse a name: a Python local and a global grid must not share one
+        return self.variables[var]
+
+    def _on_grid(self, top: For) -> bool:
+        """A perfect nest around one Store or Update: independent loops become one array operation. False: not such a nest."""
+        chain: list[For] = []
+        guards: list[Expr] = []
+        at: Stmt = top
+        while isinstance(at, For | If):
+            if isinstance(at, For):
+                chain.append(at)
+            else:
+                guards.append(at.condition)
+            at = at.body
+        if not isinstance(at, Store | Update) or not (grid := self._independent(chain, at)):
+            return False
+        depth = self.depth
+        for loop in chain:
+            if loop.var not in grid:
+                self._open_loop(loop)
+            else:
+                self.around.append(loop)
+        for n, var in enumerate(grid):
+            name = self._variable(var)
+            self.env[name] = np.arange(var.extent).reshape([var.extent if d == n else 1 for d in range(len(grid) + LANES)])
+        mask = "None"
+        for guard in guards:
+            if variables(guard) & set(grid):
+                self.line(f"m = rt.active({self.expr(guard, mask)}, {mask})")
+                mask = "m"
+            else:
+                self.line(f"if {self.expr(guard, 'None')}:")
+                self.depth += 1
+        self._leaf(at, mask)
+        del self.around[len(self.around) - len(chain):]
+        for var in grid:                    # another statement may run the same loop variable serially
+            del self.variables[var]
+        self.depth = depth
+        return True
+
+    def _independent(self, chain: Sequence[For], leaf: Store | Update) -> list[Var]:
+        """The loops (inner ones first to fill the grid) whose iterations each write another element and read none of them."""
+        values = [leaf.value, *([leaf.mask] if isinstance(leaf, Store) and leaf.mask else [])]
+        for n in (n for v in values for n in walk_all(v)):
+            if isinstance(n, Load) and n.tensor is leaf.tensor and not _same_place(n.index, leaf.index):
+                return []
+        offset, lanes = self._offset_index(leaf.tensor, leaf.index)
+        used = variables(offset)
+        grid: list[Var] = []
+        size = lanes[1]
+        for loop in reversed(chain):
+            if loop.var in used and size * loop.extent <= GRID_LIMIT:
+                grid.insert(0, loop.var)
+                size *= loop.extent
+        return grid if _injective(offset, grid, lanes) else []
+
+    def _leaf(self, leaf: Store | Update, mask: str) -> None:
+        buffer = self.buffers[leaf.tensor]
+        place = self.place(leaf.tensor, leaf.index, mask)
+        match leaf:
+            case Store(_, _, value, lane_mask):
+                if lane_mask is not None:
+                    self.line(f"m = rt.active({self.expr(lane_mask, mask)}, {mask})")
+                    mask = "m"
+                    place = self.place(leaf.tensor, leaf.index, mask)
+                self.line(f"rt.store({buffer}, {place}, {self.expr(value, mask)}, {mask})")
+            case Update(tensor, at, combiner, value, init):
+                if init is not None:
+                    first = [f"{self._variable(loop.var)} == 0" for loop in self.around if is_reduction_loop(loop, leaf)]
+                    if first:
+                        self.line(f"if {' and '.join(first)}:")
+                    self.line(f"{'  ' if first else ''}rt.store({buffer}, {place}, {self.expr(init, mask)}, {mask})")
+                old = self.expr(Load(tensor, at), mask)
+                op = self.operators[COMBINERS[combiner]]
+                self.line(f"rt.store({buffer}, {place}, {op}({old}, {self.expr(value, mask)}), {mask})")
+
+    def _evaluate(self, call: Call) -> None:
+        if call.name in runtime.NO_EFFECT:
+            self.line("pass")
+            return
+        raise ScheduleError(f"the interpreter has no meaning for the call {call.name}", where=self.func.name)
+
+    # ---- places
+
+    def _type(self, tensor: Tensor) -> TensorType:
+        return self.func.buffers[tensor].type
+
+    def _offset_index(self, tensor: Tensor, at: Sequence[Expr]) -> tuple[Index, tuple[int, int]]:
+        """The element offset as an Index, and (stride, lanes) of its lanes."""
+        bases = [i.base if isinstance(i, Ramp) else index(i) for i in at]
+        if self.flat:
+            ((only,), (base,)) = at, bases
+            return base, (only.stride, only.lanes) if isinstance(only, Ramp) else (0, 1)
+        type = self._type(tensor)
+        offset = index(type.layout.offset(type.shape, bases))
+        ramps = [(d, i) for d, i in enumerate(at) if isinstance(i, Ramp)]
+        if not ramps:
+            return offset, (0, 1)
+        lane = Var("lane", ramps[0][1].lanes)
+        moved = [i.base + lane * i.stride if isinstance(i, Ramp) else b for i, b in zip(at, bases)]
+        with_lane = index(type.layout.offset(type.shape, moved))
+        if variables(index(with_lane - offset)) == {lane} and (stride := index(with_lane - offset).coefficient(lane)):
+            return offset, (stride, lane.extent)
+        raise ScheduleError(f"interpret: the lanes of {tensor.name} have no constant stride in {type}")
+
+    def place(self, tensor: Tensor, at: Sequence[Expr], mask: str) -> str:
+        """Source of the element offset, with checks for the dimensions whose range does not already prove them in bounds."""
+        offset, (stride, lanes) = self._offset_index(tensor, at)
+        text = self.index(offset, mask)
+        if lanes > 1:
+            text = f"({text} + {self._lanes(stride, lanes)})"
+        checks = []
+        for d, (low, high) in enumerate(self._bounds(tensor)):
+            i = at[d]
+            base = i.base if isinstance(i, Ramp) else index(i)
+            first, last = base.range()
+            reach = (i.lanes - 1) * i.stride if isinstance(i, Ramp) else 0
+            if first + min(reach, 0) < low or last + max(reach, 0) >= high:
+                value = self.index(base, mask)
+                value = f"({value} + {self._lanes(i.stride, i.lanes)})" if isinstance(i, Ramp) else value
+                checks.append(f"({d}, {value}, {low}, {high})")
+        if not checks:
+            return text
+        return f"rt.checked({text}, ({', '.join(checks)},), {mask}, {tensor.name!r})"
+
+    def _bounds(self, tensor: Tensor) -> list[tuple[int, int]]:
+        """Per index, the half-open range that is storage: halo and tail included."""
+        if self.flat:
+            return [(0, len(self.storage[tensor.name]))]
+        type = self._type(tensor)
+        return [(-before, n + after) for n, (before, after) in zip(type.layout.padded(type.shape), type.layout.halo)]
+
+    def _lanes(self, stride: int, lanes: int) -> str:
+        name = f"lanes_{lanes}_{stride}".replace("-", "_")
+        self.env[name] = np.arange(lanes) * stride
+        return name
+
+    # ---- expressions
+
+    def index(self, at: Index, mask: str) -> str:
+        pieces = [f"{c}*{self._atom(atom, mask)}" if c != 1 else self._atom(atom, mask) for atom, c in at.terms]
+        if at.constant or not pieces:
+            pieces.append(str(at.constant))
+        return f"({' + '.join(pieces)})" if len(pieces) > 1 else pieces[0]
+
+    def _atom(self, atom: Var | FloorDiv | FloorMod | Dynamic, mask: str) -> str:
+        match atom:
+            case Var():
+                return self._variable(atom) if atom.extent > 1 or atom in self.variables else "0"
+            case FloorDiv(inner, k):
+                return f"({self.index(inner, mask)} // {k})"
+            case FloorMod(inner, k):
+                return f"({self.index(inner, mask)} % {k})"
+            case Dynamic(value, low, high):
+                return f"rt.dynamic({self.expr(value, mask)}, {low}, {high}, {mask})"
+
+    def expr(self, e: Expr, mask: str) -> str:
+        match e:
+            case Const(value, dtype):
+                return self._constant(value, dtype)
+            case Load(tensor, at):
+                return f"{self.buffers[tensor]}[{self.place(tensor, at, mask)}]"
+            case Bin("and" | "or" as op, a, b) if e.dtype == "bool":
+                lazy = "both" if op == "and" else "either"
+                return f"rt.{lazy}({self.expr(a, mask)}, {mask}, lambda m: {self.expr(b, 'm')})"
+            case Bin(op, a, b):
+                return f"{self.operators[op]}({self.expr(a, mask)}, {self.expr(b, mask)})"
+            case Compare(op, at, bound):
+                return f"({self.index(at, mask)} {op} {bound})"
+            case Select(condition, a, b):
+                branches = f"lambda m: {self.expr(a, 'm')}, lambda m: {self.expr(b, 'm')}"
+                return f"rt.select({self.expr(condition, mask)}, {mask}, {branches})"
+            case Cast(dtype, value):
+                return f"rt.cast({self.expr(value, mask)}, {dtype!r})"
+            case Call(name, args, dtype):
+                values = "".join(f"{self.expr(a, mask)}, " for a in args)
+                return f"rt.function({name!r}, {dtype!r}, ({values}))"
+            case Index() | Var():
+                return f"rt.cast({self.index(index(e), mask)}, 'int64')"
+            case Ramp(base, stride, lanes):
+                return f"({self.index(base, mask)} + {self._lanes(stride, lanes)})"
+            case Broadcast(value):
+                return self.expr(value, mask)
+        raise ScheduleError(f"the interpreter has no meaning for {type(e).__name__}", where=self.func.name)
+
+    def _constant(self, value: Any, dtype: str) -> str:
+        name = f"c{len(self.env)}"
+        self.env[name] = np.asarray(value).astype(dtypes.to_numpy(dtype))[()]
+        return name
+
+
+def _same_place(a: Sequence[Expr], b: Sequence[Expr]) -> bool:
+    def same(x: Expr, y: Expr) -> bool:
+        if isinstance(x, Ramp) and isinstance(y, Ramp):
+            return x.base == y.base and (x.stride, x.lanes) == (y.stride, y.lanes)
+        return isinstance(x, Index) and isinstance(y, Index) and x == y
+
+    return all(same(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _injective(offset: Index, grid: Sequence[Var], lanes: tuple[int, int]) -> bool:
+    """Whether each point of the grid (and each lane) is another offset, whatever the other variables are."""
+    chosen = set(grid)
+    moving = Index(tuple((atom, c) for atom, c in offset.terms if variables(Index(((atom, 1),))) & chosen))
+    if any(isinstance(n, Dynamic) for n in walk_all(moving)) or not variables(moving) <= chosen:
+        return False
+    points = np.arange(lanes[1]) * lanes[0] if lanes[1] > 1 else np.zeros(1, np.int64)
+    values: dict[Var, Any] = {}
+    for n, var in enumerate(grid):
+        values[var] = np.arange(var.extent).reshape([var.extent if d == n else 1 for d in range(len(grid) + LANES)])
+    everything = np.broadcast_to(_evaluate(moving, values) + points, [v.extent for v in grid] + [lanes[1]])
+    return len(np.unique(everything)) == math.prod(everything.shape)
+
+
+def _evaluate(at: Index, values: Mapping[Var, Any]) -> Any:
+    total: Any = at.constant
+    for atom, c in at.terms:
+        match atom:
+            case Var():
+                value = values[atom]
+            case FloorDiv(inner, k):
+                value = _evaluate(inner, values) // k
+            case FloorMod(inner, k):
+                value = _evaluate(inner, values) % k
+        total = total + c * value
+    return total

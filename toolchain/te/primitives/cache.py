@@ -1,0 +1,96 @@
+"""cache_write and cache_read: a stage's result, or what it reads, goes through a tensor in another scope."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from toolchain.core.errors import ScheduleError
+from toolchain.core.layout import TensorType
+from toolchain.te.create import bind_definition, fresh, nest
+from toolchain.te.expr import Expr, Load, Var, rewrite_loads
+from toolchain.te.loop_ir import Block, Buffer, For, If, PrimFunc, Stmt, Store, Update, block, statements
+from toolchain.te.primitives.loops import names, put, root_nest, stage_named, tensor_named, writes
+from toolchain.te.tensor import Compute, Tensor
+
+
+def cache_write(func: PrimFunc, stage: str, scope: str) -> tuple[PrimFunc, tuple[Tensor]]:
+    """Compute a stage into a new tensor in `scope`; the stage itself becomes the copy from it.
+
+        for i: for k: C[i] += f(i, k)     ->     for i_c: for k: C_local[i_c] += f(i_c, k)
+                                                 for i: C[i] = C_local[i]
+
+    The new tensor's axes are named i_c and it keeps the reduction axes. Returns it; move it with compute_at.
+    Called: cache_write in TVM, stage_mem in Exo. Raises ScheduleError: an input, or a stage that already has steps.
+    """
+    tensor = stage_named(func, stage, "cache_write")
+    old = root_nest(func, tensor, "cache_write")
+    definition, taken = func.stages[tensor], names(func)
+    axis = tuple(Var(fresh(f"{v.name}_c", taken), v.extent) for v in definition.axis)
+    moved = replace(definition, axis=axis, body=bind_definition(definition, dict(zip(definition.axis, axis))))
+    cached = _new_tensor(func, tensor, scope, moved)
+    copy = Compute(definition.axis, cached[definition.axis], definition.tag, definition.attrs)
+    nests = block(nest(cached, moved.body, axis, axis), nest(tensor, copy.body, copy.axis, copy.axis))
+    stages: dict[Tensor, Compute] = {}
+    for t, d in func.stages.items():
+        if t is tensor:
+            stages[cached] = moved
+        stages[t] = copy if t is tensor else d
+    buffers = {**func.buffers, cached: Buffer(TensorType.plain(tensor.shape, tensor.dtype), scope)}
+    return replace(func, body=_swap(func.body, old, nests), stages=stages, buffers=buffers), (cached,)
+
+
+def cache_read(func: PrimFunc, tensor: str, scope: str, *readers: str) -> tuple[PrimFunc, tuple[Tensor]]:
+    """Let `readers` read a tensor through a copy in `scope`.
+
+        for i: C[i] = f(A[i])      ->      for ax0: A_shared[ax0] = A[ax0]
+                                           for i: C[i] = f(A_shared[i])
+
+    Returns the copy; move it with compute_at. Called: cache_read in TVM, stage_mem in Exo.
+    Raises ScheduleError: no such tensor, a reader that does not read it, a tensor that was moved already.
+    """
+    source = tensor_named(func, tensor, "cache_read")
+    chosen = [stage_named(func, r, "cache_read") for r in readers] or [t for t, d in func.stages.items() if source in d.input_tensors]
+    if unread := [r.name for r in chosen if source not in func.stages[r].input_tensors]:
+        raise ScheduleError(f"cache_read: {unread[0]} does not read {tensor}")
+    if func.buffers[source].type.shape != source.shape:
+        raise ScheduleError(f"cache_read: {tensor} was moved already", fix="call cache_read before compute_at")
+    taken = names(func)
+    axis = tuple(Var(fresh(f"ax{d}", taken), n) for d, n in enumerate(source.shape))
+    definition = Compute(axis, source[axis])
+    copy = _new_tensor(func, source, scope, definition)
+
+    def rule(load: Load) -> Expr | None:
+        return replace(load, tensor=copy) if load.tensor is source else None
+
+    def visit(stmt: Stmt) -> Stmt:
+        match stmt:
+            case For(body=body) if (new := visit(body)) is not body:
+                return replace(stmt, body=new)
+            case If(body=body) if (new := visit(body)) is not body:
+                return replace(stmt, body=new)
+            case Block(stmts):
+                return block(*(visit(s) for s in stmts))
+            case Store(tensor=t) | Update(tensor=t) if t in chosen:
+                return rewrite_loads(stmt, rule)  # type: ignore[no-any-return]
+        return stmt
+
+    first = next(n for n, s in enumerate(statements(func.body)) if any(writes(s, r) for r in chosen))
+    roots = list(statements(visit(func.body)))
+    roots.insert(first, nest(copy, definition.body, axis, axis))
+    stages: dict[Tensor, Compute] = {}
+    for t, d in func.stages.items():
+        if t in chosen:
+            stages.setdefault(copy, definition)
+            d = replace(d, body=rewrite_loads(d.body, rule))
+        stages[t] = d
+    buffers = {**func.buffers, copy: Buffer(TensorType.plain(source.shape, source.dtype), scope)}
+    return replace(func, body=block(*roots), stages=stages, buffers=buffers), (copy,)
+
+
+def _new_tensor(func: PrimFunc, like: Tensor, suffix: str, definition: Compute) -> Tensor:
+    name = fresh(f"{like.name}_{suffix.replace('.', '_')}", {t.name for t in func.buffers})
+    return Tensor(name, like.shape, like.dtype, definition)
+
+
+def _swap(body: Stmt, old: Stmt, new: Stmt) -> Stmt:
+    return new if body is old else put((body, old), new)
