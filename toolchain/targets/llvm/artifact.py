@@ -1,0 +1,178 @@
+"""Writes the folder that is the result of a build: library, header, weights, plan and manifest.
+
+    lib<name>.so    kernels, plan and runtime; exports the functions of <name>.h, imports nothing
+    <name>.h        the C API, with how to use it
+    weights.bin     64 bytes of header (magic, size, SHA-256 of the rest), then the weights, to be mapped
+    plan.json       what the library does, op by op
+    manifest.json   inputs, outputs, target, digests of the files and of all that went in, versions; written last
+
+Equal inputs give equal bytes, wherever and whenever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from toolchain.core.digest import digest_bytes, digest_file
+from toolchain.core.errors import CodegenError
+from toolchain.core.target import Target
+from toolchain.targets.llvm.header import c_identifier, header_text
+from toolchain.targets.llvm.link import (
+    cached_runtime_object,
+    link_shared,
+    runtime_digest,
+    table_object,
+    write_atomically,
+    zig_version,
+)
+from toolchain.targets.llvm.plan import Plan, verify_plan
+
+FORMAT = 1
+WEIGHTS_FILE = "weights.bin"
+WEIGHTS_HEADER_BYTES = 64
+_BLOCK_BYTES = 1 << 20
+
+
+def weights_header(digest: str, size_bytes: int) -> bytes:
+    """The first 64 bytes of weights.bin; `weights_header` in runtime/runtime.c."""
+    return struct.pack("<8sIIQ32s8x", b"TCWEIGHT", FORMAT, WEIGHTS_HEADER_BYTES, size_bytes, bytes.fromhex(digest))
+
+
+def write_artifact(
+    out: Path,
+    name: str,
+    plan: Plan,
+    objects: Mapping[str, bytes],
+    weights: Path | bytes | memoryview,
+    target: Target,
+    manifest_extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Link and write the artifact of one network into the folder `out` (made if it is not there).
+
+    objects: object files by kernel name. weights: the weights segment, laid out as the plan's slots say, 64-byte aligned
+    pieces (a file is copied, never held in memory). manifest_extra: more for the manifest (schedules, digests of sources).
+    Raises CodegenError for a plan that cannot run or objects that do not link.
+    """
+    verify_plan(plan)
+    identifier = c_identifier(name)
+    out.mkdir(parents=True, exist_ok=True)
+    weights_digest = _write_weights(out / WEIGHTS_FILE, weights, plan)
+    library = link_shared(
+        objects,
+        table_object(plan, target, weights_digest),
+        cached_runtime_object(target).read_bytes(),
+        target,
+        name=identifier,
+    )
+    files = {
+        f"lib{identifier}.so": library,
+        f"{identifier}.h": header_text(plan, identifier).encode(),
+        "plan.json": _json(plan.to_json()),
+    }
+    for file, data in files.items():
+        write_atomically(out / file, data)
+    manifest = {
+        "format": FORMAT,
+        "name": name,
+        "identifier": identifier,
+        "inputs": [_value(v) for v in plan.inputs],
+        "outputs": [_value(v) for v in plan.outputs],
+        "target": target.to_json(),
+        "files": {
+            **{file: {"sha256": digest_bytes(data), "size_bytes": len(data)} for file, data in files.items()},
+            # the digest of what follows the header, which the header repeats
+            WEIGHTS_FILE: {"sha256": weights_digest, "size_bytes": plan.weights_bytes + WEIGHTS_HEADER_BYTES},
+        },
+        "made_from": {
+            "kernels": {kernel: digest_bytes(data) for kernel, data in objects.items()},
+            "runtime": runtime_digest(target),
+        },
+        "versions": {"toolchain": _own_version(), "ziglang": zig_version()},
+    }
+    if both := sorted(manifest.keys() & (manifest_extra or {}).keys()):
+        raise CodegenError(f"the manifest has its own {both[0]!r}", where=f"artifact {name!r}")
+    write_atomically(out / "manifest.json", _json({**manifest, **(manifest_extra or {})}))
+
+
+def _value(value: Any) -> dict[str, Any]:
+    return {"name": value.name, "dtype": value.dtype, "shape": list(value.shape)}
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _own_version() -> str:
+    try:
+        return version("toolchain")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "unknown"
+
+
+def _write_weights(path: Path, weights: Path | bytes | memoryview, plan: Plan) -> str:
+    """Write weights.bin in one step; returns the SHA-256 of the weights."""
+    size = weights.stat().st_size if isinstance(weights, Path) else memoryview(weights).nbytes
+    if size != plan.weights_bytes:
+        raise CodegenError(f"{size} bytes of weights for a plan with {plan.weights_bytes}", where=f"plan {plan.name!r}")
+    fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(bytes(WEIGHTS_HEADER_BYTES))
+            digest = _copy(weights, file)
+            if file.tell() != size + WEIGHTS_HEADER_BYTES:
+                raise CodegenError("the weights changed while they were copied", where=str(weights)[:200])
+            file.seek(0)
+            file.write(weights_header(digest, size))
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return digest
+
+
+def _copy(weights: Path | bytes | memoryview, file: BinaryIO) -> str:
+    if not isinstance(weights, Path):
+        file.write(weights)
+        return digest_bytes(weights)
+    digest = hashlib.sha256()
+    with weights.open("rb") as source:
+        while block := source.read(_BLOCK_BYTES):
+            digest.update(block)
+            file.write(block)
+    return digest.hexdigest()
+
+
+def damage(folder: Path, manifest: Mapping[str, Any], *, contents: bool) -> str:
+    """What is wrong with an artifact's files, or "": sizes and the library's digest; with `contents` all digests."""
+    library = f"lib{manifest['identifier']}.so"
+    for file, facts in manifest["files"].items():
+        path = folder / file
+        if not path.is_file():
+            return f"{file} is missing"
+        if (size := path.stat().st_size) != facts["size_bytes"]:
+            return f"{file} has {size} bytes, not {facts['size_bytes']}"
+        if (contents or file == library) and _digest(path) != facts["sha256"]:
+            return f"{file} is not what was built: its SHA-256 differs"
+    return ""
+
+
+def _digest(path: Path) -> str:
+    """As the manifest has it: weights without their header, which must be the one that belongs to them."""
+    if path.name != WEIGHTS_FILE:
+        return digest_file(path)
+    with path.open("rb") as file:
+        header = file.read(WEIGHTS_HEADER_BYTES)
+        digest = hashlib.sha256()
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    size = path.stat().st_size - WEIGHTS_HEADER_BYTES
+    return digest.hexdigest() if header == weights_header(digest.hexdigest(), size) else "wrong header"

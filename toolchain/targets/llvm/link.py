@@ -1,0 +1,201 @@
+"""C compiler and linker: the zig binary inside the Python package `ziglang` (LLVM's clang and lld, for every target).
+
+`zig clang` and `zig ld.lld` are the bare tools: 10 ms each, no sysroot, no cache. They are hidden commands; where a version
+of zig lacks them, `zig cc` does the same more slowly. Everything runs in an empty folder on relative names, so that no path
+gets into what is built, and under a time limit.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from toolchain.core.digest import digest_bytes, digest_json
+from toolchain.core.errors import CodegenError, MissingToolError
+from toolchain.core.settings import settings
+from toolchain.core.target import Target
+from toolchain.targets.llvm.header import API
+from toolchain.targets.llvm.plan import Plan
+from toolchain.targets.llvm.table import table_source
+
+RUNTIME = Path(__file__).parent / "runtime"
+TIMEOUT_S = 120.0
+C_FLAGS = (
+    "-std=c11", "-O2", "-fPIC", "-ffreestanding", "-fvisibility=hidden", "-fno-stack-protector", "-fno-ident",
+    "-fno-asynchronous-unwind-tables", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror",
+)  # fmt: skip
+LINK_FLAGS = (
+    "-shared",
+    "-z", "defs",  # kernels and runtime import nothing; without this an undefined symbol shows at load time only
+    "-z", "noexecstack",
+    "-z", "now",
+    "--gc-sections",
+    "--hash-style=gnu",
+    "--build-id=none",
+)  # fmt: skip
+
+
+def zig_path() -> Path:
+    """The zig program. Raises MissingToolError when the package is not installed."""
+    spec = importlib.util.find_spec("ziglang")
+    path = Path(spec.origin).parent / "zig" if spec and spec.origin else None
+    if path is None or not path.exists():
+        raise MissingToolError(
+            "the Python package 'ziglang' is not installed: no shared library can be linked",
+            fix="pip install 'ziglang>=0.14,<0.18'",
+        )
+    return path
+
+
+def zig_version() -> str:
+    """The version of the installed package, without starting the program."""
+    zig_path()
+    return version("ziglang")
+
+
+def run_zig(arguments: Sequence[str], folder: Path, *, what: str, fallback: Sequence[str] = ()) -> None:
+    """Run zig in `folder`; on "unknown command" once more with `fallback`.
+
+    Raises CodegenError with what the tool printed and the command to repeat it.
+    """
+    command = [str(zig_path()), *arguments]
+    cache = str(settings().store / "zig")
+    env = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=env, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise CodegenError(f"{what}: no end after {TIMEOUT_S:.0f} s\n$ {shlex.join(command)}") from None
+    except OSError as error:
+        raise MissingToolError(f"{what}: {command[0]} does not run: {error.strerror}") from None
+    if done.returncode == 0:
+        return
+    if fallback and "unknown command" in done.stderr:
+        run_zig(fallback, folder, what=what)
+        return
+    raise CodegenError(f"{what} (exit code {done.returncode})\n{_keep(folder, command)}\n{done.stderr.strip()[:4000]}")
+
+
+def _keep(folder: Path, command: list[str]) -> str:
+    """The command to repeat a failure; with TC_DUMP its files are kept too, else they are about to be deleted."""
+    if (dump := settings().dump) is None:
+        return f"$ {shlex.join(command)}\nset TC_DUMP=DIR to keep its input files"
+    kept = Path(tempfile.mkdtemp(prefix="zig-", dir=_existing(dump)))
+    for file in folder.iterdir():
+        (kept / file.name).write_bytes(file.read_bytes())
+    return f"$ cd {shlex.quote(str(kept))} && {shlex.join(command)}"
+
+
+def _existing(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _clang_triple(target: Target) -> tuple[str, str]:
+    """(clang's, zig's) spelling of the CPU and system: the runtime needs no more than that."""
+    cpu = (target.triple or "x86_64").split("-")[0]
+    if cpu not in ("x86_64", "aarch64"):
+        raise CodegenError(f"the C runtime has no system calls for {cpu!r} yet", where=f"target {target.name!r}")
+    return f"{cpu}-linux-gnu", f"{cpu}-linux-musl"
+
+
+def compile_c(source: str, target: Target, *, name: str, includes: Mapping[str, str]) -> bytes:
+    """Compile freestanding C text, with the header texts `includes` beside it, into an object file's bytes."""
+    clang, zig = _clang_triple(target)
+    builtin = zig_path().parent / "lib" / "include"
+    with tempfile.TemporaryDirectory(prefix="tc-cc-") as temporary:
+        folder = Path(temporary)
+        for file, text in {name: source, **includes}.items():
+            (folder / file).write_text(text)
+        tail = [*C_FLAGS, "-c", name, "-o", "out.o"]
+        run_zig(
+            ["clang", f"--target={clang}", "-nostdinc", "-isystem", str(builtin), *tail],
+            folder,
+            what=f"compiling {name} failed",
+            fallback=["cc", "-target", zig, "-nostdlib", *tail],
+        )
+        return (folder / "out.o").read_bytes()
+
+
+def _runtime_texts(suffix: str) -> dict[str, str]:
+    return {p.name: p.read_text() for p in sorted(RUNTIME.glob(f"*{suffix}"))}
+
+
+def runtime_digest(target: Target) -> str:
+    """What the runtime's object depends on."""
+    return digest_json([_runtime_texts(".c"), _runtime_texts(".h"), C_FLAGS, _clang_triple(target), zig_version()])
+
+
+def runtime_object(target: Target, out: Path) -> None:
+    """Compile the C runtime for the CPU of `target` into the file `out`; replaces it in one step."""
+    data = compile_c(_runtime_texts(".c")["runtime.c"], target, name="runtime.c", includes=_runtime_texts(".h"))
+    write_atomically(out, data)
+
+
+def cached_runtime_object(target: Target) -> Path:
+    """The runtime's object below the store, compiled on first use (0.4 s). A damaged copy is replaced."""
+    folder = settings().store / "runtime"
+    path = folder / f"{runtime_digest(target)[:32]}.o"
+    checksum = path.with_suffix(".sha256")
+    try:
+        if digest_bytes(path.read_bytes()) == checksum.read_text():
+            return path
+    except OSError:
+        pass
+    folder.mkdir(parents=True, exist_ok=True)
+    runtime_object(target, path)
+    write_atomically(checksum, digest_bytes(path.read_bytes()).encode())
+    return path
+
+
+def table_object(plan: Plan, target: Target, weights_digest: str) -> bytes:
+    """The plan's constant tables as an object file."""
+    text = table_source(plan, target, weights_digest)
+    return compile_c(text, target, name="table.c", includes={"plan.h": (RUNTIME / "plan.h").read_text()})
+
+
+def link_shared(objects: Mapping[str, bytes], table: bytes, runtime: bytes, target: Target, *, name: str) -> bytes:
+    """Link kernels (by name), the plan's table and the runtime into the bytes of lib<name>.so.
+
+    Exports <name>_create and so on (header.API), nothing else, and imports nothing. Equal inputs give equal bytes: objects
+    go in by the order of their names, under names that do not depend on where this runs.
+    """
+    exports = [f"{name}_{function}" for function in API]
+    renames = [f"--defsym={name}_{function}=tc_{function}" for function in API]
+    with tempfile.TemporaryDirectory(prefix="tc-ld-") as temporary:
+        folder = Path(temporary)
+        files = {"table.o": table, "runtime.o": runtime}
+        files |= {f"k{i}.o": objects[key] for i, key in enumerate(sorted(objects))}
+        for file, data in files.items():
+            (folder / file).write_bytes(data)
+        (folder / "exports.map").write_text(f"{{ global: {' '.join(f'{e};' for e in exports)} local: *; }};\n")
+        flags = [*LINK_FLAGS, "-soname", f"lib{name}.so", "--version-script=exports.map", *renames]
+        (folder / "ld.txt").write_text("\n".join([*flags, "-o", "out.so", *files]))
+        linker = [part for flag in flags if flag != "-shared" for part in ("-Xlinker", flag)]
+        run_zig(
+            ["ld.lld", "@ld.txt"],
+            folder,
+            what=f"linking lib{name}.so failed",
+            fallback=["cc", "-target", _clang_triple(target)[1], "-nostdlib", "-shared", *linker, "-o", "out.so", *files],
+        )
+        return (folder / "out.so").read_bytes()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that under its name there is ever only the old content or the whole new one."""
+    fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,323 @@
+"""Loads an artifact's folder into this process and runs it: `Module`."""
+
+from __future__ import annotations
+
+import _ctypes
+import ctypes
+import json
+import os
+import re
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolchain.core.dtype import to_numpy
+from toolchain.core.errors import DeviceError, ToolchainError, UsageError
+from toolchain.targets.llvm.artifact import FORMAT, WEIGHTS_FILE, damage
+from toolchain.targets.llvm.plan import Op, Plan, Value, children, walk
+
+_Pointers = ctypes.Array[ctypes.c_void_p]
+_HOOK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
+_MISSING_FEATURE, _NO_PERMISSION = 2, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """How long runs took, in microseconds of wall time."""
+
+    median_us: float
+    p10_us: float
+    p90_us: float
+    repeats: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpTime:
+    """The time of one op (in loops: of all its iterations together), median over runs."""
+
+    index: int
+    name: str
+    kind: str
+    sources: tuple[str, ...]
+    ns: int
+
+
+class Bound:
+    """A run on fixed arrays: calling it computes `outputs` from what is in `inputs` then. Costs about a microsecond."""
+
+    def __init__(self, module: Module, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
+        self.inputs, self.outputs = dict(inputs), dict(outputs)  # keeps the memory alive
+        self._module, self._run = module, module._function("run")
+        self._pointers = (_pointers(inputs, module.inputs), _pointers(outputs, module.outputs))
+
+    def __call__(self) -> None:
+        if status := self._run(self._module._handle(), *self._pointers):
+            self._module._refuse(status)
+
+
+class Module:
+    """A compiled network in this process. Runs of one module take turns; close() (or `with`) frees it.
+
+    threads: lanes that compute, the calling thread included.
+    """
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], plan: Plan, threads: int) -> None:
+        self.folder, self.manifest, self.plan = folder, manifest, plan
+        self.name: str = manifest["name"]
+        self.inputs: tuple[Value, ...] = plan.inputs
+        self.outputs: tuple[Value, ...] = plan.outputs
+        self._model: ctypes.c_void_p | None = None
+        self._library = _open_library(folder / f"lib{manifest['identifier']}.so")
+        model = ctypes.c_void_p()
+        path = os.fsencode(folder / WEIGHTS_FILE)
+        if status := self._function("create")(ctypes.byref(model), path, threads):
+            self._refuse(status)
+        self._model = model
+        self.threads = int(self._function("threads")(model))
+
+    @classmethod
+    def load(cls, folder: Path | str, threads: int | None = None, *, verify: bool = False) -> Module:
+        """Load the artifact in `folder`. threads: how many compute (none: one per CPU this process may run on).
+
+        Sizes and the library's digest are always checked; `verify` reads every file and checks its digest.
+        Raises UsageError when the folder holds no whole artifact, DeviceError when this CPU cannot run it.
+        """
+        folder = Path(folder)
+        if threads is not None and threads < 1:
+            raise UsageError(f"{threads} threads", where=str(folder), fix="give 1 or more, or none for one per CPU")
+        try:
+            manifest = json.loads((folder / "manifest.json").read_bytes())
+            if manifest["format"] != FORMAT:
+                raise UsageError(
+                    f"artifact of format {manifest['format']}; this version reads format {FORMAT}",
+                    where=str(folder),
+                    fix="build it again",
+                )
+            if not re.fullmatch(r"[A-Za-z]\w*", manifest["identifier"], re.ASCII):
+                raise ValueError("identifier")
+            if any(Path(file).name != file for file in manifest["files"]):
+                raise ValueError("files")
+            if problem := damage(folder, manifest, contents=verify):
+                raise UsageError(f"damaged artifact: {problem}", where=str(folder), fix="build it again")
+            plan = Plan.from_json(json.loads((folder / "plan.json").read_bytes()))
+        except FileNotFoundError as error:
+            raise UsageError(f"no artifact here: {error.filename} is missing", where=str(folder)) from None
+        except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+            what = f"damaged artifact: unreadable manifest or plan ({type(error).__name__}: {error})"
+            raise UsageError(what, where=str(folder), fix="build it again") from None
+        return cls(folder, manifest, plan, threads or len(os.sched_getaffinity(0)))
+
+    def save(self, folder: Path | str) -> None:
+        """Copy the artifact into `folder`."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        for file in (*self.manifest["files"], "manifest.json"):  # the manifest last: without it nothing is an artifact
+            part = target / f".{file}.part"
+            shutil.copyfile(self.folder / file, part)
+            os.replace(part, target / file)
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Compute the outputs, in new arrays. Raises UsageError for a wrong name, dtype or shape."""
+        arrays = _check("input", inputs, self.inputs)
+        outputs = self._new_outputs()
+        self._run_range(arrays, outputs, 0, self._n_ops())
+        return outputs
+
+    def run_range(
+        self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray], first: int, end: int
+    ) -> None:
+        """Run the ops [first, end) of the outermost level only, in pre-order numbers, on what is in the arena."""
+        if not {first, end} <= self._outermost():
+            raise UsageError(f"ops {first} to {end} do not begin and end on the outermost level", where=self.name)
+        _check("output", outputs, self.outputs, in_place=True)
+        self._run_range(_check("input", inputs, self.inputs), outputs, first, end)
+
+    def bind(
+        self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray] | None = None
+    ) -> Bound:
+        """Fix the arrays of later runs: `bound = m.bind({"x": x}); x[:] = ...; bound(); bound.outputs["y"]`.
+
+        Arrays must be contiguous, because they are used in place. Without `outputs` new arrays are made.
+        """
+        checked = _check("input", inputs, self.inputs, in_place=True)
+        made = self._new_outputs() if outputs is None else _check("output", outputs, self.outputs, in_place=True)
+        return Bound(self, checked, made)
+
+    def benchmark(
+        self, inputs: Mapping[str, np.ndarray], min_time_s: float = 0.5, min_repeats: int = 5, warmup: int = 3
+    ) -> Stats:
+        """Time runs, back to back, until `min_time_s` have passed and `min_repeats` are done."""
+        bound = Bound(self, _check("input", inputs, self.inputs), self._new_outputs())
+        for _ in range(warmup):
+            bound()
+        times_ns: list[int] = []
+        now = start = time.perf_counter_ns()
+        while now - start < min_time_s * 1e9 or len(times_ns) < min_repeats:
+            before = now
+            bound()
+            now = time.perf_counter_ns()
+            times_ns.append(now - before)
+        p10, median, p90 = np.percentile(times_ns, (10, 50, 90)) / 1e3
+        return Stats(float(median), float(p10), float(p90), len(times_ns))
+
+    def profile(self, inputs: Mapping[str, np.ndarray], repeats: int = 10) -> tuple[OpTime, ...]:
+        """The time of each op that computes or moves data (loops and branches count as what is inside them)."""
+        bound = Bound(self, _check("input", inputs, self.inputs), self._new_outputs())
+        bound()
+        ops = tuple(walk(self.plan.ops))
+        ns = np.zeros((repeats, len(ops)), np.int64)
+        try:
+            for row in ns:
+                self._function("set_profile")(self._handle(), row.ctypes.data)
+                bound()
+        finally:
+            self._function("set_profile")(self._handle(), None)
+        medians = [int(statistics.median(ns[:, i])) for i in range(len(ops))]
+        return tuple(
+            OpTime(i, op.name, type(op).__name__.lower(), op.sources, medians[i])
+            for i, op in enumerate(ops)
+            if not children(op)
+        )
+
+    def trace(
+        self, inputs: Mapping[str, np.ndarray], after_op: Callable[[int, Op], None]
+    ) -> dict[str, np.ndarray]:
+        """As run(), and call `after_op(index, op)` after each op, while no other runs; `arena()` shows what it computed.
+
+        An exception of the callback is raised here when the run has ended. It may not call this module's runs.
+        """
+        ops = tuple(walk(self.plan.ops))
+        raised: list[BaseException] = []
+
+        @_HOOK
+        def hook(_user: int, index: int) -> None:
+            try:
+                if not raised:
+                    after_op(index, ops[index])
+            except BaseException as error:  # an exception cannot pass through C: carried around it
+                raised.append(error)
+
+        self._function("set_after_op")(self._handle(), hook, None)
+        try:
+            outputs = self.run(inputs)
+        finally:
+            self._function("set_after_op")(self._handle(), _HOOK(), None)
+        if raised:
+            raise raised[0]
+        return outputs
+
+    def arena(self) -> np.ndarray:
+        """The memory of intermediate values as bytes, in place; valid until close()."""
+        if not self.plan.arena_bytes:
+            return np.empty(0, np.uint8)
+        address = self._function("arena")(self._handle(), None)
+        return np.ctypeslib.as_array((ctypes.c_uint8 * self.plan.arena_bytes).from_address(address))
+
+    def close(self) -> None:
+        """Stop the threads, free the memory, unload the library. Closing twice is fine."""
+        model, self._model = self._model, None
+        if model is not None:
+            self._function("destroy")(model)
+            _ctypes.dlclose(self._library._handle)
+
+    def __enter__(self) -> Module:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_model", None) is not None:
+            self.close()
+
+    def _handle(self) -> ctypes.c_void_p:
+        if self._model is None:
+            raise UsageError("the module is closed", where=self.name)
+        return self._model
+
+    def _function(self, name: str) -> Any:
+        return getattr(self._library, f"{self.manifest['identifier']}_{name}")
+
+    def _n_ops(self) -> int:
+        return int(self._function("n_ops")())
+
+    def _outermost(self) -> set[int]:
+        """Numbers of the outermost ops, and one past the last."""
+        places, at = {0}, 0
+        for op in self.plan.ops:
+            at += 1 + sum(1 for _ in walk(children(op)))
+            places.add(at)
+        return places
+
+    def _new_outputs(self) -> dict[str, np.ndarray]:
+        return {v.name: np.empty(v.shape, to_numpy(v.dtype)) for v in self.outputs}
+
+    def _run_range(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray], first: int, end: int) -> None:
+        pointers = (_pointers(inputs, self.inputs), _pointers(outputs, self.outputs))
+        if status := self._function("run_range")(self._handle(), *pointers, first, end):
+            self._refuse(status)
+
+    def _refuse(self, status: int) -> None:
+        text = self._function("status_text")(status).decode()
+        kind: type[ToolchainError] = DeviceError if status in (_MISSING_FEATURE, _NO_PERMISSION) else UsageError
+        if status == _MISSING_FEATURE:
+            text += f": {self._function('missing_feature')().decode()}"
+        raise kind(text, where=f"{self.name} ({self.folder})")
+
+
+def _open_library(path: Path) -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(str(path.resolve()))
+    except OSError as error:
+        raise UsageError(f"the library cannot be loaded: {error}", where=str(path)) from None
+    name, pointer, i64 = path.stem.removeprefix("lib"), ctypes.c_void_p, ctypes.c_int64
+    signatures: dict[str, tuple[Any, list[Any]]] = {
+        "create": (ctypes.c_int, [pointer, ctypes.c_char_p, ctypes.c_int]),
+        "run": (ctypes.c_int, [pointer, pointer, pointer]),
+        "run_range": (ctypes.c_int, [pointer, pointer, pointer, i64, i64]),
+        "destroy": (None, [pointer]),
+        "threads": (ctypes.c_int, [pointer]),
+        "status_text": (ctypes.c_char_p, [ctypes.c_int]),
+        "missing_feature": (ctypes.c_char_p, []),
+        "n_ops": (i64, []),
+        "set_profile": (None, [pointer, pointer]),
+        "set_after_op": (None, [pointer, _HOOK, pointer]),
+        "arena": (pointer, [pointer, pointer]),
+    }
+    for function, (result, arguments) in signatures.items():
+        entry = getattr(library, f"{name}_{function}")
+        entry.restype, entry.argtypes = result, arguments
+    return library
+
+
+def _pointers(arrays: Mapping[str, np.ndarray], values: tuple[Value, ...]) -> _Pointers:
+    return (ctypes.c_void_p * max(1, len(values)))(*(arrays[v.name].ctypes.data for v in values))
+
+
+def _check(
+    kind: str, arrays: Mapping[str, np.ndarray], values: tuple[Value, ...], *, in_place: bool = False
+) -> dict[str, np.ndarray]:
+    """The arrays in row-major order, copied only where they are not (or refused, when they are used `in_place`)."""
+    expected = ", ".join(v.name for v in values) or "none"
+    if unknown := [n for n in arrays if n not in {v.name for v in values}]:
+        raise UsageError(f"there is no {kind} {unknown[0]!r}", fix=f"the {kind}s are: {expected}")
+    checked = {}
+    for v in values:
+        if v.name not in arrays:
+            raise UsageError(f"{kind} {v.name!r} is missing", fix=f"the {kind}s are: {expected}")
+        array = np.asarray(arrays[v.name])
+        if array.dtype != to_numpy(v.dtype):
+            raise UsageError(f"{kind} {v.name!r} has dtype {array.dtype}, not {v.dtype}", fix="convert it with .astype()")
+        if array.shape != v.shape:
+            raise UsageError(f"{kind} {v.name!r} has shape {array.shape}, not {v.shape}")
+        usable = array.flags.c_contiguous and array.flags.aligned and (kind == "input" or array.flags.writeable)
+        if in_place and not usable:
+            raise UsageError(f"{kind} {v.name!r} is not contiguous, aligned and (outputs) writeable, but is used in place")
+        checked[v.name] = np.require(array, requirements="CA")
+    return checked

@@ -1,0 +1,68 @@
+/* A plan as constant tables: what the toolchain writes out for each model (table.py) and interpret.h walks. */
+#ifndef TC_PLAN_H
+#define TC_PLAN_H
+#include <stdint.h>
+
+enum { TC_FORMAT = 1, TC_MAX_DEPTH = 8 };
+
+/* One phase of a kernel over [lo, hi) of its parallel extent; `scratch` is the lane's own. */
+typedef void tc_kernel(void *const *buffers, int64_t lo, int64_t hi, void *scratch);
+
+/* Where a buffer lies: bases[base] + offset + sum over the loops around it of iteration * stride.
+ * base: 0 the weights, 1 the arena, then the inputs, then the outputs. strides: index of as many strides as there are
+ * loops around (outermost first), or 0: it does not move. */
+typedef struct {
+    uint32_t base, strides;
+    int64_t offset;
+} tc_slot;
+
+typedef struct {
+    tc_kernel *run;
+    int64_t extent;
+} tc_phase;
+
+/* Slots: CALL the kernel's buffers; COPY destination, source; ZERO destination; IF, LOOP the condition (one byte). */
+enum { TC_CALL, TC_COPY, TC_ZERO, TC_REPEAT, TC_IF, TC_LOOP };
+
+/* Ops stand in pre-order: an op's body follows it, then IF's other branch. */
+typedef struct {
+    const char *name;
+    int64_t count;            /* REPEAT, LOOP: (most) iterations; COPY, ZERO: bytes */
+    uint32_t kind, chunks;    /* CALL: into how many chunks its extents are cut, 0: as the runtime likes */
+    uint32_t slots, n_slots;
+    uint32_t phases, n_phases;
+    uint32_t body, otherwise; /* how many ops the body and the other branch have, all levels counted */
+} tc_op;
+
+typedef struct {
+    const char *name, *dtype;
+    const int64_t *shape;
+    int32_t rank;
+    int64_t size_bytes;
+} tc_tensor;
+
+/* A CPU feature the code needs. x86: cpuid(leaf, subleaf), register 0-3 = eax, ebx, ecx, edx, all bits of `mask`; leaf
+ * TC_XCR0: what the operating system saves. AArch64: leaf is the key in the auxiliary vector. */
+#define TC_XCR0 0xffffffffu
+typedef struct {
+    const char *name;
+    uint32_t leaf, subleaf, reg;
+    uint64_t mask;
+} tc_feature;
+
+typedef struct {
+    const char *version;
+    const tc_op *ops;
+    const tc_slot *slots;
+    const tc_phase *phases;
+    const int64_t *strides;
+    const tc_tensor *inputs, *outputs;
+    const tc_feature *features;
+    uint32_t n_ops, n_inputs, n_outputs, n_features, most_slots;
+    int32_t steal, amx;
+    uint64_t weights_bytes, arena_bytes, scratch_bytes;
+    uint8_t weights_digest[32];
+} tc_plan;
+
+extern const tc_plan tc_the_plan __attribute__((visibility("hidden")));
+#endif

@@ -1,0 +1,239 @@
+/* A model's life: create, run, destroy, and what it says of itself. The linker renames tc_x to <model>_x (link.py), and the
+ * header written into each artifact (header.py) declares and documents these functions: keep the three together.
+ *
+ * Threads: a model has its own arena and its own pool. Calls of one model take turns; different models run side by side.
+ * After fork() the child's first call starts the pool anew. */
+#include "interpret.h"
+
+#define API __attribute__((visibility("hidden")))
+
+enum { OK, BAD_ARGUMENT, MISSING_FEATURE, NO_FILE, NOT_WEIGHTS, OTHER_WEIGHTS, NO_MEMORY, NO_THREADS, NO_PERMISSION, N_STATUS };
+enum { PAGE = 4096, ARENA_ALIGNMENT = 1 << 21, MOST_LANES = 1024, SCRATCH_ALIGNMENT = 128 };
+
+static const char *const status_text[N_STATUS] = {
+    "ok",
+    "wrong argument: a null pointer, weights in memory that are not 64-byte aligned, or operators that do not exist",
+    "this CPU lacks an instruction set extension that the code was compiled for",
+    "the weights file cannot be opened",
+    "the weights file is not one: wrong size or wrong magic number",
+    "the weights file belongs to another model or build",
+    "out of memory",
+    "the system refuses to start threads",
+    "the system refuses permission to use AMX tiles",
+};
+
+/* The 64 bytes at the head of a weights file; artifact.py writes them. */
+typedef struct {
+    char magic[8];
+    uint32_t format, header_bytes;
+    uint64_t weights_bytes;
+    uint8_t digest[32];
+    uint8_t zero[8];
+} weights_header;
+
+static int feature_present(const tc_feature *f) {
+#if defined(__x86_64__)
+    uint32_t r[4], last;
+    if (f->leaf == TC_XCR0) {
+        __asm__("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(1), "c"(0));
+        if (!(r[2] & 1u << 27)) return 0; /* no OSXSAVE: xgetbv would trap */
+        __asm__("xgetbv" : "=a"(r[0]), "=d"(r[3]) : "c"(0));
+        return (((uint64_t)r[3] << 32 | r[0]) & f->mask) == f->mask;
+    }
+    __asm__("cpuid" : "=a"(last), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(f->leaf & 0x80000000u), "c"(0));
+    if (f->leaf > last) return 0;
+    __asm__("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(f->leaf), "c"(f->subleaf));
+    return (r[f->reg] & f->mask) == f->mask;
+#else
+    return (sys_auxiliary(f->leaf) & f->mask) == f->mask;
+#endif
+}
+
+API const char *tc_missing_feature(void) {
+    for (uint32_t i = 0; i < tc_the_plan.n_features; i++)
+        if (!feature_present(&tc_the_plan.features[i])) return tc_the_plan.features[i].name;
+    return NULL;
+}
+
+static int ask_for_amx(void) {
+#if defined(__x86_64__)
+    return !sys_failed(SYS2(NR_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */));
+#else
+    return 0;
+#endif
+}
+
+static int check_weights(const weights_header *h, size_t bytes) {
+    static const char magic[8] = {'T', 'C', 'W', 'E', 'I', 'G', 'H', 'T'};
+    if (bytes < sizeof *h || memcmp(h->magic, magic, sizeof magic) || h->format != TC_FORMAT) return NOT_WEIGHTS;
+    if (h->header_bytes != sizeof *h || h->weights_bytes != bytes - sizeof *h) return NOT_WEIGHTS;
+    if (h->weights_bytes != tc_the_plan.weights_bytes) return OTHER_WEIGHTS;
+    return memcmp(h->digest, tc_the_plan.weights_digest, sizeof h->digest) ? OTHER_WEIGHTS : OK;
+}
+
+static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
+/* Cut `size` bytes off *at, whole cache lines of them. */
+static void *take(char **at, size_t size) {
+    void *piece = *at;
+    *at += round_up(size, LINE);
+    return piece;
+}
+
+/* One mapping for the small structures; one for arena and scratch, whose pages are zero as the plan wants its halos. */
+static tc_model *allocate(const tc_plan *plan, uint32_t lanes) {
+    size_t n_bases = 2 + plan->n_inputs + plan->n_outputs, slots = round_up(plan->most_slots * sizeof(void *), LINE);
+    size_t control = round_up(sizeof(tc_model), LINE) + round_up(n_bases * sizeof(char *), LINE) +
+                     round_up(lanes * sizeof(pool_lane), LINE) + round_up(lanes * sizeof(walker), LINE) + lanes * slots;
+    /* an odd number of lines apart, lest the same offsets of all lanes fall into one cache set */
+    size_t stride = round_up(plan->scratch_bytes, SCRATCH_ALIGNMENT) + SCRATCH_ALIGNMENT;
+    size_t arena = round_up(plan->arena_bytes, PAGE) + PAGE, memory = arena + lanes * stride + ARENA_ALIGNMENT;
+    char *at = sys_map(control), *storage = sys_map(memory);
+    if (!at || !storage) {
+        sys_unmap(at, control);
+        sys_unmap(storage, memory);
+        return NULL;
+    }
+    tc_model *m = take(&at, sizeof *m);
+    m->plan = plan, m->control_bytes = control, m->memory = storage, m->memory_bytes = memory;
+    m->bases = take(&at, n_bases * sizeof *m->bases);
+    m->bases[1] = (char *)round_up((uintptr_t)storage, memory > 2 * ARENA_ALIGNMENT ? ARENA_ALIGNMENT : PAGE);
+    m->scratch = m->bases[1] + arena, m->scratch_stride = stride;
+    m->pool.lane = take(&at, lanes * sizeof *m->pool.lane);
+    m->pool.lanes = lanes, m->pool.steal = plan->steal;
+    m->walkers = take(&at, lanes * sizeof *m->walkers);
+    for (uint32_t i = 0; i < lanes; i++)
+        m->walkers[i] = (walker){.model = m, .buffers = take(&at, slots), .lane = i};
+    return m;
+}
+
+static void release(tc_model *m) {
+    sys_unmap(m->mapped_weights, m->mapped_weights_bytes);
+    sys_unmap(m->memory, m->memory_bytes);
+    sys_unmap(m, m->control_bytes);
+}
+
+API int tc_create_from_memory(tc_model **model, const void *weights, size_t bytes, int threads) {
+    if (!model) return BAD_ARGUMENT;
+    *model = NULL;
+    if (!weights || (uintptr_t)weights % 64) return BAD_ARGUMENT;
+    if (tc_missing_feature()) return MISSING_FEATURE;
+    int status = check_weights(weights, bytes);
+    if (status) return status;
+    if (tc_the_plan.amx && !ask_for_amx()) return NO_PERMISSION;
+    int lanes = threads > 0 ? threads : sys_cpus();
+    tc_model *m = allocate(&tc_the_plan, (uint32_t)(lanes < MOST_LANES ? lanes : MOST_LANES));
+    if (!m) return NO_MEMORY;
+    m->bases[0] = (char *)weights + sizeof(weights_header);
+    atomic_store(&m->pid, sys_pid());
+    if (!pool_start(&m->pool)) {
+        release(m);
+        return NO_THREADS;
+    }
+    *model = m;
+    return OK;
+}
+
+API int tc_create(tc_model **model, const char *path, int threads) {
+    if (!model || !path) return BAD_ARGUMENT;
+    size_t bytes = 0;
+    *model = NULL;
+    void *weights = sys_map_file(path, &bytes);
+    if (!weights) return NO_FILE;
+    int status = tc_create_from_memory(model, weights, bytes, threads);
+    if (status) sys_unmap(weights, bytes);
+    else (*model)->mapped_weights = weights, (*model)->mapped_weights_bytes = bytes;
+    return status;
+}
+
+static void lock(tc_model *m) { /* 0 free, 1 taken, 2 taken and somebody sleeps */
+    uint32_t seen = 0;
+    if (atomic_compare_exchange_strong(&m->lock, &seen, 1)) return;
+    while (atomic_exchange(&m->lock, 2) != 0) futex_wait(&m->lock, 2);
+}
+static void unlock(tc_model *m) {
+    if (atomic_exchange(&m->lock, 0) == 2) futex_wake(&m->lock, 1);
+}
+
+/* In the child of a fork: restart the pool, once, while other threads that come along wait. */
+static int after_fork(tc_model *m) {
+    int32_t pid = sys_pid(), seen = atomic_load(&m->pid);
+    while (seen != pid) {
+        if (seen < 0) {
+            cpu_pause();
+            seen = atomic_load(&m->pid);
+        } else if (atomic_compare_exchange_strong(&m->pid, &seen, -1)) {
+            atomic_store(&m->lock, 0); /* whoever held it is not in this process */
+            int started = pool_restart_after_fork(&m->pool);
+            atomic_store(&m->pid, started ? pid : seen);
+            return started;
+        }
+    }
+    return 1;
+}
+
+API int tc_run_range(tc_model *m, const void *const *inputs, void *const *outputs, int64_t first, int64_t end) {
+    const tc_plan *plan = &tc_the_plan;
+    if (!m || (!inputs && plan->n_inputs) || (!outputs && plan->n_outputs)) return BAD_ARGUMENT;
+    if (first < 0 || first > end || end > (int64_t)plan->n_ops) return BAD_ARGUMENT;
+    for (uint32_t i = 0; i < plan->n_inputs; i++)
+        if (!inputs[i]) return BAD_ARGUMENT;
+    for (uint32_t i = 0; i < plan->n_outputs; i++)
+        if (!outputs[i]) return BAD_ARGUMENT;
+    if (!after_fork(m)) return NO_THREADS;
+    lock(m);
+    for (uint32_t i = 0; i < plan->n_inputs; i++) m->bases[2 + i] = (char *)inputs[i];
+    for (uint32_t i = 0; i < plan->n_outputs; i++) m->bases[2 + plan->n_inputs + i] = outputs[i];
+    uint64_t environment = fp_environment();
+    set_fp_environment(FP_DEFAULT);
+    m->first_op = (uint32_t)first, m->end_op = (uint32_t)end;
+    run_plan(m);
+    set_fp_environment(environment);
+    unlock(m);
+    return OK;
+}
+
+API int tc_run(tc_model *m, const void *const *inputs, void *const *outputs) {
+    return tc_run_range(m, inputs, outputs, 0, tc_the_plan.n_ops);
+}
+
+API void tc_destroy(tc_model *m) {
+    if (!m) return;
+    if (atomic_load(&m->pid) == sys_pid()) pool_stop(&m->pool);
+    release(m);
+}
+
+/* Ticks of the CPU's counter are cheaper than the clock; this measures how long one is. */
+static double measure_tick_ns(void) {
+    int64_t ns = sys_now_ns(), ticks = cpu_ticks(), now;
+    while ((now = sys_now_ns()) - ns < 2000000) cpu_pause();
+    return (double)(now - ns) / (double)(cpu_ticks() - ticks);
+}
+
+API void tc_set_profile(tc_model *m, int64_t *ns) {
+    lock(m);
+    if (ns && m->ns_per_tick == 0) m->ns_per_tick = measure_tick_ns();
+    m->profile_ns = ns;
+    unlock(m);
+}
+
+API void tc_set_after_op(tc_model *m, after_op_fn *hook, void *user) {
+    lock(m);
+    m->after_op = hook, m->user = user;
+    unlock(m);
+}
+
+API void *tc_arena(tc_model *m, size_t *bytes) {
+    if (bytes) *bytes = tc_the_plan.arena_bytes;
+    return m->bases[1];
+}
+
+API int tc_threads(const tc_model *m) { return (int)m->pool.lanes; }
+API int64_t tc_n_inputs(void) { return tc_the_plan.n_inputs; }
+API int64_t tc_n_outputs(void) { return tc_the_plan.n_outputs; }
+API int64_t tc_n_ops(void) { return tc_the_plan.n_ops; }
+API const tc_tensor *tc_input(int64_t i) { return i >= 0 && i < tc_n_inputs() ? tc_the_plan.inputs + i : NULL; }
+API const tc_tensor *tc_output(int64_t i) { return i >= 0 && i < tc_n_outputs() ? tc_the_plan.outputs + i : NULL; }
+API const char *tc_op_name(int64_t i) { return i >= 0 && i < tc_n_ops() ? tc_the_plan.ops[i].name : NULL; }
+API const char *tc_version(void) { return tc_the_plan.version; }
+API const char *tc_status_text(int status) { return status >= 0 && status < N_STATUS ? status_text[status] : "unknown status"; }
