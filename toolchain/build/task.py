@@ -1,9 +1,12 @@
 """A task: one step of a build, as data. It runs if and only if its key is not in the store.
 
 `run` names a function by import path ("toolchain.tasks.steps:optimize"), so that planning and a no-op build import nothing
-heavy; worker processes resolve it. The function is pure: it reads its parameters and input files and writes files below `out`.
+heavy; worker processes resolve it. The function is pure: it reads its parameters and input files, and writes below `out`.
 
     def step(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -> Result: ...
+
+`inputs` holds the task's static inputs, its dynamic ones, and its source files (as inputs of kind "file"), each by its name.
+What a step prints goes to the task's log; `worker.progress` tells the screen how far it is.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from typing import Any
 
 from toolchain.core.artifact import Artifact
 
+MACHINE = "machine"         # the resource of tasks that run quite alone
+
 
 @dataclass(frozen=True, slots=True)
 class Input:
@@ -23,6 +28,12 @@ class Input:
     kind: str
     meta: Mapping[str, Any]
     files: Mapping[str, Path]
+
+    @property
+    def path(self) -> Path:
+        """The path of the only file. Raises ValueError when there is not exactly one."""
+        (path,) = self.files.values()
+        return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +48,12 @@ class Result:
 class Task:
     """One step of a build.
 
-    name: unique within a plan and readable: "optimize:resnet18@x86". version: raise it when `run` would give other bytes.
+    name: unique within a plan and readable: "optimize:resnet18@x86"; two tasks of one name must ask for the same thing.
+    version: raise it when `run` would give other bytes.
     params: plain JSON data. inputs: by the name the step knows them by. needs: once the static inputs are there, further
     inputs computed from them (the kernels a partitioned graph asks for); called in the parent, must be cheap and pure.
-    files: source files outside the store it reads, by name (their content enters the key).
+    files: source files outside the store it reads, by name (their content enters the key, their place does not); the step
+    finds each as `inputs[name].path`. A name may be an input's or a file's, not both.
     resource: tasks with the same non-empty resource never run side by side; "machine" runs quite alone (measurements).
     """
 

@@ -1,4 +1,4 @@
-"""What a task leaves behind: a few named files, whose bytes live in the content-addressed store, and small facts about them."""
+"""What a task leaves behind: a few named files, whose bytes live in the content-addressed store, and small facts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from toolchain.core.digest import digest_json
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file of an artifact: the SHA-256 of its bytes and its size."""
+    """One file of an artifact: the SHA-256 of its bytes, its size, and whether it is a program."""
 
     digest: str
     size_bytes: int
+    executable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,9 @@ class Artifact:
     def to_json(self) -> dict[str, Any]:
         return {
             "kind": self.kind,
-            "files": {name: [f.digest, f.size_bytes] for name, f in self.files.items()},
+            "files": {
+                name: [f.digest, f.size_bytes, *([True] if f.executable else [])] for name, f in self.files.items()
+            },
             "meta": dict(self.meta),
         }
 

@@ -1,0 +1,82 @@
+"""The record of every run: `<project>/.tc/runs/<id>/` with events.jsonl and one log per task that ran. The last 20 stay."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from toolchain.build.events import Event, read_event
+from toolchain.build.folders import remove_tree, safe_name
+
+KEEP = 20
+
+
+def state_folder(project: Path) -> Path:
+    return project / ".tc"
+
+
+def runs_folder(project: Path) -> Path:
+    return state_folder(project) / "runs"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run being recorded."""
+
+    id: str
+    folder: Path
+    file: TextIO
+
+    def write(self, event: Event, *, flush: bool) -> None:
+        self.file.write(event.line() + "\n")
+        if flush:
+            self.file.flush()
+
+    def log(self, task: str) -> Path:
+        return self.folder / "logs" / f"{safe_name(task)}.txt"
+
+
+def begin(folder: Path) -> Run:
+    """Start a record below `folder` and remove old ones."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    name, n = f"{stamp}-{os.getpid()}", 1
+    while True:
+        try:
+            (folder / name / "logs").mkdir(parents=True)
+            break
+        except FileExistsError:
+            n += 1
+            name = f"{stamp}-{os.getpid()}-{n}"
+    for old in _names(folder)[:-KEEP]:
+        remove_tree(folder / old)
+    return Run(name, folder / name, (folder / name / "events.jsonl").open("w"))
+
+
+def recorded(project: Path) -> list[Path]:
+    """The folders of the recorded runs, oldest first."""
+    folder = runs_folder(project)
+    return [folder / name for name in _names(folder)]
+
+
+def events_of(run: Path) -> Iterator[Event]:
+    """The events of a recorded run. A last line cut short by a kill is left out."""
+    with (run / "events.jsonl").open() as file:
+        for line in file:
+            try:
+                event = read_event(json.loads(line))
+            except (ValueError, KeyError, TypeError):
+                continue
+            if event is not None:
+                yield event
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
