@@ -158,8 +158,16 @@ class Scope:
             self.inputs.append(value)
         self._read_initializers(proto, names)
         self._read_nodes(proto.node, names)
-        outputs = tuple(self._output(o.name, names) for o in proto.output)
-        return Graph(self.name, tuple(self.nodes), tuple(self.inputs), outputs, self.types, self.params)
+        self._name_outputs(dict.fromkeys(o.name for o in proto.output), names)
+        return self._graph(tuple(o.name for o in proto.output))
+
+    def _graph(self, outputs: tuple[str, ...]) -> Graph:
+        """What was built, without the constants that only folded nodes read."""
+        used = {*outputs, *(i for n in self.nodes for i in n.inputs)}
+        params = {name: array for name, array in self.params.items() if name in used}
+        made = {*self.inputs, *params, *(o for n in self.nodes for o in n.outputs)}
+        types = {name: t for name, t in self.types.items() if name in made}
+        return Graph(self.name, tuple(self.nodes), tuple(self.inputs), outputs, types, params)
 
     def _read_initializers(self, proto: GraphProto, names: Names) -> None:
         for t in proto.initializer:
@@ -174,17 +182,24 @@ class Scope:
             name = names.prefix + (proto.name or f"{proto.op_type}_{index}")
             self._read_node(proto, name, names)
 
-    def _output(self, name: str, names: Names) -> str:
-        """Outputs keep the model's names: a value known by another one gets an Identity, a constant a second name."""
-        value = self.resolve(name, names, f"output {name!r}")
-        if value == name or (name in self.types and name not in self._reserved):
-            return value
-        if value in self.params:
-            self._add_param(name, self.params[value])
-        else:
+    def _name_outputs(self, outputs: Iterable[str], names: Names) -> None:
+        """Outputs keep the model's names. One that is another name for a computed value renames it; when it is one for an
+        input, or for an output already named, it gets an Identity; for a constant, a second parameter."""
+        values = {name: self.resolve(name, names, f"output {name!r}") for name in outputs}
+        computed = {o for n in self.nodes for o in n.outputs}
+        renamed: dict[str, str] = {}
+        for name, value in values.items():
+            if value == name:
+                continue
             self.types[name] = self.types[value]
-            self.nodes.append(Node("Identity", (value,), (name,), {}, self._node_name(f"Identity_{name}")))
-        return name
+            if value in self.params:
+                self.params[name] = self.params[value]
+            elif value in computed and value not in values and value not in renamed:
+                renamed[value] = name
+            else:
+                self.nodes.append(Node("Identity", (value,), (name,), {}, self._node_name(f"Identity_{name}")))
+        if renamed:
+            self.nodes = [_renamed(n, renamed) for n in self.nodes]
 
     # --- nodes
 
@@ -219,17 +234,13 @@ class Scope:
 
     def _convert(self, node: Node, outputs: Iterable[str], names: Names, here: str) -> None:
         """Define the outputs, bring the node to the newest opset, and emit what comes of it."""
-        made = tuple(self._define(o, names, here) if o else "" for o in _trimmed(tuple(outputs)))
-        by_value = {v: k for k, v in names.values.items()}
+        wanted = _trimmed(tuple(outputs))
+        made = tuple(self._define(o, names, here) if o else "" for o in wanted)
         for new in upgrade(replace(node, outputs=made), names.opset, self):
-            if new.op == "Identity":
-                self._alias(new, by_value, names)
+            if new.op == "Identity":                    # %y = Identity(%x)   ->   y is another name for x
+                names.values[wanted[made.index(new.output)]] = new.inputs[0]
             else:
                 self._emit(new, names)
-
-    def _alias(self, node: Node, by_value: Mapping[str, str], names: Names) -> None:
-        """%y = Identity(%x)   ->   y is another name for x"""
-        names.values[by_value[node.output]] = node.inputs[0]
 
     def _emit(self, node: Node, names: Names) -> None:
         """Add a converted node: its value when all it reads is constant, else itself; expanded when nobody supports it."""
@@ -385,7 +396,8 @@ class Scope:
             if value not in self.captured:
                 self.captured[value] = local = self.fresh(value)
                 self.types[local] = types[value]
-        return replace(body, inputs=(*own, *(self.captured[v] for v in captured)), types=self.types)
+        inputs = (*own, *(self.captured[v] for v in captured))
+        return replace(body, inputs=inputs, types={**body.types, **{i: self.types[i] for i in inputs}})
 
     def _body_inputs(self, node: Node, here: str) -> list[TensorType]:
         """Types of a body's own inputs, from what the node is given."""
@@ -412,6 +424,12 @@ class Scope:
         for result, out in zip(branch.output, proto.output):
             if out:
                 self._bind(out, self.resolve(result.name, inner, here), names, here)
+
+
+def _renamed(node: Node, names: Mapping[str, str]) -> Node:
+    if not any(v in names for v in (*node.inputs, *node.outputs)):
+        return node
+    return replace(node, inputs=tuple(names.get(i, i) for i in node.inputs), outputs=tuple(names.get(o, o) for o in node.outputs))
 
 
 def _trimmed(names: tuple[str, ...]) -> tuple[str, ...]:
