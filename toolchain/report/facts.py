@@ -142,7 +142,7 @@ class ContenderFacts:
 class Comparison:
     """Ours against one baseline: speedup = baseline's time / ours (above 1: ours is faster) with its 95 % interval.
 
-    verdict: "faster", "slower" or "within noise" (the interval holds 1); unstable when either side's numbers vary too much.
+    verdict: "faster", "slower" or "within noise"; unstable when either side's numbers vary too much.
     """
 
     baseline: str

@@ -14,6 +14,7 @@ from toolchain.report.facts import Comparison, ContenderFacts, OutputError
 # trtexec warns at 2.5 % on a GPU with locked clocks; shared CPUs need more room.
 VARIATION_LIMIT = 0.05
 MIN_ROUNDS = 5
+NOISE = 0.02            # two runs of the same thing differ by this much without any cause; less is no verdict
 RESAMPLES = 2000
 
 
@@ -65,8 +66,8 @@ def summarize(facts: ContenderFacts, limit: float = VARIATION_LIMIT) -> Contende
 def compare(ours: ContenderFacts, baseline: ContenderFacts) -> Comparison | None:
     """The speed-up of ours over a baseline: the median over rounds of (baseline's burst median / ours of the same round).
 
-    Bursts of one round ran within a second of each other, so what slows the whole machine for a while cancels out. None when
-    one of the two has no samples.
+    Bursts of one round ran within a second of each other, so what slows the whole machine for a while cancels out. Faster
+    or slower is said when the whole interval is beyond NOISE. None when one of the two has no samples.
     """
     rounds = min(len(ours.bursts_us), len(baseline.bursts_us))
     if not rounds:
@@ -74,7 +75,7 @@ def compare(ours: ContenderFacts, baseline: ContenderFacts) -> Comparison | None
     times = burst_medians(ours.bursts_us[:rounds]), burst_medians(baseline.bursts_us[:rounds])
     ratios = [theirs / mine for mine, theirs in zip(*times, strict=True)]
     low, high = bootstrap_interval(ratios)
-    verdict = "faster" if low > 1 else "slower" if high < 1 else "within noise"
+    verdict = "faster" if low > 1 + NOISE else "slower" if high < 1 / (1 + NOISE) else "within noise"
     unstable = ours.unstable or baseline.unstable
     return Comparison(baseline.name, float(np.median(ratios)), low, high, verdict, unstable)
 
@@ -100,3 +101,17 @@ def output_error(name: str, actual: np.ndarray, expected: np.ndarray, *, rtol: f
     difference, allowed = np.abs(a - e), np.maximum(atol + rtol * np.abs(e), np.finfo(np.float64).tiny)
     worst, used = float(difference.max()), float((difference / allowed).max())
     return OutputError(name, shape, worst, worst / largest if largest else math.inf, used, used <= 1)
+
+
+def unpaired_ratio_interval(
+    now: Sequence[float], before: Sequence[float], *, seed: int = 0, percent: float = 95.0
+) -> tuple[float, float]:
+    """The bootstrap's interval of median(now) / median(before), for samples of different runs (both resampled by itself)."""
+    random = np.random.default_rng(seed)
+    medians = []
+    for values in (np.asarray(now, np.float64), np.asarray(before, np.float64)):
+        picks = random.integers(0, len(values), (RESAMPLES, len(values)))
+        medians.append(np.median(values[picks], axis=1))
+    tail = (100 - percent) / 2
+    low, high = np.percentile(medians[0] / medians[1], [tail, 100 - tail])
+    return float(low), float(high)

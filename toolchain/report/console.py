@@ -1,0 +1,57 @@
+"""The report on a terminal, or in a pipe (then without colour): rich tables. Text is never read as rich's markup."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from toolchain.report.facts import Report
+from toolchain.report.gate import GateResult
+from toolchain.report.tables import SHOWN_LAYERS, Level, Section, Table, Verdict, level, sections
+
+STYLES: dict[Level, str] = {"pass": "green", "fail": "bold red", "warn": "yellow", "note": ""}
+MARKS: dict[Level, str] = {"pass": "ok  ", "fail": "FAIL", "warn": "note", "note": "    "}
+
+
+def show(report: Report, console: Console, gates: Sequence[GateResult] = (), *, layers: int = SHOWN_LAYERS) -> None:
+    """Print the whole report."""
+    for section in sections(report, gates, layers=layers):
+        _show_section(section, console)
+
+
+def _show_section(section: Section, console: Console) -> None:
+    console.print(Text(section.title, style="bold"))
+    for verdict in section.verdicts:
+        console.print(_line(verdict))
+    for table in section.tables:
+        if table.rows:
+            console.print(_rich_table(table))
+    for note in section.notes:
+        console.print(Text(f"  {note}", style="dim"))
+    console.print()
+
+
+def _line(verdict: Verdict) -> Text:
+    style = STYLES[verdict.level]
+    return Text.assemble("  ", (MARKS[verdict.level], style), "  ", verdict.text)
+
+
+def _rich_table(table: Table) -> RichTable:
+    out = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
+    for column in table.columns:
+        out.add_column(Text(column.title), justify="right" if column.right else "left", overflow="fold")
+    last = ""
+    for row in table.rows:
+        first = "" if row[0] == last and table.columns[0].title == "build" else row[0]      # name a build once
+        last = row[0]
+        cells = [Text(first), *(_cell(text, column.badge) for text, column in zip(row[1:], table.columns[1:], strict=True))]
+        out.add_row(*cells)
+    return out
+
+
+def _cell(text: str, badge: bool) -> Text:
+    return Text(text, style=STYLES[level(text)] if badge else "")

@@ -1,0 +1,305 @@
+"""Facts -> verdicts and tables as plain text: what a report says, before any renderer decides how it looks.
+
+    Report -> Section(title, verdicts, tables, notes) ...    in the order a reader needs them: verdict, speed, accuracy,
+                                                             artifacts, layers of each build, provenance
+
+Names from models are made printable here (no control characters reach a terminal or a file); each renderer escapes its own
+markup. A cell is text; the columns named in `Column.badge` hold words that a renderer may colour by `level`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from toolchain.build.caret import printable
+from toolchain.report.facts import BuildReport, Comparison, ContenderFacts, LayerFacts, MeasureFacts, Report, System
+from toolchain.report.gate import GateResult
+from toolchain.report.statistics import geometric_mean
+
+Level = Literal["pass", "fail", "warn", "note"]
+NAME_WIDTH = 48
+SHOWN_LAYERS = 20
+BUSY_STEAL_PERCENT = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One line that says how something stands."""
+
+    level: Level
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    title: str
+    right: bool = False
+    badge: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    title: str
+    verdicts: tuple[Verdict, ...] = ()
+    tables: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def sections(report: Report, gates: Sequence[GateResult] = (), *, layers: int = SHOWN_LAYERS) -> tuple[Section, ...]:
+    """The whole report. `layers`: how many of a network's layers are shown, the most expensive ones."""
+    found = [
+        Section("Verdict", tuple(_verdicts(report, gates))),
+        _speed(report),
+        _accuracy(report),
+        _artifacts(report),
+        *(_layers(b, layers) for b in report.builds if b.layers),
+        _provenance(report),
+    ]
+    return tuple(s for s in found if s.verdicts or s.notes or any(t.rows for t in s.tables))
+
+
+def level(badge: str) -> Level:
+    """How good the words of a badge cell are."""
+    if "unstable" in badge:
+        return "warn"
+    first = badge.partition(" ")[0].rstrip(",")
+    return {"faster": "pass", "pass": "pass", "slower": "fail", "FAIL": "fail", "failed:": "fail"}.get(first, "note")  # type: ignore[return-value]
+
+
+# --- text of single values -------------------------------------------------------------------------------------------------
+
+def show_name(text: str, width: int = NAME_WIDTH) -> str:
+    """A name somebody else chose: printable, and not longer than `width`."""
+    text = printable(text)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def show_time(time_us: float) -> str:
+    """Three significant digits in the unit that suits: 87.3 us, 12.3 ms, 1.04 s."""
+    for limit, unit, scale in ((1e3, "us", 1.0), (1e6, "ms", 1e3)):
+        if time_us < limit * 0.9995:
+            return f"{_digits(time_us / scale)} {unit}"
+    return f"{_digits(time_us / 1e6)} s"
+
+
+def show_bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{_digits(size)} {unit}"
+        size /= 1000
+    return f"{_digits(size)} GB"
+
+
+def show_error(value: float) -> str:
+    return "0" if value == 0 else f"{value:.1e}"
+
+
+def show_ratio(comparison: Comparison) -> str:
+    return f"{comparison.speedup:.2f}x [{comparison.low:.2f}, {comparison.high:.2f}]"
+
+
+def _digits(value: float) -> str:
+    """Three significant digits without an exponent."""
+    return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
+
+
+def _range(contender: ContenderFacts) -> str:
+    return f"{show_time(contender.p10_us)} - {show_time(contender.p90_us)}"
+
+
+def _badge(comparison: Comparison) -> str:
+    return comparison.verdict + (", unstable" if comparison.unstable else "")
+
+
+# --- verdict ---------------------------------------------------------------------------------------------------------------
+
+def _verdicts(report: Report, gates: Sequence[GateResult]) -> Iterable[Verdict]:
+    for b in report.builds:
+        yield _accuracy_verdict(b)
+        yield from _speed_verdicts(b)
+    for gate in gates:
+        yield _gate_verdict(gate)
+
+
+def _accuracy_verdict(b: BuildReport) -> Verdict:
+    name, verify = show_name(b.build.name), b.verify
+    if verify is None:
+        return Verdict("warn", f"{name}: not verified")
+    if verify.passed:
+        worst = max(o.max_abs_error for o in verify.outputs)
+        return Verdict("pass", f"{name}: agrees with {show_name(verify.reference)} (largest error {show_error(worst)})")
+    if verify.error:
+        return Verdict("fail", f"{name}: cannot be verified: {show_name(verify.error, 200)}")
+    bad = [show_name(o.output) for o in verify.outputs if not o.passed]
+    text = f"{name}: disagrees with {show_name(verify.reference)} in {', '.join(bad[:3]) or 'every output'}"
+    if verify.first_bad_node:
+        text += f"; the first wrong node is {show_name(verify.first_bad_node)}"
+    return Verdict("fail", text + (f"; to reproduce: {printable(verify.repro)}" if verify.repro else ""))
+
+
+def _speed_verdicts(b: BuildReport) -> Iterable[Verdict]:
+    if b.measure is None:
+        return
+    name, ours = show_name(b.build.name), b.measure.ours
+    if ours is not None and ours.error:
+        yield Verdict("fail", f"{name}: our artifact {show_name(ours.error, 200)}")
+    for c in b.measure.comparisons:
+        words = {"faster": "faster than", "slower": "slower than"}.get(c.verdict, "within noise of")
+        verdict: Level = "warn" if c.unstable else "pass" if c.verdict == "faster" else "note"
+        unstable = " (unstable)" if c.unstable else ""
+        yield Verdict(verdict, f"{name}: {words} {show_name(c.baseline)}, {show_ratio(c)} its speed{unstable}")
+
+
+def _gate_verdict(gate: GateResult) -> Verdict:
+    name = show_name(gate.build)
+    if gate.status == "skipped":
+        return Verdict("warn", f"{name}: regression not judged: {gate.reason}")
+    text = f"{name}: {show_time(gate.before_us)} before, {show_time(gate.now_us)} now ({gate.change:+.1%})"
+    if gate.status == "regressed":
+        return Verdict("fail", f"{text}: slower than the limit allows")
+    return Verdict("pass", text)
+
+
+# --- speed -----------------------------------------------------------------------------------------------------------------
+
+def _speed(report: Report) -> Section:
+    measured = [(b.build.name, b.measure) for b in report.builds if b.measure]
+    columns = (Column("build"), Column("contender"), Column("median", True), Column("p10 - p90", True),
+               Column("ours is [95 %]", True), Column("", badge=True), Column("load", True), Column("memory", True))
+    rows = [row for name, m in measured for row in _speed_rows(name, m)]
+    tables = (Table("Time of one call", columns, tuple(rows)), _configurations([m for _, m in measured]))
+    return Section("Speed", tables=tables, notes=tuple(_speed_notes(measured)))
+
+
+def _speed_rows(name: str, m: MeasureFacts) -> Iterable[tuple[str, ...]]:
+    by_baseline = {c.baseline: c for c in m.comparisons}
+    for c in m.contenders:
+        if not c.bursts_us:
+            yield show_name(name), show_name(c.name), "-", "-", "", f"failed: {show_name(c.error, 120)}", "", ""
+            continue
+        comparison = by_baseline.get(c.name) if not c.ours else None
+        badge = _badge(comparison) if comparison else "unstable" if c.unstable else ""
+        if c.error:
+            badge = f"{badge}, {show_name(c.error, 120)}".lstrip(", ")
+        yield (show_name(name), show_name(c.name), show_time(c.median_us), _range(c),
+               show_ratio(comparison) if comparison else "", badge, show_time(c.load_ms * 1e3), show_bytes(c.peak_bytes))
+
+
+def _configurations(measured: Sequence[MeasureFacts]) -> Table:
+    """Every contender's version and settings, each distinct one once."""
+    rows = dict.fromkeys(
+        (show_name(c.name), show_name(c.version), ", ".join(f"{show_name(k)} {show_name(v)}" for k, v in c.config.items()))
+        for m in measured for c in m.contenders if c.config
+    )
+    return Table("Contenders", (Column("contender"), Column("version"), Column("configuration")), tuple(rows))
+
+
+def _speed_notes(measured: Sequence[tuple[str, MeasureFacts]]) -> Iterable[str]:
+    baselines = dict.fromkeys(c.baseline for _, m in measured for c in m.comparisons)
+    for baseline in baselines:
+        ratios = [(c.speedup, name) for name, m in measured for c in m.comparisons if c.baseline == baseline]
+        if len(ratios) > 1:
+            lowest, name = min(ratios)
+            mean = geometric_mean([ratio for ratio, _ in ratios])
+            yield (f"{show_name(baseline)}: geometric mean {mean:.2f}x over {len(ratios)} builds, "
+                   f"lowest {lowest:.2f}x ({show_name(name)})")
+    if measured:
+        m = measured[0][1]
+        threads = f"{m.threads} thread" + ("" if m.threads == 1 else "s")
+        yield (f"each contender ran in its own process, stopped while another ran: {m.rounds} rounds of bursts of "
+               f"{m.burst_s * 1e3:.0f} ms with {threads}; ratios are paired by round")
+    if any(c.unstable for _, m in measured for c in m.contenders):
+        limit = measured[0][1].variation_limit
+        yield f"unstable: the medians of the bursts vary by more than {limit:.0%}; such numbers never gate"
+
+
+# --- accuracy, artifacts, layers, provenance -------------------------------------------------------------------------------
+
+def _accuracy(report: Report) -> Section:
+    rows: list[tuple[str, ...]] = []
+    for b in report.builds:
+        name = show_name(b.build.name)
+        if v := b.verify:
+            tolerance = f"{v.rtol:g} rel + {v.atol:g}"
+            rows += [(name, "ours", show_name(o.output), show_error(o.max_abs_error), show_error(o.max_rel_error), tolerance,
+                      show_name(v.reference), "pass" if o.passed else "FAIL") for o in v.outputs]
+        if b.measure and b.measure.reference:
+            judge = show_name(b.measure.reference)
+            rows += [(name, show_name(c.name), show_name(o.output), show_error(o.max_abs_error), show_error(o.max_rel_error),
+                      "", judge, "") for c in b.measure.contenders if not c.ours for o in c.outputs]
+    columns = (Column("build"), Column("contender"), Column("output"), Column("max abs error", True),
+               Column("max rel error", True), Column("tolerance"), Column("reference"), Column("", badge=True))
+    return Section("Accuracy", tables=(Table("Outputs against the reference", columns, tuple(rows)),))
+
+
+def _artifacts(report: Report) -> Section:
+    columns = (Column("build"), Column("precision"), Column("size", True), Column("weights", True), Column("arena", True),
+               Column("compile time", True), Column("kernels", True), Column("schedules"))
+    rows = [(show_name(b.name), b.precision, *map(show_bytes, (b.size_bytes, b.weights_bytes, b.arena_bytes)),
+             f"{b.compile_s:.2f} s", str(b.kernels),
+             f"{b.tuned_kernels} of {b.kernels} tuned" if b.tuned_kernels else "default")
+            for b in (x.build for x in report.builds)]
+    return Section("Artifacts", tables=(Table("What was built", columns, tuple(rows)),))
+
+
+def _layers(b: BuildReport, limit: int) -> Section:
+    total_us = sum(x.network_us for x in b.layers) or 1.0
+    shown = list(enumerate(b.layers, 1))
+    if len(shown) > limit:
+        shown = sorted(shown, key=lambda item: -item[1].network_us)[:limit]
+    columns = (Column("#", True), Column("kernel"), Column("nodes of the model"), Column("in network", True),
+               Column("hot", True), Column("GFLOP/s", True), Column("share", True), Column("schedule"))
+    rows = tuple(_layer_row(i, x, total_us) for i, x in shown)
+    share = sum(x.network_us for _, x in shown) / total_us
+    flops = sum(x.flops for x in b.layers)
+    notes = [f"{len(b.layers)} layers, {show_time(total_us)} in all, {_digits(flops / 1e9)} GFLOP, "
+             f"{_digits(flops / total_us / 1e3)} GFLOP/s"]
+    if len(shown) < len(b.layers):
+        notes.append(f"the {len(shown)} most expensive of {len(b.layers)} layers are shown: {share:.0%} of the time")
+    table = Table("Time by layer", columns, rows)
+    return Section(f"Layers of {show_name(b.build.name)}", tables=(table,), notes=tuple(notes))
+
+
+def _layer_row(index: int, x: LayerFacts, total_us: float) -> tuple[str, ...]:
+    more = f" +{len(x.sources) - 2}" if len(x.sources) > 2 else ""
+    sources = show_name(", ".join(x.sources[:2]), NAME_WIDTH - len(more)) + more
+    speed = f"{x.flops / x.network_us / 1e3:.1f}" if x.flops and x.network_us else ""
+    hot = show_time(x.hot_us) if x.hot_us is not None else ""
+    return (str(index), show_name(x.kernel, 32), sources, show_time(x.network_us), hot, speed,
+            f"{x.network_us / total_us:.1%}", show_name(x.schedule, 24))
+
+
+def _provenance(report: Report) -> Section:
+    notes = []
+    systems = dict.fromkeys(b.measure.system for b in report.builds if b.measure)
+    for system in systems:
+        notes.append(_describe(system))
+        if system.steal_percent > BUSY_STEAL_PERCENT:
+            notes.append(f"the hypervisor took {system.steal_percent:g} % of the time: numbers may be off")
+        if system.load_average > system.cores:
+            notes.append(f"the machine was busy before it began (load {system.load_average:g}): numbers may be off")
+    if report.versions:
+        notes.append("versions: " + ", ".join(f"{show_name(k)} {show_name(v)}" for k, v in sorted(report.versions.items())))
+    for b in report.builds:
+        digests = ", ".join(f"{show_name(k)} {v[:12]}" for k, v in sorted(b.build.digests.items()))
+        if digests:
+            notes.append(f"{show_name(b.build.name)}: {digests}")
+    made = f"made by: {printable(report.command)}" + (f" on {report.date}" if report.date else "")
+    return Section("Provenance", notes=(*notes, made))
+
+
+def _describe(system: System) -> str:
+    low, high = system.mhz
+    clock = f"{low:.0f} MHz" if low == high else f"{low:.0f} - {high:.0f} MHz"
+    parts = [show_name(system.cpu), f"{system.cores} cores", clock if high else "", f"kernel {show_name(system.kernel)}",
+             f"governor {show_name(system.governor)}" if system.governor else "", f"load {system.load_average:g}"]
+    return "measured on: " + ", ".join(p for p in parts if p)
