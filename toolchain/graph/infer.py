@@ -3,9 +3,9 @@
 Control flow carries its bodies as Graphs. What a body reads from outside is passed explicitly: captured values are the last
 inputs of the node and the last inputs of the body.
 
-    If(cond, captures...)                 then_branch(captures...), else_branch(captures...)   -> outputs
-    Loop(M, cond, states..., captures...) body(iteration, cond, states..., captures...)        -> cond, states..., scan outputs...
-    Scan(states..., scans..., captures...) body(states..., scan elements..., captures...)      -> states..., scan outputs...
+    If(cond, captures...)                    then_branch(captures...), else_branch(captures...) -> outputs
+    Loop(M, cond, states..., captures...)    body(iteration, cond, states..., captures...) -> cond, states..., scan outputs
+    Scan(states..., scans..., captures...)   body(states..., scan elements..., captures...) -> states..., scan outputs
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ def _infer_if(node: Node, types: Mapping[str, TensorType], params: Mapping[str, 
     yes, no = _body_types(node.attrs["then_branch"]), _body_types(node.attrs["else_branch"])
     if yes != no:
         show = "; ".join(", ".join(map(str, side)) for side in (yes, no))
-        raise ImportModelError(f"its branches yield different types ({show}), so its shape depends on data", where=where(node))
+        raise ImportModelError(f"its branches yield different types ({show}), so its shape depends on data",
+                               where=where(node))
     return yes
 
 

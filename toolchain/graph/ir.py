@@ -20,7 +20,8 @@ from toolchain.core.layout import TensorType
 class Node:
     """One operation. `sources` are the names of the model's own nodes it came from, through every pass.
 
-    attrs are plain data (int, float, str, bool, tuples of them), NumPy arrays, or a Graph (the body of Scan, If, Loop, Fused).
+    attrs are plain data (int, float, str, bool, tuples of them), NumPy arrays, or Graphs (bodies of Scan, If, Loop, Fused).
+    An output named "" is a missing optional one, which nothing reads.
     """
 
     op: str

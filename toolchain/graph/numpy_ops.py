@@ -31,6 +31,12 @@ def wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype("int64") if dtype.kind in "iub" and dtype.itemsize < 8 else dtype
 
 
+def _at(array: np.ndarray, index: tuple[Any, ...]) -> np.ndarray:
+    """A view at `index` of the last dimensions."""
+    view: np.ndarray = array[(..., *index)]
+    return view
+
+
 class _Window:
     """A sliding window over the spatial dimensions: strides, dilations, and the pads (auto_pad is resolved at import)."""
 
@@ -62,7 +68,7 @@ class _Window:
         for at in product(*map(range, self.kernel)):
             cut = tuple(slice(k * d, k * d + (n - 1) * s + 1, s)
                         for k, d, n, s in zip(at, self.dilations, self.out, self.strides))
-            yield at, padded[(..., *cut)]
+            yield at, _at(padded, cut)
 
 
 def _conv(node: Node, arrays: Arrays) -> Made:
@@ -77,7 +83,7 @@ def _conv(node: Node, arrays: Arrays) -> Made:
     grouped = w.reshape(groups, m // groups, w.shape[1], *w.shape[2:])
     total = np.zeros((n, groups, m // groups, math.prod(window.out)), x.dtype)
     for at, tap in window.taps(window.padded(x, 0)):
-        total += np.matmul(grouped[(..., *at)], tap.reshape(n, groups, w.shape[1], -1))
+        total += np.matmul(_at(grouped, at), tap.reshape(n, groups, w.shape[1], -1))
     y = total.reshape(n, m, *window.out)
     if bias is not None:
         y += bias.astype(y.dtype).reshape(-1, *(1,) * len(window.out))
@@ -101,10 +107,10 @@ def _conv_transpose(node: Node, arrays: Arrays) -> Made:
     ws = w.astype(wide(dtype), copy=False).reshape(groups, c // groups, w.shape[1], *kernel)
     total = np.zeros((n, m, *whole), xs.dtype)
     for at in product(*map(range, kernel)):
-        part = np.matmul(ws[(..., *at)].transpose(0, 2, 1), xs).reshape(n, m, *spatial)
+        part = np.matmul(_at(ws, at).transpose(0, 2, 1), xs).reshape(n, m, *spatial)
         cut = tuple(slice(k * d, k * d + (i - 1) * s + 1, s) for k, d, i, s in zip(at, dilations, spatial, strides))
-        total[(..., *cut)] += part
-    y = total[(..., *(slice(pads[d], whole[d] - pads[rank + d]) for d in range(rank)))]
+        _at(total, cut)[...] += part
+    y = _at(total, tuple(slice(pads[d], whole[d] - pads[rank + d]) for d in range(rank)))
     if bias is not None:
         y = y + bias.astype(y.dtype).reshape(-1, *(1,) * rank)
     return (y.astype(dtype, copy=False),)
@@ -135,7 +141,7 @@ def _average_pool(node: Node, arrays: Arrays) -> Made:
         ones = window.padded(ones, 0)
     total = sum(tap for _, tap in window.taps(window.padded(x.astype(wide(x.dtype), copy=False), 0)))
     count = sum(tap for _, tap in window.taps(ones))
-    return ((total / count).astype(x.dtype, copy=False),)
+    return (np.asarray(total / count).astype(x.dtype, copy=False),)
 
 
 def _global_average_pool(node: Node, arrays: Arrays) -> Made:
@@ -205,7 +211,7 @@ _NEAREST: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def _nearest(x: np.ndarray, axis: int, at: np.ndarray, mode: str) -> np.ndarray:
     index = np.clip(_NEAREST[mode](at).astype("int64"), 0, x.shape[axis] - 1)
-    return np.take(x, index, axis)
+    return np.asarray(np.take(x, index, axis))
 
 
 def _linear(x: np.ndarray, axis: int, at: np.ndarray) -> np.ndarray:
@@ -214,7 +220,7 @@ def _linear(x: np.ndarray, axis: int, at: np.ndarray) -> np.ndarray:
     kind = wide(x.dtype) if x.dtype.kind == "f" else np.dtype("float64")
     part = (at - low).astype(kind).reshape(-1, *(1,) * (x.ndim - 1 - axis))
     a, b = (np.take(x, np.clip(i, 0, n - 1), axis).astype(kind) for i in (low, low + 1))
-    return a * (1 - part) + b * part
+    return np.asarray(a * (1 - part) + b * part)
 
 
 def _constant_of_shape(node: Node, arrays: Arrays) -> Made:

@@ -48,7 +48,7 @@ def schema(op: str, opset: int = OPSET) -> onnx.defs.OpSchema | None:
 
 
 def dtype_of(elem_type: int, where: str) -> str:
-    """The dtype of an ONNX element type. Raises ImportModelError for one this project does not hold (strings, float8, ...)."""
+    """The dtype of an ONNX element type. Raises ImportModelError for one this project does not hold (strings, float8)."""
     if elem_type not in DTYPE_OF:
         known = elem_type in TensorProto.DataType.values()
         name = TensorProto.DataType.Name(elem_type) if known else str(elem_type)
@@ -122,7 +122,8 @@ def attribute_value(proto: AttributeProto) -> Any:
             return tuple(map(int, proto.ints))
         case AttributeProto.STRINGS:
             return tuple(s.decode(errors="replace") for s in proto.strings)
-    kind = AttributeProto.AttributeType.Name(proto.type) if proto.type in AttributeProto.AttributeType.values() else proto.type
+    kinds = AttributeProto.AttributeType
+    kind = kinds.Name(proto.type) if proto.type in kinds.values() else proto.type
     raise ImportModelError(f"attribute {proto.name!r} has kind {kind}, which is not supported")
 
 

@@ -51,11 +51,17 @@ def save(graph: Graph, folder: Path) -> None:
 
 def load(folder: Path) -> Graph:
     """The graph saved below `folder`; its parameters are read-only views of the mapped file."""
-    data = json.loads((folder / GRAPH_FILE).read_text())
+    return load_files({name: folder / name for name in (GRAPH_FILE, PARAMS_FILE)})
+
+
+def load_files(files: Mapping[str, Path]) -> Graph:
+    """`load` for a graph whose two files lie anywhere (a content-addressed store), by their names."""
+    data = json.loads(files[GRAPH_FILE].read_text())
     if data.get("version") != VERSION:
-        raise InternalError(f"{folder}: graph format {data.get('version')}, this is {VERSION}")
-    with (folder / PARAMS_FILE).open("rb") as file:
-        size_bytes = (folder / PARAMS_FILE).stat().st_size
+        raise InternalError(f"{files[GRAPH_FILE]}: graph format {data.get('version')}, this is {VERSION}")
+    params = files[PARAMS_FILE]
+    with params.open("rb") as file:
+        size_bytes = params.stat().st_size
         raw: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size_bytes else b""
 
     def get(entry: Mapping[str, Any]) -> np.ndarray:
@@ -134,7 +140,8 @@ def _node_json(node: Node, put: Put) -> Json:
 
 def _node_from(data: Mapping[str, Any], get: Get) -> Node:
     attrs = {name: _attr_from(value, get) for name, value in data.get("attrs", {}).items()}
-    return Node(data["op"], tuple(data["inputs"]), tuple(data["outputs"]), attrs, data["name"], tuple(data.get("sources", ())))
+    sources = tuple(data.get("sources", ()))
+    return Node(data["op"], tuple(data["inputs"]), tuple(data["outputs"]), attrs, data["name"], sources)
 
 
 def _attr_json(value: Any, put: Put) -> Any:

@@ -78,4 +78,5 @@ def _check_types(graph: Graph, node: Node, here: str) -> None:
             given = [graph.types.get(i) for i in node.inputs]
             stated = [value.types[i] for i in value.inputs]
             if [t and (t.shape, t.dtype) for t in given] != [(t.shape, t.dtype) for t in stated]:
-                raise InternalError(f"{here}: its inputs {list(map(str, given))} differ from its body's {list(map(str, stated))}")
+                show = f"{', '.join(map(str, given))} differ from its body's {', '.join(map(str, stated))}"
+                raise InternalError(f"{here}: its inputs {show}")

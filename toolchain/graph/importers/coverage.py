@@ -63,14 +63,16 @@ def _walk(
     for index, node in enumerate(nodes):
         name = node.name or f"{node.op_type}_{index}"
         bodies = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
-        if not (any(i in live for i in node.input) or bodies or node.op_type in RANDOM) or node.op_type in ("Shape", "Size"):
-            if node.domain in ("", "ai.onnx") or (node.domain, node.op_type, node.overload) in functions:
-                continue
+        key = (node.domain, node.op_type, node.overload)
+        known = node.domain in ("", "ai.onnx") or key in functions
+        depends = node.op_type not in ("Shape", "Size") and any(i in live for i in node.input)
+        if known and not (depends or bodies or node.op_type in RANDOM):
+            continue
         live.update(o for o in node.output if o)
         for body in bodies if depth else ():
             inner = live | {i.name for i in body.input}
             yield from _walk(body.node, inner, supported, functions, depth - 1)
-        if (function := functions.get((node.domain, node.op_type, node.overload))) is not None:
+        if (function := functions.get(key)) is not None:
             inner = {formal for formal, given in zip(function.input, node.input) if given in live}
             for op, at in _walk(function.node, inner, supported, functions, depth - 1) if depth else ():
                 yield op, f"{name}/{at}"

@@ -71,7 +71,9 @@ def _dim(dim: TensorShapeProto.Dimension) -> Dim:
     return str(dim.dim_param) if dim.dim_param not in ANONYMOUS else "?"        # some exporters write -1
 
 
-def _check_names(stated: Mapping[str, tuple[Dim, ...] | None], shapes: Mapping[str, object], dims: Mapping[str, int]) -> None:
+def _check_names(
+    stated: Mapping[str, tuple[Dim, ...] | None], shapes: Mapping[str, object], dims: Mapping[str, int],
+) -> None:
     if unknown := [name for name in shapes if name not in stated]:
         raise ImportModelError(f"there is no input {', '.join(map(repr, unknown))}", where="shapes",
                                fix=f"the inputs are: {', '.join(stated)}")
@@ -90,7 +92,8 @@ def _bind(name: str, stated: tuple[Dim, ...] | None, given: tuple[int, ...], bou
         raise ImportModelError(f"shape {list(given)} does not fit input {name!r}, which is {_show(stated)}", where="shapes")
     for at, (d, n) in enumerate(zip(stated or (), given)):
         if isinstance(d, int) and d != n:
-            raise ImportModelError(f"dimension {at} of input {name!r} is {d} in the model, {n} in the deployfile", where="shapes")
+            raise ImportModelError(f"dimension {at} of input {name!r} is {d} in the model, {n} in the deployfile",
+                                   where="shapes")
         if isinstance(d, str) and d != "?" and bound.setdefault(d, n) != n:
             raise ImportModelError(f"dimension {d!r} is {bound[d]} elsewhere, but {n} in input {name!r}", where="shapes")
 

@@ -21,7 +21,7 @@ from toolchain.core.layout import TensorType
 from toolchain.graph.importers.coverage import has_function
 from toolchain.graph.importers.limits import Limits
 from toolchain.graph.importers.tensors import TensorReader
-from toolchain.graph.importers.upgrade import BECOMES, VANISHES, upgrade
+from toolchain.graph.importers.upgrade import VANISHES, upgrade
 from toolchain.graph.infer import infer, where
 from toolchain.graph.interpret import evaluate
 from toolchain.graph.ir import Graph, Node
@@ -91,7 +91,9 @@ def _all_names(proto: GraphProto) -> set[str]:
 class Scope:
     """A Graph in the making. Also the `upgrade.Context` of the rules that convert its nodes."""
 
-    def __init__(self, model: Model, name: str, reserved: Iterable[str] = (), parent: tuple[Scope, Names] | None = None) -> None:
+    def __init__(
+        self, model: Model, name: str, reserved: Iterable[str] = (), parent: tuple[Scope, Names] | None = None,
+    ) -> None:
         self.model, self.name, self.parent = model, name, parent
         self.types: dict[str, TensorType] = {}
         self.params: dict[str, np.ndarray] = {}
@@ -416,11 +418,12 @@ class Scope:
 
     def _inline_branch(self, branch: GraphProto, node: Node, proto: NodeProto, names: Names, here: str) -> None:
         """If(true) {then: ...}   ->   the nodes of the branch taken"""
-        inner = Names(names.opset, names.depth + 1, attrs=names.attrs, prefix=f"{node.name}/", outer=names, source=names.source)
+        inner = Names(names.opset, names.depth + 1, {}, names.attrs, f"{node.name}/", outer=names, source=names.source)
         self._read_initializers(branch, inner)
         self._read_nodes(branch.node, inner)
         if len(branch.output) != len(proto.output):
-            raise ImportModelError(f"its branch yields {len(branch.output)} values, {len(proto.output)} are named", where=here)
+            raise ImportModelError(f"its branch yields {len(branch.output)} values, {len(proto.output)} are named",
+                                   where=here)
         for result, out in zip(branch.output, proto.output):
             if out:
                 self._bind(out, self.resolve(result.name, inner, here), names, here)
@@ -429,7 +432,8 @@ class Scope:
 def _renamed(node: Node, names: Mapping[str, str]) -> Node:
     if not any(v in names for v in (*node.inputs, *node.outputs)):
         return node
-    return replace(node, inputs=tuple(names.get(i, i) for i in node.inputs), outputs=tuple(names.get(o, o) for o in node.outputs))
+    inputs, outputs = (tuple(names.get(v, v) for v in values) for values in (node.inputs, node.outputs))
+    return replace(node, inputs=inputs, outputs=outputs)
 
 
 def _trimmed(names: tuple[str, ...]) -> tuple[str, ...]:

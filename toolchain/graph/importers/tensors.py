@@ -22,7 +22,8 @@ from toolchain.graph.protos import dtype_of
 
 MAX_RANK = 32
 _TYPED_FIELD = {                    # where a tensor without raw_data keeps its elements
-    "float32": "float_data", "float64": "double_data", "int64": "int64_data", "uint64": "uint64_data", "uint32": "uint64_data",
+    "float32": "float_data", "float64": "double_data", "int64": "int64_data",
+    "uint64": "uint64_data", "uint32": "uint64_data",
 }
 
 

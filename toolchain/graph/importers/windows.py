@@ -13,7 +13,7 @@ from toolchain.graph.ir import Node
 
 class _Types(Protocol):
     @property
-    def types(self) -> "TypesByName": ...
+    def types(self) -> TypesByName: ...
 
 
 class TypesByName(Protocol):
@@ -78,7 +78,7 @@ def _transposed_pads(
     if wanted is None:
         return pads, attrs
     total = [w - n for w, n in zip(whole, tuple(wanted)[-len(spatial):])]
-    grown = tuple(e + max(0, -t) for e, t in zip(extra, total))         # an output larger than all windows: padded with zeros
+    grown = tuple(e + max(0, -t) for e, t in zip(extra, total))     # larger than all windows: zeros are added
     attrs = {k: v for k, v in attrs.items() if k != "output_shape"}
     if any(grown):
         attrs["output_padding"] = grown
