@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from toolchain.core.errors import DeployfileError, ToolchainError
 
-# What iproute2's tc understands as its first word. Single-dash options before a command are its, too: ours are all long.
+# What iproute2's tc understands as its first word. Single-dash options before a command are its too: ours are long.
 IPROUTE2_WORDS = ("qdisc", "qd", "class", "filter", "chain", "action", "actions", "monitor", "exec")
 
 
@@ -19,8 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; prints every error, and never a traceback."""
     args = list(sys.argv[1:] if argv is None else argv)
     if args and is_iproute2(args[0]):
-        return _print_error(f"'tc {args[0]}' belongs to iproute2's tc (traffic control); this tc is the deployment toolchain",
-                            "run /usr/sbin/tc, or leave the virtual environment; `tc --help` lists this tc's commands", 2)
+        return _print_error(f"'tc {args[0]}' belongs to iproute2's tc (traffic control); this one deploys networks",
+                            "run /usr/sbin/tc; `tc --help` lists what this tc does", 2)
     try:
         return _run(args)
     except DeployfileError as error:

@@ -64,9 +64,12 @@ class LazyGroup(click.Group):
         found: click.Command = getattr(module, f"{cmd_name}_command")
         return found
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str],
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise UsageError(f"no command '{args[0]}'", fix=did_you_mean(args[0], COMMANDS, noun="the commands are", limit=30))
+            fix = did_you_mean(args[0], COMMANDS, noun="the commands are", limit=len(COMMANDS))
+            raise UsageError(f"no command '{args[0]}'", fix=fix)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
-from toolchain.build.deployfile import Build, Deployfile
+from toolchain.build.deployfile import Deployfile
 from toolchain.build.load import NAME, STATE, load_deployfile
 from toolchain.core.errors import DeployfileError, UsageError
 from toolchain.core.settings import settings
-from toolchain.core.suggest import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +29,6 @@ class Project:
     def state(self) -> Path:
         """Run records, logs, caches of this project; can be made again."""
         return self.folder / STATE
-
-    def select(self, names: Sequence[str]) -> tuple[Build, ...]:
-        """The builds users mean by names of builds, models or targets, or patterns of them; all when there are none.
-
-        Raises UsageError naming the first unknown one.
-        """
-        builds = self.deployfile.all_builds()
-        if not names:
-            return builds
-        chosen: dict[str, Build] = {}
-        for name in names:
-            found = [b for b in builds if _means(name, b)]
-            if not found:
-                known = [b.name for b in builds] + list(self.deployfile.models) + list(self.deployfile.targets)
-                raise UsageError(f"no build, model or target '{name}'", where=self.file.name,
-                                 fix=did_you_mean(name, dict.fromkeys(known), noun="there are"))
-            chosen.update((b.name, b) for b in found)
-        return tuple(b for b in builds if b.name in chosen)
-
-
-def _means(name: str, build: Build) -> bool:
-    return any(fnmatchcase(known, name) for known in (build.name, build.model, build.target))
 
 
 def find_deployfile(file: Path | None, folder: Path | None) -> Path:
@@ -83,7 +58,7 @@ def open_project(file: Path | None = None, folder: Path | None = None) -> Projec
 
 
 def write_log(stem: str, text: str) -> Path | None:
-    """Keep a text where the user finds it: in the project's state folder, or else the user's cache. None: nowhere to write."""
+    """Keep a text in the project's state folder, or else beside the user's store. None: nowhere to write."""
     name = f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     try:
         state = find_deployfile(None, None).absolute().parent / STATE

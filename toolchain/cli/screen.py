@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
@@ -22,7 +22,6 @@ from toolchain.build.events import (
     Planned,
     Progress,
     RunFinished,
-    RunStarted,
     TaskFailed,
     TaskFinished,
     TaskLog,
@@ -33,6 +32,8 @@ from toolchain.build.events import (
 )
 from toolchain.core import errors
 from toolchain.core.settings import Settings
+
+Goals = Mapping[str, Sequence[str]]
 
 MAX_ANNOTATIONS = 10            # GitHub shows no more per step
 SHOWN_RUNNING = 8
@@ -79,20 +80,18 @@ class JsonLines:
 
 
 class Plain:
-    """One line per task that ran, failed, or was held up; then failures and summary. Counting goes by what is known so far."""
+    """One line per task that ran, failed, or was held up; then the failures again, and the summary."""
 
-    def __init__(self, out: TextIO, progress: TextIO, style: Style, *, github: bool = False, noun: str = "builds") -> None:
-        self.out, self.progress, self.style, self.github, self.noun = out, progress, style, github, noun
+    def __init__(self, goals: Goals, out: TextIO, progress: TextIO, style: Style, *, github: bool = False,
+                 noun: str = "builds") -> None:
+        self.goals, self.out, self.progress, self.style, self.github, self.noun = goals, out, progress, style, github, noun
         self.total = self.done = 0
-        self.goals: tuple[str, ...] = ()
         self.finished: set[str] = set()
         self.failures: list[TaskFailed] = []
         self.skipped: list[TaskSkipped] = []
 
     def take(self, event: Event) -> None:
         match event:
-            case RunStarted():
-                self.goals = event.goals
             case Planned():
                 self.total = event.tasks
             case TaskFinished():
@@ -137,7 +136,7 @@ class Plain:
 
     def summary(self, event: RunFinished) -> tuple[str, str]:
         """The last line, and its colour."""
-        made = sum(1 for goal in self.goals if goal in self.finished)
+        made = sum(1 for tasks in self.goals.values() if self.finished.issuperset(tasks))
         text = f"built {made} of {count(len(self.goals), self.noun)}: {count(event.ran, 'tasks')} ran, {event.cached} cached"
         text += f", {event.failed} failed" if event.failed else ""
         text += f", {event.skipped} not reached" if event.skipped else ""
@@ -158,11 +157,11 @@ class Plain:
 class Live(Plain):
     """Plain's lines above a block of the running tasks, redrawn in place by rich."""
 
-    def __init__(self, out: TextIO, progress: TextIO, style: Style, *, github: bool = False, noun: str = "builds") -> None:
-        super().__init__(out, progress, style, github=github, noun=noun)
+    def __init__(self, goals: Goals, out: TextIO, progress: TextIO, style: Style, *, github: bool = False,
+                 noun: str = "builds") -> None:
+        super().__init__(goals, out, progress, style, github=github, noun=noun)
         self.running: dict[str, TaskStarted] = {}
         self.fraction: dict[str, Progress] = {}
-        self.started_at: dict[str, float] = {}
         self.live: Any = None
 
     def take(self, event: Event) -> None:
@@ -201,8 +200,8 @@ class Live(Plain):
         from rich.console import Console
         from rich.live import Live as RichLive
 
-        colour = "standard" if self.style.colour else None
-        console = Console(file=self.progress, color_system=colour, no_color=not self.style.colour, highlight=False, markup=False)  # type: ignore[arg-type]
+        colour: Any = "standard" if self.style.colour else None
+        console = Console(file=self.progress, color_system=colour, no_color=not self.style.colour, highlight=False)
         self.live = RichLive(console=console, refresh_per_second=8, transient=True)
         self.live.start()
 
@@ -224,17 +223,17 @@ class Live(Plain):
             lines.append(Text(f"  and {len(self.running) - SHOWN_RUNNING} more"))
         width = min(40, self.style.width - 14)
         if width >= 10 and self.total:
-            lines.append(Group(ProgressBar(total=self.total, completed=self.done, width=width), Text(f"{self.done}/{self.total}")))
+            lines += [ProgressBar(total=self.total, completed=self.done, width=width), Text(f"{self.done}/{self.total}")]
         return Group(*lines)
 
 
-def make_screen(*, json: bool, settings: Settings, term: str, noun: str = "builds") -> Screen:
-    """The screen for this process's standard streams."""
+def make_screen(goals: Goals, *, json: bool, settings: Settings, term: str, noun: str = "builds") -> Screen:
+    """The screen for this process's standard streams. `goals`: what the user asked for -> names of the tasks it takes."""
     if json:
         return JsonLines(sys.stdout)
     style = style_of(sys.stderr, settings, term)
     kind: Callable[..., Screen] = Live if style.animate else Plain
-    return kind(sys.stdout, sys.stderr, style, github=settings.github, noun=noun)
+    return kind(goals, sys.stdout, sys.stderr, style, github=settings.github, noun=noun)
 
 
 def failure_text(failure: TaskFailed, style: Style) -> str:
@@ -244,7 +243,8 @@ def failure_text(failure: TaskFailed, style: Style) -> str:
     if not is_user_error(failure.error):
         what = f"{failure.error}: {what}"
     rows = [style.paint(head, "red"), *(f"  {printable(line)}" for line in what.split("\n"))]
-    for word, value in (("fix", failure.fix), ("log", failure.log), ("reproduce", failure.repro and f"{failure.repro}/run.sh")):
+    repro = failure.repro and f"{failure.repro}/run.sh"
+    for word, value in (("fix", failure.fix), ("log", failure.log), ("reproduce", repro)):
         if value:
             rows.append(f"  {word}: {printable(value)}")
     return "\n".join(rows)

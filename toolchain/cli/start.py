@@ -129,7 +129,7 @@ def ignore(path: Path) -> None:
 
 
 def copy_recipe(name: str, folder: Path) -> None:
-    """Copy the files of a recipe, but not what building it left behind. Raises UsageError: no such recipe, or a file is there."""
+    """Copy a recipe's files, but not what building it left behind. Raises UsageError: no such recipe, or a file is there."""
     import shutil
 
     found = {p.parent.name: p.parent for p in RECIPES.glob(f"*/{NAME}")}

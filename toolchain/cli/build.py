@@ -1,0 +1,76 @@
+"""`tc build`, and `execute`, which every command that makes something goes through."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from toolchain.build.executor import Build, Executor
+from toolchain.build.store import Store
+from toolchain.build.task import Task
+from toolchain.cli.commands import command, project_options
+from toolchain.cli.project import Project, open_project
+from toolchain.cli.screen import make_screen
+from toolchain.core.settings import settings
+from toolchain.tasks.plan import plan
+
+if TYPE_CHECKING:
+    from toolchain.tasks.plan import BuildTasks
+
+PRELOAD = ("toolchain.tasks.steps",)        # what the workers' fork server imports once, for all of them
+
+
+@command("build")
+@click.argument("names", nargs=-1)
+@project_options
+@click.option("-j", "--jobs", type=click.IntRange(1), help="Tasks side by side.  [default: one per core]")
+@click.option("--keep-going", is_flag=True, help="After a failure, go on with what does not depend on it.")
+@click.option("--dry-run", is_flag=True, help="Show what would run, as `tc plan` does, and run nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print one event per line, and nothing else, on standard output.")
+def build_command(
+    names: tuple[str, ...], file: Path | None, folder: Path | None, jobs: int | None, keep_going: bool, dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Make everything the deployfile declares, or the builds NAMES means; only what changed runs.
+
+    NAMES are builds (resnet18@x86), models, or targets. Artifacts are verified and put below the output folder.
+
+    \b
+    Example:
+      tc build                       everything
+      tc build resnet18 -j 4         all builds of one model, four tasks side by side
+      tc build --json > events.jsonl
+    """
+    project = open_project(file, folder)
+    if dry_run:
+        from toolchain.cli.inspect import print_plan
+
+        return print_plan(project, names, as_json)
+    tasks = plan(project.deployfile, names, project.folder)
+    goals = {b.name: (b.module, b.verify) for b in tasks}
+    return execute(project, goals, exports_of(project, tasks), jobs=jobs, keep_going=keep_going, json=as_json).exit_code
+
+
+def exports_of(project: Project, tasks: Sequence[BuildTasks]) -> dict[Path, Task]:
+    """Which folder gets which artifact: <output>/<build>."""
+    return {project.output / b.name: b.module for b in tasks}
+
+
+def execute(
+    project: Project, goals: Mapping[str, Sequence[Task]], exports: Mapping[Path, Task] | None = None, *,
+    jobs: int | None = None, keep_going: bool = False, json: bool = False, noun: str = "builds",
+) -> Build:
+    """Run the tasks of `goals` (what the user asked for -> the tasks it takes), shown on the right screen."""
+    screen = make_screen({name: [t.name for t in tasks] for name, tasks in goals.items()}, json=json, settings=settings(),
+                         term=os.environ.get("TERM", ""), noun=noun)
+    store = Store(settings().store)
+    try:
+        executor = Executor(store, project.folder, jobs=jobs, keep_going=keep_going, on_event=screen.take, preload=PRELOAD)
+        return executor.build([t for tasks in goals.values() for t in tasks], exports)
+    finally:
+        screen.close()
+        store.close()

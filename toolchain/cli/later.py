@@ -1,0 +1,52 @@
+"""Commands whose capability is not there yet: their names are taken, and they give a clear answer."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import click
+
+from toolchain.cli.commands import command
+from toolchain.core.errors import UsageError
+
+
+@command("tune")
+@click.argument("names", nargs=-1)
+@click.option("--budget", metavar="TIME", help="Time to spend in all, such as 2h.")
+@click.option("--trials", type=int, help="Schedules measured per kernel at most.")
+def tune_command(names: tuple[str, ...], budget: str | None, trials: int | None) -> NoReturn:
+    """Spend a budget on faster schedules; the next build uses what was found.
+
+    \b
+    Example:
+      tc tune resnet18@x86 --budget 2h
+    """
+    raise not_yet("tuning schedules", "`tc build` uses the default schedules, which need no tuning")
+
+
+@command("devices")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def devices_command(as_json: bool) -> NoReturn:
+    """List the boards of the deployfile and whether they are reachable.
+
+    \b
+    Example:
+      tc devices
+    """
+    raise not_yet("devices (boards over SSH)", "`tc doctor` shows what this machine offers")
+
+
+@command("export")
+@click.argument("names", nargs=-1)
+def export_command(names: tuple[str, ...]) -> NoReturn:
+    """Write other forms of what was built: a quantized ONNX file, an accelerator's instruction stream.
+
+    \b
+    Example:
+      tc export resnet18@x86
+    """
+    raise not_yet("exporting other forms", "artifacts lie in the output folder; `tc show TASK` prints what a task made")
+
+
+def not_yet(capability: str, instead: str) -> UsageError:
+    return UsageError(f"not yet: {capability}", fix=instead)
