@@ -1,0 +1,68 @@
+"""Lowering: scheduled loop IR -> loop IR that a code generator only needs to spell. Target-neutral passes, one file each."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+from toolchain.core.settings import settings
+from toolchain.core.target import Target
+from toolchain.te.loop_ir import PrimFunc
+from toolchain.te.lower.contract_fma import contract_fma
+from toolchain.te.lower.flatten_buffers import flatten_buffers
+from toolchain.te.lower.place_init import place_init
+from toolchain.te.lower.vectorize_loops import vectorize_loops
+from toolchain.te.lower.verify import verify
+from toolchain.te.text import to_text
+
+LoopPass: TypeAlias = Callable[[PrimFunc, Target], PrimFunc]
+
+COMMON: tuple[LoopPass, ...] = (
+    place_init,            # first: everything after it sees stores only
+    flatten_buffers,       # before vectorize_loops: the stride of a lane is known once the layout is
+    vectorize_loops,
+    contract_fma,          # last: the other passes make products and sums of their own
+)
+
+
+def lower(func: PrimFunc, target: Target, extra: tuple[LoopPass, ...] = (), dump: Path | None = None) -> PrimFunc:
+    """Run COMMON, then the backend's `extra` passes, verifying after each.
+
+    dump: a folder that gets NN.pass.txt, the text after each pass. TC_DEBUG=2 prints each pass and its time.
+    Raises CodegenError: broken invariants, named with the pass, or what a pass refuses.
+    """
+    verify(func)
+    chatty = settings().debug >= 2 and settings().selects(func.name)
+    if dump is not None:
+        write_dump(dump, 0, "scheduled.txt", to_text(func))
+    done: list[str] = []
+    for n, step in enumerate((*COMMON, *extra), 1):
+        start = time.perf_counter()
+        new = step(func, target)
+        if chatty:
+            changed = "" if new is not func else "  unchanged"
+            print(f"{func.name}: {step.__name__} {(time.perf_counter() - start) * 1e6:.0f} us{changed}", file=sys.stderr)
+        func = new
+        done.append(step.__name__)
+        verify(func, done)
+        if dump is not None:
+            write_dump(dump, n, f"{step.__name__}.txt", to_text(func))
+    return func
+
+
+def write_dump(folder: Path | None, number: int, name: str, content: str | bytes) -> None:
+    """Write `NN.name` below `folder`, when there is one."""
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{number:02}.{name}"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_text(content)
+
+
+__all__ = ["COMMON", "LoopPass", "lower", "verify", "write_dump"]

@@ -1,0 +1,205 @@
+"""Lowered loop IR -> LLVM text: statements, loops, functions. Expressions are in `values`.
+
+    void symbol_p(void *const *buf, int64_t lo, int64_t hi, void *scratch)          one function per phase p
+
+The exported function loads the pointers and calls an internal one whose pointers are `noalias align 64` arguments; all shapes
+are constants. Unrolled loops are repeated here, with a Python int as loop variable; the loop IR stays rolled. A `local` buffer
+is one alloca with constant offsets: the single LLVM pass that runs, SROA, makes registers of it. An address is computed in the
+header of the innermost loop it depends on.
+"""
+
+from __future__ import annotations
+
+from toolchain.core import dtype as dtypes
+from toolchain.core.errors import CodegenError
+from toolchain.core.target import Target
+from toolchain.targets.llvm.spelling import FALSE, MEMORY, TRUE, value_type, vector
+from toolchain.targets.llvm.split_tasks import Phase, Tasks
+from toolchain.targets.llvm.values import SPLAT_TRUE, Place, Values
+from toolchain.te.expr import Call, Const, Index, Load, Ramp
+from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, Stmt, Store
+from toolchain.te.lower.shared import Lanes, nodes
+from toolchain.te.tensor import Tensor
+
+EMITTER_VERSION = 1                # part of every kernel's digest: raise it when the same loop IR would give other text
+MAX_LOCAL_BYTES = 64 * 1024        # of stack
+
+
+def emit(func: PrimFunc, target: Target, tasks: Tasks, symbol: str) -> str:
+    """The text of one LLVM module. Needs `func` lowered; raises CodegenError for what has no instruction."""
+    declared: set[str] = set()
+    functions = [_phase(func, target, tasks, phase, f"{symbol}_{n}", declared) for n, phase in enumerate(tasks.phases)]
+    width = 512 if target.vector_bits >= 512 else 256
+    attributes = f'attributes #0 = {{ nounwind "prefer-vector-width"="{width}" }}\n'
+    return "\n".join([f'target triple = "{target.triple}"\n', *functions, *sorted(declared), attributes])
+
+
+def _phase(func: PrimFunc, target: Target, tasks: Tasks, phase: Phase, name: str, declared: set[str]) -> str:
+    table = (*func.params, *tasks.workspace)
+    used = {n.tensor for n in nodes(phase.body) if isinstance(n, Load | Store)}
+    places: dict[Tensor, Place] = {}
+    arguments, passed, loads = [], [], []
+    allocas: list[str] = []
+    for n, t in enumerate(table):
+        if t in used:
+            loads += [f" %s{n} = getelementptr inbounds ptr, ptr %buf, i64 {n}", f" %q{n} = load ptr, ptr %s{n}, align 8"]
+            arguments.append(f"ptr noalias align 64 %b{n}")
+            passed.append(f"ptr %q{n}")
+            places[t] = Place(f"%b{n}", func.buffers[t].type.elements, False)
+    for n, (t, offset) in enumerate(tasks.lane.items()):
+        if t in used:
+            loads.append(f" %w{n} = getelementptr inbounds i8, ptr %scratch, i64 {offset}")
+            arguments.append(f"ptr noalias align 64 %l{n}")
+            passed.append(f"ptr %w{n}")
+            places[t] = Place(f"%l{n}", func.buffers[t].type.elements, False)
+    for n, (t, b) in enumerate(func.buffers.items()):
+        if b.scope == "local" and t in used:
+            allocas.append(f" %a{n} = alloca [{b.type.elements} x {MEMORY[t.dtype]}], align 64")
+            places[t] = Place(f"%a{n}", b.type.elements, True)
+        elif b.scope not in ("global", "lane", "local"):
+            raise CodegenError(f"{func.name}: {t.name} is in scope {b.scope}, which {target.name} does not have")
+    task = _Task(places, declared, target)
+    task.stmt(phase.body)
+    arguments += ["i64 %lo", "i64 %hi"]
+    passed += ["i64 %lo", "i64 %hi"]
+    return "\n".join([
+        f"define internal void @{name}.task({', '.join(arguments)}) #0 {{", "entry:", *allocas, *task.heads[0],
+        " %some = icmp slt i64 %lo, %hi", " br i1 %some, label %run, label %done", "run:", *task.lines,
+        " br label %done", "done:", " ret void", "}",
+        f"define void @{name}(ptr %buf, i64 %lo, i64 %hi, ptr %scratch) #0 {{", "entry:", *loads,
+        f" call void @{name}.task({', '.join(passed)})", " ret void", "}\n",
+    ])
+
+
+class _Task(Values):
+    """One task function: statements."""
+
+    def __init__(self, places: dict[Tensor, Place], declared: set[str], target: Target) -> None:
+        # x86's maxps keeps one operand when the other is NaN, AArch64's fmax gives the NaN: each in one instruction
+        super().__init__(places, Lanes(), declared, native_max=target.kind == "aarch64")
+
+    def stmt(self, s: Stmt) -> None:
+        match s:
+            case Store():
+                self.store(s)
+            case Block(stmts):
+                for part in stmts:
+                    self.stmt(part)
+            case For(var, body, kind):
+                if kind is ForKind.PARALLEL:
+                    self.loop(s, "%lo", "%hi")
+                elif kind is ForKind.UNROLLED or var.extent == 1:
+                    for n in range(var.extent):
+                        self.env[var] = n
+                        self.stmt(body)
+                elif kind is ForKind.SERIAL:
+                    self.loop(s, "0", str(var.extent))
+                else:
+                    raise CodegenError(f"loop {var.name} is {kind}: a CPU has no such loops")
+            case If(condition, body):
+                self.branch(condition, body)
+            case Evaluate(call):
+                self.evaluate(call)
+            case _:
+                raise CodegenError(f"{type(s).__name__} reached the code generator")
+
+    def loop(self, s: For, low: str, high: str) -> None:
+        """`do { body } while (++i < high)`: extents are at least one, and a task does not run an empty range."""
+        self.count += 1
+        n, before = self.count, self.lines
+        self.env[s.var] = f"%i{n}"
+        self.depth[f"%i{n}"] = len(self.heads)
+        self.lines, self.loaded = [], {}
+        self.heads.append([])
+        self.hoisted_keys.append([])
+        self.memo.clear()
+        self.stmt(s.body)
+        before += [f" br label %p{n}", f"p{n}:", f" br label %h{n}", f"h{n}:",
+                   f" %i{n} = phi i64 [{low}, %p{n}], [%n{n}, %x{n}]", *self.heads.pop(), *self.lines,
+                   f" br label %x{n}", f"x{n}:", f" %n{n} = add nuw nsw i64 %i{n}, 1",
+                   f" %c{n} = icmp slt i64 %n{n}, {high}", f" br i1 %c{n}, label %h{n}, label %e{n}", f"e{n}:"]
+        for key in self.hoisted_keys.pop():
+            del self.hoisted[key]
+        self.lines, self.loaded = before, {}
+        self.memo.clear()
+
+    def branch(self, condition: object, body: Stmt) -> None:
+        self.memo.clear()
+        test = self.value(condition)  # type: ignore[arg-type]
+        if test == FALSE:
+            return
+        if test == TRUE:
+            self.stmt(body)
+            return
+        self.count += 1
+        n, before = self.count, dict(self.loaded)
+        self.lines += [f" br i1 {test}, label %y{n}, label %z{n}", f"y{n}:"]
+        self.stmt(body)
+        self.lines += [f" br label %z{n}", f"z{n}:"]
+        self.loaded = {k: v for k, v in before.items() if k in self.loaded}      # what the body stored is gone
+        self.memo.clear()
+
+    def store(self, s: Store) -> None:
+        self.memo.clear()
+        mask = "" if s.mask is None else self.value(s.mask)
+        if mask == FALSE or (mask.startswith("<") and TRUE not in mask):
+            return
+        mask = "" if mask in (TRUE, SPLAT_TRUE) else mask
+        lanes, place = self.lanes(s.index[0]), self.places[s.tensor]
+        value = self.guarded(s.value, mask, vector("i1", lanes)) if mask else self.value(s.value)
+        element, size = MEMORY[s.tensor.dtype], dtypes.itemsize(s.tensor.dtype)
+        if s.tensor.dtype == "bool":
+            value = self.emit(f"zext {value_type('bool', lanes)} {value} to {vector('i8', lanes)}")
+        match s.index[0]:
+            case Index() as at:
+                pointer, alignment = self.address(place, element, size, *self.linear(at))
+                self.lines.append(f" store {element} {value}, ptr {pointer}, align {max(size, alignment)}")
+            case Ramp(base, 1):
+                pointer, alignment = self.address(place, element, size, *self.linear(base))
+                self.store_vector(vector(element, lanes), lanes, value, pointer, max(size, alignment), mask)
+            case Ramp(base, stride) if not mask:
+                pointer, _ = self.address(place, element, size, *self.linear(base))
+                for n in range(lanes):
+                    one = self.emit(f"extractelement {vector(element, lanes)} {value}, i32 {n}")
+                    to = self.emit(f"getelementptr inbounds {element}, ptr {pointer}, i64 {n * stride}")
+                    self.lines.append(f" store {element} {one}, ptr {to}, align {size}")
+            case offsets:
+                many, bits, type = vector("ptr", lanes), vector("i1", lanes), vector(element, lanes)
+                offset = self.value(offsets)
+                to = self.emit(f"getelementptr inbounds {element}, ptr {place.base}, {vector('i64', lanes)} {offset}")
+                self.effect("masked.scatter", (type, many), (
+                    (type, type, value), (many, f"{many} align {size}", to), (bits, bits, mask or SPLAT_TRUE)))
+        if not place.local:
+            for key in [k for k in self.loaded if k[0] is s.tensor]:
+                del self.loaded[key]
+
+    def store_vector(self, type: str, lanes: int, value: str, pointer: str, alignment: int, mask: str) -> None:
+        if not mask:
+            self.lines.append(f" store {type} {value}, ptr {pointer}, align {alignment}")
+            return
+        bits = vector("i1", lanes)
+        self.effect("masked.store", (type, "ptr"), (
+            (type, type, value), ("ptr", f"ptr align {alignment}", pointer), (bits, bits, mask)))
+
+    def effect(self, name: str, mangled: tuple[str, ...], args: tuple[tuple[str, str, str], ...]) -> None:
+        """A call without result; `args` are (type, type with attributes, operand)."""
+        text = self.intrinsic("void", name, mangled, ((t, a) for t, _, a in args))
+        for plain, full, operand in args:
+            text = text.replace(f"{plain} {operand}", f"{full} {operand}", 1) if plain != full else text
+        self.lines.append(f" {text}")
+
+    def evaluate(self, call: Call) -> None:
+        """`prefetch(tensor[index], locality)`: bring a line close; 3 (default) into L1, 2 into L2. Never faults."""
+        match call:
+            case Call("prefetch", (Load(tensor, (Index() as at,)), *rest)):
+                locality = int(rest[0].value) if rest and isinstance(rest[0], Const) else 3
+                place = self.places[tensor]
+                element, size = MEMORY[tensor.dtype], dtypes.itemsize(tensor.dtype)
+                pointer, _ = self.address(place, element, size, *self.linear(at))
+                self.lines.append(" " + self.intrinsic("void", "prefetch", ("ptr",), (
+                    ("ptr", pointer), ("i32", "0"), ("i32", str(locality)), ("i32", "1"))))
+            case _:
+                raise CodegenError(f"no instruction for {call.name}")
+
+
+__all__ = ["EMITTER_VERSION", "emit"]

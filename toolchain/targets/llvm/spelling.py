@@ -1,0 +1,78 @@
+"""How LLVM spells types, constants and intrinsics. No decisions here."""
+
+from __future__ import annotations
+
+import struct
+
+import ml_dtypes
+import numpy as np
+
+from toolchain.core import dtype as dtypes
+from toolchain.core.errors import CodegenError
+
+# bfloat16 travels as its bits: every CPU has 16-bit integers, few have bfloat16 registers
+VALUE = {
+    "float16": "half", "bfloat16": "i16", "float32": "float", "float64": "double", "bool": "i1",
+    **{d: f"i{dtypes.bits(d)}" for d in (*dtypes.INTS, *dtypes.UINTS)},
+}
+MEMORY = {**VALUE, "bool": "i8"}
+_SUFFIX = {"half": "f16", "float": "f32", "double": "f64"}
+
+# Unknown llvm.* names pass LLVM's verifier and abort later: nothing outside of this list is ever emitted.
+INTRINSICS = frozenset((
+    "fmuladd", "fabs", "floor", "ceil", "trunc", "roundeven", "sqrt", "maximum", "minimum", "prefetch", "masked.load",
+    "masked.store", "masked.gather", "masked.scatter", "vector.reduce.or",
+))
+
+TRUE, FALSE = "true", "false"
+
+
+def value_type(dtype: str, lanes: int = 0) -> str:
+    """The type of a value in a register."""
+    return vector(VALUE[dtype], lanes)
+
+
+def vector(element: str, lanes: int) -> str:
+    return f"<{lanes} x {element}>" if lanes else element
+
+
+def constant(value: float | int | bool, dtype: str, lanes: int = 0) -> str:
+    """A literal of that type: exact, floats as bit patterns."""
+    text = _scalar(value, dtype)
+    if not lanes:
+        return text
+    return f"splat ({VALUE[dtype]} {text})"
+
+
+def _scalar(value: float | int | bool, dtype: str) -> str:
+    match dtype:
+        case "bool":
+            return TRUE if value else FALSE
+        case "float32":
+            with np.errstate(over="ignore"):
+                rounded = float(np.float32(value))
+            return f"0x{struct.unpack('<Q', struct.pack('<d', rounded))[0]:016X}"
+        case "float64":
+            return f"0x{struct.unpack('<Q', struct.pack('<d', float(value)))[0]:016X}"
+        case "float16":
+            with np.errstate(over="ignore"):
+                return f"0xH{int(np.float16(value).view(np.uint16)):04X}"
+        case "bfloat16":
+            return str(int(np.asarray(value, ml_dtypes.bfloat16).view(np.uint16)))
+    return str(int(value))
+
+
+def intrinsic(name: str, *types: str) -> str:
+    """The mangled name: `intrinsic("fmuladd", "<16 x float>")` is "llvm.fmuladd.v16f32"."""
+    if name not in INTRINSICS:
+        raise CodegenError(f"llvm.{name} is not on the emitter's list of intrinsics")
+    return ".".join(("llvm", name, *(_mangle(t) for t in types)))
+
+
+def _mangle(type: str) -> str:
+    if type == "ptr":
+        return "p0"
+    if type.startswith("<"):
+        count, _, element = type[1:-1].partition(" x ")
+        return f"v{count}{_mangle(element)}"
+    return _SUFFIX.get(type, type)

@@ -1,0 +1,589 @@
+"""Expressions -> LLVM text: arithmetic, conversions, loads. `emit` adds statements around it.
+
+Every method returns an operand: an SSA name, or a literal. Operands are remembered per statement (by node) and loads per basic
+block (by address): a shared part of an expression is computed once, as is a value loaded twice. More optimisation than that
+belongs into a pass on the loop IR.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from toolchain.core import dtype as dtypes
+from toolchain.core.errors import CodegenError
+from toolchain.targets.llvm.spelling import FALSE, MEMORY, TRUE, VALUE, constant, intrinsic, value_type, vector
+from toolchain.te.expr import (
+    Bin,
+    Broadcast,
+    Call,
+    Cast,
+    Compare,
+    Const,
+    Dynamic,
+    Expr,
+    FloorDiv,
+    FloorMod,
+    Index,
+    Load,
+    Ramp,
+    Select,
+    Var,
+    index,
+    substitute_index,
+)
+from toolchain.te.lower.shared import Lanes, nodes
+from toolchain.te.tensor import Tensor
+
+HERE = 1 << 30                     # the depth of a value that no loop header may compute: it was read from memory
+MAX_SPAN = 4                       # strides up to this load the whole span and shuffle; beyond, a gather is no slower
+LINE_BYTES = 64
+
+FLOAT_OPS = {"+": "fadd", "-": "fsub", "*": "fmul", "/": "fdiv"}
+INT_OPS = {"+": "add", "-": "sub", "*": "mul", "and": "and", "or": "or", "xor": "xor", "<<": "shl"}
+ORDER = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
+UNARY = {"abs": "fabs", "floor": "floor", "ceil": "ceil", "trunc": "trunc", "round": "roundeven", "sqrt": "sqrt"}
+SPLAT_TRUE = "splat (i1 true)"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Storage of a tensor within a task: its base pointer, element count, and whether it is an alloca (registers)."""
+
+    base: str
+    elements: int
+    local: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """The condition under which values are wanted just now: a scalar, lanes, or both. Loads must not fault outside of it."""
+
+    scalar: str = ""
+    lanes: str = ""
+
+
+class Values:
+    """The state of one task function and the emission of expressions. `places` says where each tensor is."""
+
+    def __init__(self, places: dict[Tensor, Place], lanes: Lanes, declared: set[str], native_max: bool) -> None:
+        self.places, self.lanes, self.declared, self.native_max = places, lanes, declared, native_max
+        self.lines: list[str] = []
+        self.count = 0
+        self.env: dict[Var, int | str] = {}            # a loop variable is a Python int while its loop is unrolled
+        self.depth: dict[str, int] = {}                # SSA integer -> the loop whose header computes it
+        self.heads: list[list[str]] = [[]]             # per open loop: address arithmetic placed in its header
+        self.hoisted: dict[Any, str] = {}
+        self.hoisted_keys: list[list[Any]] = [[]]
+        self.loaded: dict[Any, str] = {}               # this basic block's loads
+        self.memo: dict[Any, tuple[Expr, str]] = {}    # this statement's values
+        self.guard = Guard()
+        self._loads: dict[int, tuple[Expr, bool]] = {}
+        self._emitters: dict[type, Callable[[Any], str]] = {
+            Const: self.const, Index: self.index_value, Var: self.index_value, Load: self.load, Bin: self.bin,
+            Select: self.select, Broadcast: self.broadcast, Call: self.call, Cast: self.cast, Compare: self.compare,
+            Ramp: self.ramp,
+        }
+
+    # --- plumbing ---
+
+    def name(self) -> str:
+        self.count += 1
+        return f"%t{self.count}"
+
+    def emit(self, text: str) -> str:
+        """Append `%tN = text`; the operand."""
+        self.count += 1
+        name = f"%t{self.count}"
+        self.lines.append(f" {name} = {text}")
+        return name
+
+    def intrinsic(self, result: str, name: str, mangled: Iterable[str], args: Iterable[tuple[str, str]]) -> str:
+        """The text of a call; its declaration is noted. `args` are (type, operand)."""
+        full = intrinsic(name, *mangled)
+        args = tuple(args)
+        self.declared.add(f"declare {result} @{full}({', '.join(t for t, _ in args)})")
+        return f"call {result} @{full}({', '.join(f'{t} {a}' for t, a in args)})"
+
+    def type(self, e: Expr) -> str:
+        return value_type(e.dtype, self.lanes(e))
+
+    def value(self, e: Expr) -> str:
+        """The operand that holds `e`."""
+        key: Any = id(e)
+        known = self.memo.get(key)
+        if known is not None:
+            return known[1]
+        emitter = self._emitters.get(type(e))
+        if emitter is None:
+            raise CodegenError(f"{type(e).__name__} reached the code generator")
+        if (self.guard.scalar or self.guard.lanes) and self.reads(e):
+            key = (key, self.guard)
+            if (known := self.memo.get(key)) is not None:
+                return known[1]
+        result = emitter(e)
+        self.memo[key] = (e, result)
+        return result
+
+    def reads(self, e: Expr) -> bool:
+        """Whether `e` loads anything."""
+        if (known := self._loads.get(id(e))) is not None:
+            return known[1]
+        found = any(isinstance(n, Load) for n in nodes(e))
+        self._loads[id(e)] = (e, found)
+        return found
+
+    # --- integers: loop variables, indices, addresses ---
+
+    def linear(self, idx: Index) -> tuple[list[tuple[str, int]], int]:
+        """An index as [(SSA integer, coefficient)] and what is known now."""
+        total, terms = idx.constant, []
+        for atom, c in idx.terms:
+            value = self.env[atom] if type(atom) is Var else self.atom(atom)
+            if type(value) is int:
+                total += c * value
+            else:
+                terms.append((value, c))
+        return terms, total
+
+    def atom(self, atom: FloorDiv | FloorMod | Dynamic) -> int | str:
+        if isinstance(atom, Dynamic):
+            value = self.to_int64(atom.value)
+            self.depth.setdefault(value, HERE)
+            return value
+        known = {v: n for v in atom.index.vars() if type(n := self.env[v]) is int}
+        inner = substitute_index(atom.index, known)
+        whole = index(inner // atom.divisor if isinstance(atom, FloorDiv) else inner % atom.divisor)
+        if whole.is_constant:
+            return whole.constant
+        match whole.terms:
+            case ((FloorDiv(inner, k) | FloorMod(inner, k) as opaque, 1),) if whole.constant == 0:
+                return self.division(opaque, *self.linear(inner))
+        return self.sum(*self.linear(whole))
+
+    def division(self, atom: FloorDiv | FloorMod, terms: list[tuple[str, int]], total: int) -> int | str:
+        kind, k = ("div" if isinstance(atom, FloorDiv) else "rem"), atom.divisor
+        if not terms:
+            return total // k if kind == "div" else total % k
+        a = self.sum(terms, total)
+        assert isinstance(a, str)
+        depth = self.depth[a]
+        if atom.index.range()[0] >= 0:
+            return self.hoist(depth, f"u{kind} i64 {a}, {k}")
+        negative = self.hoist(depth, f"icmp slt i64 {a}, 0")
+        lower = self.hoist(depth, f"sub i64 {a}, {k - 1}")
+        rounded = self.hoist(depth, f"select i1 {negative}, i64 {lower}, i64 {a}")
+        quotient = self.hoist(depth, f"sdiv i64 {rounded}, {k}")
+        if kind == "div":
+            return quotient
+        product = self.hoist(depth, f"mul i64 {quotient}, {k}")
+        return self.hoist(depth, f"sub i64 {a}, {product}")
+
+    def hoist(self, depth: int, text: str) -> str:
+        """Compute `text` once, in the header of the loop at `depth` (or here)."""
+        if depth == HERE:
+            name = self.emit(text)
+            self.depth[name] = HERE
+            return name
+        if (known := self.hoisted.get(text)) is not None:
+            return known
+        name = self.name()
+        self.heads[depth].append(f" {name} = {text}")
+        self.hoisted[text] = name
+        self.hoisted_keys[depth].append(text)
+        self.depth[name] = depth
+        return name
+
+    def sum(self, terms: list[tuple[str, int]], total: int) -> int | str:
+        """One integer: sum of coefficient * SSA integer + total."""
+        result: str | None = None
+        depth = 0
+        for ssa, c in sorted(terms, key=lambda term: self.depth[term[0]]):
+            depth = self.depth[ssa]
+            product = ssa if c == 1 else self.hoist(depth, f"mul i64 {ssa}, {c}")
+            result = product if result is None else self.hoist(depth, f"add i64 {result}, {product}")
+        if result is None:
+            return total
+        return self.hoist(depth, f"add i64 {result}, {total}") if total else result
+
+    def address(self, place: Place, element: str, size: int, terms: list[tuple[str, int]], total: int) -> tuple[str, int]:
+        """The pointer to an element and its alignment in bytes. One getelementptr per loop, each in that loop's header."""
+        base, alignment = place.base, math.gcd(LINE_BYTES, total * size)
+        if len(terms) > 1:
+            terms.sort(key=lambda term: self.depth[term[0]])
+        for ssa, c in terms:
+            depth = self.depth[ssa]
+            alignment = math.gcd(alignment, c * size)
+            offset = ssa if c == 1 else self.hoist(depth, f"mul i64 {ssa}, {c}")
+            base = self.hoist(depth, f"getelementptr inbounds {element}, ptr {base}, i64 {offset}")
+        if total:
+            base = self.emit(f"getelementptr inbounds {element}, ptr {base}, i64 {total}")
+        return base, alignment
+
+    def index_value(self, e: Index | Var) -> str:
+        return str(self.sum(*self.linear(index(e))))
+
+    def to_int64(self, e: Expr) -> str:
+        name = self.value(e)
+        bits = dtypes.bits(e.dtype)
+        if bits == 64:
+            return name
+        extend = "sext" if e.dtype in dtypes.INTS else "zext"
+        return self.emit(f"{extend} {self.type(e)} {name} to {vector('i64', self.lanes(e))}")
+
+    def ramp(self, e: Ramp) -> str:
+        steps = ", ".join(f"i64 {n * e.stride}" for n in range(e.lanes))
+        base = self.index_value(e.base)
+        if base == "0":
+            return f"<{steps}>"
+        return self.emit(f"add {vector('i64', e.lanes)} {self.splat('i64', base, e.lanes)}, <{steps}>")
+
+    # --- loads ---
+
+    def load(self, e: Load) -> str:
+        place, at = self.places[e.tensor], e.index[0]
+        element, size = MEMORY[e.dtype], dtypes.itemsize(e.dtype)
+        if not isinstance(at, Index | Ramp):
+            return self.from_memory(e, self.gather(e, place, element, size, self.value(at)))
+        base, stride, lanes = (at, 0, 0) if isinstance(at, Index) else (at.base, at.stride, at.lanes)
+        terms, total = self.linear(base)
+        if stride < 0:
+            total += stride * (lanes - 1)
+        span = 1 if not lanes else abs(stride) * (lanes - 1) + 1
+        guard = self.guard if (self.guard.scalar or self.guard.lanes) and not self.within(at, place) else Guard()
+        if place.local and not terms and not 0 <= total <= place.elements - span:
+            return "poison"                      # a guarded read of a register tile that the guard excludes
+        key = (e.tensor, tuple(terms), total, stride, lanes, guard)
+        if not place.local and (known := self.loaded.get(key)) is not None:
+            return known
+        if abs(stride) > MAX_SPAN or (stride not in (0, 1) and guard.lanes):
+            offsets = self.value(Ramp(base, stride, lanes))
+            result = self.gather(e, place, element, size, offsets)
+        else:
+            pointer, alignment = self.address(place, element, size, terms, total)
+            result = self.load_span(place, element, pointer, max(size, alignment), span if lanes else 0, guard)
+            if lanes and stride != 1:
+                picks = range(lanes) if stride > 0 else range(lanes - 1, -1, -1)
+                picked = ", ".join(f"i32 {n * abs(stride)}" for n in picks)
+                wide = vector(element, span)
+                result = self.emit(f"shufflevector {wide} {result}, {wide} poison, <{lanes} x i32> <{picked}>")
+        result = self.from_memory(e, result)
+        self.loaded[key] = result
+        return result
+
+    def within(self, at: Index | Ramp, place: Place) -> bool:
+        """Whether every address that the loops can produce is inside the storage: then no guard is needed."""
+        base, extra = (at, 0) if isinstance(at, Index) else (at.base, at.stride * (at.lanes - 1))
+        low, high = base.range()
+        return low + min(extra, 0) >= 0 and high + max(extra, 0) < place.elements
+
+    def load_span(self, place: Place, element: str, pointer: str, alignment: int, lanes: int, guard: Guard) -> str:
+        """Load consecutive elements. Outside of its guard it reads the start of the storage, or nothing (masked)."""
+        type = vector(element, lanes)
+        if guard.lanes and lanes:
+            mask = guard.lanes if not guard.scalar else self.emit(
+                f"and {vector('i1', lanes)} {guard.lanes}, {self.splat('i1', guard.scalar, lanes)}")
+            return self.masked_load(type, lanes, pointer, mask, alignment)
+        if guard.scalar or guard.lanes:
+            condition = self.scalar_guard(guard)
+            if lanes > place.elements:
+                return self.masked_load(type, lanes, pointer, self.splat("i1", condition, lanes), alignment)
+            pointer = self.emit(f"select i1 {condition}, ptr {pointer}, ptr {place.base}")
+        return self.emit(f"load {type}, ptr {pointer}, align {alignment}")
+
+    def masked_load(self, type: str, lanes: int, pointer: str, mask: str, alignment: int) -> str:
+        args = (("ptr", f"align {alignment} {pointer}"), (vector("i1", lanes), mask), (type, "zeroinitializer"))
+        full = intrinsic("masked.load", type, "ptr")
+        self.declared.add(f"declare {type} @{full}(ptr, {vector('i1', lanes)}, {type})")
+        return self.emit(f"call {type} @{full}({', '.join(f'{t} {a}' for t, a in args)})")
+
+    def scalar_guard(self, guard: Guard) -> str:
+        """One condition: any lane, and the scalar part."""
+        if not guard.lanes:
+            return guard.scalar
+        lanes = self.guard_lanes
+        mask = vector("i1", lanes)
+        some = self.emit(self.intrinsic("i1", "vector.reduce.or", (mask,), ((mask, guard.lanes),)))
+        return some if not guard.scalar else self.emit(f"and i1 {some}, {guard.scalar}")
+
+    guard_lanes = 0                              # how many lanes the present guard has
+
+    def gather(self, e: Load, place: Place, element: str, size: int, offsets: str) -> str:
+        lanes = self.lanes(e)
+        pointers = self.emit(f"getelementptr inbounds {element}, ptr {place.base}, {vector('i64', lanes)} {offsets}")
+        mask = self.guard.lanes or SPLAT_TRUE
+        if self.guard.scalar:
+            both = self.splat("i1", self.guard.scalar, lanes)
+            mask = both if mask == SPLAT_TRUE else self.emit(f"and {vector('i1', lanes)} {mask}, {both}")
+        type, many, bits = vector(element, lanes), vector("ptr", lanes), vector("i1", lanes)
+        full = intrinsic("masked.gather", type, many)
+        self.declared.add(f"declare {type} @{full}({many}, {bits}, {type})")
+        return self.emit(f"call {type} @{full}({many} align {size} {pointers}, {bits} {mask}, {type} zeroinitializer)")
+
+    def from_memory(self, e: Load, name: str) -> str:
+        if e.dtype != "bool":
+            return name
+        return self.emit(f"icmp ne {vector('i8', self.lanes(e))} {name}, zeroinitializer" if self.lanes(e) else
+                         f"icmp ne i8 {name}, 0")
+
+    # --- values ---
+
+    def const(self, e: Const) -> str:
+        return constant(e.value, e.dtype)
+
+    def broadcast(self, e: Broadcast) -> str:
+        if isinstance(e.value, Const):
+            return constant(e.value.value, e.dtype, e.lanes)
+        scalar = self.value(e.value)
+        if isinstance(e.value, Load):            # a value splat twice in one block is splat once
+            key = ("splat", scalar, e.lanes)
+            if (known := self.loaded.get(key)) is None:
+                known = self.loaded[key] = self.splat(VALUE[e.dtype], scalar, e.lanes)
+            return known
+        return self.splat(VALUE[e.dtype], scalar, e.lanes)
+
+    def splat(self, element: str, scalar: str, lanes: int) -> str:
+        if not scalar.startswith("%"):
+            return f"splat ({element} {scalar})"
+        type = vector(element, lanes)
+        one = self.emit(f"insertelement {type} poison, {element} {scalar}, i32 0")
+        return self.emit(f"shufflevector {type} {one}, {type} poison, <{lanes} x i32> zeroinitializer")
+
+    def select(self, e: Select) -> str:
+        condition = self.value(e.condition)
+        if condition in (TRUE, SPLAT_TRUE):
+            return self.value(e.a)
+        if condition == FALSE:
+            return self.value(e.b)
+        mask_type = self.type(e.condition)
+        a = self.guarded(e.a, condition, mask_type)
+        if self.reads(e.b):
+            opposite = self.emit(f"xor {mask_type} {condition}, {SPLAT_TRUE if mask_type != 'i1' else TRUE}")
+            b = self.guarded(e.b, opposite, mask_type)
+        else:
+            b = self.value(e.b)
+        type = self.type(e)
+        return self.emit(f"select {mask_type} {condition}, {type} {a}, {type} {b}")
+
+    def guarded(self, e: Expr, condition: str, mask_type: str) -> str:
+        """The value of `e`, wanted only where `condition` holds."""
+        if not self.reads(e):
+            return self.value(e)
+        outer, outer_lanes = self.guard, self.guard_lanes
+        if mask_type == "i1":
+            scalar = condition if not outer.scalar else self.emit(f"and i1 {outer.scalar}, {condition}")
+            self.guard = Guard(scalar, outer.lanes)
+        else:
+            both = condition if not outer.lanes else self.emit(f"and {mask_type} {outer.lanes}, {condition}")
+            self.guard, self.guard_lanes = Guard(outer.scalar, both), int(mask_type[1:].partition(" ")[0])
+        try:
+            return self.value(e)
+        finally:
+            self.guard, self.guard_lanes = outer, outer_lanes
+
+    def compare(self, e: Compare) -> str:
+        terms, total = self.linear(e.index)
+        if not terms:
+            return constant({"<": total < e.bound, ">=": total >= e.bound, "==": total == e.bound, "!=": total != e.bound}[e.op],
+                            "bool")
+        value = self.sum(terms, total)
+        predicate = {"<": "slt", ">=": "sge", "==": "eq", "!=": "ne"}[e.op]
+        return self.hoist(self.depth[str(value)], f"icmp {predicate} i64 {value}, {e.bound}")
+
+    def bin(self, e: Bin) -> str:
+        if e.op in ORDER and isinstance(e.a, Ramp) and isinstance(e.b, Broadcast) and isinstance(e.b.value, Const):
+            return self.mask(e.op, e.a, int(e.b.value.value))
+        a = self.value(e.a)
+        if e.dtype == "bool" and e.op in ("and", "or"):
+            stop, skip = ((FALSE,), (TRUE, SPLAT_TRUE)) if e.op == "and" else ((TRUE, SPLAT_TRUE), (FALSE,))
+            if a in stop:
+                return a
+            b = self.value(e.b)
+            if a in skip or b in stop:
+                return b
+            if b in skip:
+                return a
+        else:
+            b = self.value(e.b)
+        return self.arithmetic(e.op, e.a.dtype, self.lanes(e), a, b)
+
+    def mask(self, op: str, ramp: Ramp, bound: int) -> str:
+        """Which lanes pass `base + stride*lane op bound`: decided now where the base is known, else one narrow comparison."""
+        terms, total = self.linear(ramp.base)
+        test: dict[str, Callable[[int], bool]] = {
+            "<": lambda n: n < bound, "<=": lambda n: n <= bound, ">": lambda n: n > bound, ">=": lambda n: n >= bound}
+        if not terms:
+            passed = [test[op](total + n * ramp.stride) for n in range(ramp.lanes)]
+            if all(passed):
+                return SPLAT_TRUE
+            return "<" + ", ".join(f"i1 {TRUE if p else FALSE}" for p in passed) + ">"
+        low, high = ramp.base.range()
+        ends = (low, high, low + ramp.stride * (ramp.lanes - 1), high + ramp.stride * (ramp.lanes - 1))
+        base = str(self.sum(terms, total))
+        depth, element = self.depth[base], "i64"
+        if max(*map(abs, ends), abs(bound)) < 2**31:
+            base, element = self.hoist(depth, f"trunc i64 {base} to i32"), "i32"
+        type = vector(element, ramp.lanes)
+        one = self.hoist(depth, f"insertelement {type} poison, {element} {base}, i32 0")
+        wide = self.hoist(depth, f"shufflevector {type} {one}, {type} poison, <{ramp.lanes} x i32> zeroinitializer")
+        limits = ", ".join(f"{element} {bound - n * ramp.stride}" for n in range(ramp.lanes))
+        return self.hoist(depth, f"icmp s{ORDER[op]} {type} {wide}, <{limits}>")
+
+    def arithmetic(self, op: str, dtype: str, lanes: int, a: str, b: str) -> str:
+        type = value_type(dtype, lanes)
+        if dtypes.is_float(dtype):
+            if op in FLOAT_OPS:
+                return self.emit(f"{FLOAT_OPS[op]} {type} {a}, {b}")
+            if op in ("max", "min"):
+                return self.extremum(op, type, lanes, a, b)
+            if op in ORDER:
+                return self.emit(f"fcmp o{ORDER[op]} {type} {a}, {b}")
+            if op in ("==", "!="):
+                return self.emit(f"fcmp {'oeq' if op == '==' else 'une'} {type} {a}, {b}")
+        else:
+            signed = dtype in dtypes.INTS
+            if op in INT_OPS:
+                return self.emit(f"{INT_OPS[op]} {type} {a}, {b}")
+            if op in ORDER:
+                return self.emit(f"icmp {'s' if signed else 'u'}{ORDER[op]} {type} {a}, {b}")
+            if op in ("==", "!="):
+                return self.emit(f"icmp {'eq' if op == '==' else 'ne'} {type} {a}, {b}")
+            if op in ("max", "min"):
+                test = self.emit(f"icmp {'s' if signed else 'u'}{'gt' if op == 'max' else 'lt'} {type} {a}, {b}")
+                return self.emit(f"select {vector('i1', lanes)} {test}, {type} {a}, {type} {b}")
+            if op == ">>":
+                return self.emit(f"{'ashr' if signed else 'lshr'} {type} {a}, {b}")
+            if op in ("/", "//", "%"):
+                return self.divide(op, dtype, lanes, a, b)
+        raise CodegenError(f"no instruction for {dtype} {op}")
+
+    def extremum(self, op: str, type: str, lanes: int, a: str, b: str) -> str:
+        """max or min as x86 has it: where an operand is NaN the result is `b`, so a constant stands first and NaNs pass it."""
+        if self.native_max:
+            name = "maximum" if op == "max" else "minimum"
+            return self.emit(self.intrinsic(type, name, (type,), ((type, a), (type, b))))
+        if not b.startswith("%"):
+            a, b = b, a
+        test = self.emit(f"fcmp o{'gt' if op == 'max' else 'lt'} {type} {a}, {b}")
+        return self.emit(f"select {vector('i1', lanes)} {test}, {type} {a}, {type} {b}")
+
+    def divide(self, op: str, dtype: str, lanes: int, a: str, b: str) -> str:
+        """Integer division that never traps: x/0 is 0 (as NumPy), the lowest value over -1 wraps. `//` and `%` floor, `/` truncates."""
+        type, bit = value_type(dtype, lanes), vector("i1", lanes)
+        zero, one = constant(0, dtype, lanes), constant(1, dtype, lanes)
+        signed = dtype in dtypes.INTS
+        none = self.emit(f"icmp eq {type} {b}, {zero}")
+        negates = self.emit(f"icmp eq {type} {b}, {constant(-1, dtype, lanes)}") if signed else ""
+        unsafe = self.emit(f"or {bit} {none}, {negates}") if signed else none
+        safe = self.emit(f"select {bit} {unsafe}, {type} {one}, {type} {b}")
+        quotient = self.emit(f"{'s' if signed else 'u'}div {type} {a}, {safe}")
+        if signed:
+            minus = self.emit(f"sub {type} {zero}, {a}")
+            quotient = self.emit(f"select {bit} {negates}, {type} {minus}, {type} {quotient}")
+        rest = self.emit(f"sub {type} {a}, {self.emit(f'mul {type} {quotient}, {b}')}")
+        if signed and op != "/":                 # truncated towards zero: one less where the signs differ and a rest remains
+            rounds = self.emit(f"icmp ne {type} {rest}, {zero}")
+            differ = self.emit(f"icmp slt {type} {self.emit(f'xor {type} {rest}, {b}')}, {zero}")
+            lower = self.emit(f"and {bit} {rounds}, {differ}")
+            if op == "%":
+                rest = self.emit(f"select {bit} {lower}, {type} {self.emit(f'add {type} {rest}, {b}')}, {type} {rest}")
+            else:
+                less = self.emit(f"sub {type} {quotient}, {one}")
+                quotient = self.emit(f"select {bit} {lower}, {type} {less}, {type} {quotient}")
+        return self.emit(f"select {bit} {none}, {type} {zero}, {type} {rest if op == '%' else quotient}")
+
+    def call(self, e: Call) -> str:
+        type, lanes = self.type(e), self.lanes(e)
+        if e.name.startswith("reduce_"):
+            return self.reduce(e)
+        args = [self.value(a) for a in e.args]
+        if e.name == "fma" and e.dtype in ("float32", "float64"):
+            return self.emit(self.intrinsic(type, "fmuladd", (type,), tuple((type, a) for a in args)))
+        if e.name in UNARY and e.dtype in ("float32", "float64"):
+            return self.emit(self.intrinsic(type, UNARY[e.name], (type,), ((type, args[0]),)))
+        if e.name == "bitcast" and dtypes.bits(e.dtype) == dtypes.bits(e.args[0].dtype):
+            return self.emit(f"bitcast {self.type(e.args[0])} {args[0]} to {type}")
+        if e.name == "isnan":
+            return self.emit(f"fcmp uno {self.type(e.args[0])} {args[0]}, {args[0]}")
+        if e.name == "abs" and e.dtype in dtypes.INTS:
+            minus = self.arithmetic("-", e.dtype, lanes, constant(0, e.dtype, lanes), args[0])
+            return self.arithmetic("max", e.dtype, lanes, args[0], minus)
+        raise CodegenError(f"no instruction for {e.name} of {e.dtype}", fix="lower_intrinsics has to expand it")
+
+    def reduce(self, e: Call) -> str:
+        """All lanes into one: the upper half joins the lower half until one lane is left (an odd last lane joins at the end)."""
+        (source,) = e.args
+        op = {"reduce_sum": "+", "reduce_prod": "*", "reduce_max": "max", "reduce_min": "min"}[e.name]
+        lanes, element = self.lanes(source), VALUE[e.dtype]
+        value, odd = self.value(source), []
+        while lanes > 1:
+            type, half = vector(element, lanes), lanes // 2
+            if lanes % 2:
+                odd.append(self.emit(f"extractelement {type} {value}, i32 {lanes - 1}"))
+            parts = [
+                self.emit(f"shufflevector {type} {value}, {type} poison, <{half} x i32> "
+                          f"<{', '.join(f'i32 {n}' for n in range(first, first + half))}>")
+                for first in (0, half)
+            ]
+            value, lanes = self.arithmetic(op, e.dtype, half, *parts), half
+        value = self.emit(f"extractelement {vector(element, 1)} {value}, i32 0")
+        for last in reversed(odd):
+            value = self.arithmetic(op, e.dtype, 0, value, last)
+        return value
+
+    # --- conversions ---
+
+    def cast(self, e: Cast) -> str:
+        return self.convert(self.value(e.value), e.value.dtype, e.dtype, self.lanes(e))
+
+    def convert(self, name: str, source: str, to: str, lanes: int) -> str:
+        if source == to:
+            return name
+        a, b = value_type(source, lanes), value_type(to, lanes)
+        half = ("float16", "bfloat16")
+        if source in half and to != "float32":
+            return self.convert(self.convert(name, source, "float32", lanes), "float32", to, lanes)
+        if to in half and source != "float32":
+            return self.convert(self.convert(name, source, "float32", lanes), "float32", to, lanes)
+        if source == "bfloat16":
+            return self.widen_bfloat16(name, lanes)
+        if to == "bfloat16":
+            return self.narrow_to_bfloat16(name, lanes)
+        if dtypes.is_float(source) and dtypes.is_float(to):
+            return self.emit(f"{'fpext' if dtypes.bits(source) < dtypes.bits(to) else 'fptrunc'} {a} {name} to {b}")
+        if to == "bool":
+            zero = constant(0, source, lanes)
+            return self.emit(f"{'fcmp une' if dtypes.is_float(source) else 'icmp ne'} {a} {name}, {zero}")
+        if dtypes.is_float(to):
+            return self.emit(f"{'sitofp' if source in dtypes.INTS else 'uitofp'} {a} {name} to {b}")
+        if dtypes.is_float(source):
+            return self.emit(f"{'fptosi' if to in dtypes.INTS else 'fptoui'} {a} {name} to {b}")
+        wide, narrow = (1 if source == "bool" else dtypes.bits(source)), dtypes.bits(to)
+        if wide == narrow:
+            return name
+        if wide > narrow:
+            return self.emit(f"trunc {a} {name} to {b}")
+        return self.emit(f"{'sext' if source in dtypes.INTS else 'zext'} {a} {name} to {b}")
+
+    def widen_bfloat16(self, bits: str, lanes: int) -> str:
+        word = vector("i32", lanes)
+        wide = self.emit(f"zext {vector('i16', lanes)} {bits} to {word}")
+        shifted = self.emit(f"shl {word} {wide}, {constant(16, 'int32', lanes)}")
+        return self.emit(f"bitcast {word} {shifted} to {vector('float', lanes)}")
+
+    def narrow_to_bfloat16(self, name: str, lanes: int) -> str:
+        """Round to nearest, ties to even, on the bits; a NaN stays a NaN."""
+        word, short = vector("i32", lanes), vector("i16", lanes)
+
+        def k(n: int) -> str:
+            return constant(n, "int32", lanes)
+
+        bits = self.emit(f"bitcast {vector('float', lanes)} {name} to {word}")
+        odd = self.emit(f"and {word} {self.emit(f'lshr {word} {bits}, {k(16)}')}, {k(1)}")
+        rounded = self.emit(f"add {word} {self.emit(f'add {word} {bits}, {k(0x7FFF)}')}, {odd}")
+        is_nan = self.emit(f"fcmp uno {vector('float', lanes)} {name}, {name}")
+        quiet = self.emit(f"or {word} {bits}, {k(0x400000)}")
+        chosen = self.emit(f"select {vector('i1', lanes)} {is_nan}, {word} {quiet}, {word} {rounded}")
+        return self.emit(f"trunc {word} {self.emit(f'lshr {word} {chosen}, {k(16)}')} to {short}")

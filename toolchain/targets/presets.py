@@ -1,0 +1,57 @@
+"""Named targets, as data. `target("x86")` is this machine; the others are what they say, wherever the build runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Any
+
+from toolchain.core.errors import UsageError
+from toolchain.core.target import Target
+from toolchain.targets.llvm.cpu import host_target
+
+# The x86-64 psABI's micro-architecture levels, as LLVM names the features
+_V2 = ("+cmov", "+crc32", "+cx16", "+cx8", "+fxsr", "+mmx", "+popcnt", "+sahf", "+sse", "+sse2", "+sse3", "+sse4.1", "+sse4.2",
+       "+ssse3")
+_V3 = (*_V2, "+avx", "+avx2", "+bmi", "+bmi2", "+f16c", "+fma", "+lzcnt", "+movbe", "+xsave")
+_V4 = (*_V3, "+avx512bw", "+avx512cd", "+avx512dq", "+avx512f", "+avx512vl")
+
+_X86 = Target("x86-64-v2", "x86", triple="x86_64-unknown-linux-gnu", cpu="x86-64", fma_per_cycle=2, l2_bytes=1 << 20)
+
+PRESETS: dict[str, Target] = {
+    "x86-64-v2": replace(_X86, features=tuple(sorted(_V2)), vector_bits=128, vector_registers=16, has_fma=False),
+    "x86-64-v3": replace(_X86, name="x86-64-v3", features=tuple(sorted(_V3)), vector_bits=256, vector_registers=16),
+    "x86-64-v4": replace(_X86, name="x86-64-v4", features=tuple(sorted(_V4)), vector_bits=512, vector_registers=32),
+}
+HOST = ("x86", "host")                      # names of the machine the build runs on
+
+
+def target(spec: str | Mapping[str, Any] | Target) -> Target:
+    """The Target that a name, or a mapping of its fields, means.
+
+    A mapping may start from a name: {"preset": "x86-64-v3", "cores": 8}. Raises UsageError: an unknown name or field.
+    """
+    match spec:
+        case Target():
+            return spec
+        case str():
+            return _named(spec)
+    fields = dict(spec)
+    base = _named(fields.pop("preset", "x86")).to_json()
+    if unknown := sorted(set(fields) - set(base)):
+        raise UsageError(f"a target has no {', '.join(unknown)}", fix=f"fields: preset, {', '.join(base)}")
+    return Target.from_json({**base, **fields})
+
+
+def _named(name: str) -> Target:
+    if name in HOST:
+        return host_target()
+    if name in PRESETS:
+        return PRESETS[name]
+    known = (*HOST, *PRESETS)
+    close = get_close_matches(name, known, 1)
+    raise UsageError(f"no target '{name}'", fix=f"did you mean '{close[0]}'?" if close else f"targets: {', '.join(known)}")
+
+
+__all__ = ["HOST", "PRESETS", "target"]

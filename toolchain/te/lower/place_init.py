@@ -1,0 +1,185 @@
+"""place_init: give every reduction its start. Removes `Update` from the loop IR."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from toolchain.core.errors import CodegenError
+from toolchain.core.rewrite import map_children, rewrite, walk
+from toolchain.core.target import Target
+from toolchain.te.expr import COMBINERS, TRUE, Bin, Const, Expr, Index, Load, Var, binary, substitute, variables
+from toolchain.te.loop_ir import Block, For, If, PrimFunc, Stmt, Store, Update, block, loops, statements
+from toolchain.te.tensor import Tensor
+
+
+def place_init(func: PrimFunc, target: Target) -> PrimFunc:
+    """Turn each Update into a store of its init and an accumulating store.
+
+        for i:                                          for i:
+          for k:                                          for j: C[i, j] = 0
+            for j:                                 ->     for k:
+              C[i, j] (+)= A[i, k]*B[k, j] init 0           for j: C[i, j] = C[i, j] + A[i, k]*B[k, j]
+
+    The init runs over the non-reduction loops found inside the outermost reduction loop around the Update, and stands before
+    that loop. `init` None: the tensor already holds its start value. A guard around the Update stays around the init as far
+    as it does not depend on reduction loops. Of a reduction whose loop was partitioned, only the first piece gets the init.
+
+    Needs: the pieces of one reduction stand in one block, in order. Keeps: the order of accumulation.
+    Raises CodegenError: two pieces of one reduction overlap in part.
+    """
+    body = _Placer({loop.var.name for loop in loops(func.body)}).place(func.body)
+    return func if body is func.body else replace(func, body=body)
+
+
+@dataclass(frozen=True, slots=True)
+class _Region:
+    """What one Update writes, seen from outside a statement: per dimension (outer part of the index, low, high)."""
+
+    tensor: Tensor
+    box: tuple[tuple[Index, int, int], ...]
+
+    def relation(self, other: _Region) -> str:
+        """"inside" (self within other), "apart", or "overlap"."""
+        inside = True
+        for (a, low, high), (b, other_low, other_high) in zip(self.box, other.box, strict=True):
+            if a != b:
+                shift = a - b
+                if not (isinstance(shift, Index) and shift.is_constant):
+                    return "overlap"
+                low, high = low + shift.constant, high + shift.constant
+            if high < other_low or low > other_high:
+                return "apart"
+            inside = inside and other_low <= low and high <= other_high
+        return "inside" if inside else "overlap"
+
+
+class _Placer:
+    """The walk. `names` are the loop names taken, for the loops of the inits."""
+
+    def __init__(self, names: set[str]) -> None:
+        self.names = names
+
+    def place(self, stmt: Stmt) -> Stmt:
+        match stmt:
+            case Block():
+                return self.place_pieces(stmt)
+            case For():
+                inits, rest = self.before(stmt)
+                return block(*inits, map_children(rest, self._visit))
+            case Update(tensor, idx, combiner, value, init):
+                start = Load(tensor, idx) if init is None else init
+                return Store(tensor, idx, binary(COMBINERS[combiner], start, value))
+        return map_children(stmt, self._visit)
+
+    def _visit(self, node: object) -> object:
+        return self.place(node) if isinstance(node, Stmt) else node
+
+    def place_pieces(self, stmt: Block) -> Stmt:
+        """Statements of one block: a later piece of a reduction already started here only accumulates."""
+        started: list[_Region] = []
+        out: list[Stmt] = []
+        for s in statements(stmt):
+            for path in _pending(s):
+                relations = {_region(path).relation(r) for r in started if r.tensor is path[-1].tensor}
+                if "inside" in relations:
+                    s = _continue(s, path[-1])
+                elif "overlap" in relations:
+                    raise CodegenError(f"place_init: two pieces of {path[-1].tensor.name} overlap only in part")
+            read = _tensors_read(s)
+            fresh = [_region(path) for path in _pending(s)]
+            out.append(self.place(s))
+            started = [r for r in (*started, *fresh) if r.tensor not in read]
+        return block(*out)
+
+    def before(self, loop: For) -> tuple[list[Stmt], For]:
+        """The inits of every Update for which `loop` is the outermost reduction loop, and the loop that only accumulates."""
+        inits: list[Stmt] = []
+        done: list[_Region] = []
+        for path in _pending(loop):
+            update = path[-1]
+            if loop.var in _destination_vars(update):
+                continue
+            region = _region(path)
+            if not any(region.tensor is r.tensor and region.relation(r) == "inside" for r in done):
+                done.append(region)
+                inits.append(self.init_nest(path))
+            loop = _continue(loop, update)
+        return inits, loop
+
+    def init_nest(self, path: tuple[Stmt, ...]) -> Stmt:
+        """The store of an Update's init under the loops and guards of `path` that its destination depends on."""
+        update = path[-1]
+        assert isinstance(update, Update) and update.init is not None
+        spatial = _destination_vars(update)
+        dropped = {s.var for s in path if isinstance(s, For) and s.var not in spatial}
+        fresh = {s.var: Var(self._fresh(s.var.name), s.var.extent) for s in path if isinstance(s, For) and s.var in spatial}
+        stmt: Stmt = Store(update.tensor, update.index, update.init)
+        for s in reversed(path[:-1]):
+            match s:
+                case For() if s.var in spatial:
+                    stmt = replace(s, var=fresh[s.var], body=stmt)
+                case If(condition) if not isinstance(kept := _without(condition, dropped), Const):
+                    stmt = If(kept, stmt)
+        return substitute(stmt, fresh)  # type: ignore[no-any-return]
+
+    def _fresh(self, name: str) -> str:
+        new, n = f"{name}_init", 1
+        while new in self.names:
+            n += 1
+            new = f"{name}_init{n}"
+        self.names.add(new)
+        return new
+
+
+def _pending(stmt: Stmt) -> Iterator[tuple[Stmt, ...]]:
+    """The path from `stmt` to each Update whose init is pending, Blocks left out."""
+    match stmt:
+        case Update(init=init):
+            if init is not None:
+                yield (stmt,)
+        case Block(stmts):
+            for s in stmts:
+                yield from _pending(s)
+        case For(body=body) | If(body=body):
+            for path in _pending(body):
+                yield (stmt, *path)
+
+
+def _destination_vars(update: Stmt) -> set[Var]:
+    assert isinstance(update, Update)
+    return {v for i in update.index for v in variables(i)}
+
+
+def _region(path: tuple[Stmt, ...]) -> _Region:
+    update = path[-1]
+    assert isinstance(update, Update)
+    inner = {s.var for s in path if isinstance(s, For)}
+    box = []
+    for i in update.index:
+        assert isinstance(i, Index)
+        outside = Index(tuple((a, c) for a, c in i.terms if not inner & variables(a)))
+        rest = i - outside
+        assert isinstance(rest, Index)
+        box.append((outside, *rest.range()))
+    return _Region(update.tensor, tuple(box))
+
+
+def _continue(stmt: Stmt, update: Stmt) -> For:
+    """`stmt` with this Update only accumulating."""
+    return rewrite(stmt, lambda n: replace(n, init=None) if n is update else None)  # type: ignore[no-any-return]
+
+
+def _tensors_read(stmt: Stmt) -> set[Tensor]:
+    return {n.tensor for n in walk(stmt) if isinstance(n, Load)}
+
+
+def _without(condition: Expr, dropped: set[Var]) -> Expr:
+    """The parts of a conjunction that do not depend on the loops left out."""
+    match condition:
+        case Bin("and", a, b):
+            return binary("and", _without(a, dropped), _without(b, dropped))
+    return TRUE if variables(condition) & dropped else condition
+
+
+__all__ = ["place_init"]

@@ -1,0 +1,81 @@
+"""verify: the invariants of the loop IR at each stage of lowering (loop_ir.py lists them). Always on: one cheap walk."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from toolchain.core.errors import CodegenError
+from toolchain.te.expr import Broadcast, Expr, Index, Load, Ramp, Reduce, Var
+from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, Stmt, Store, Update
+from toolchain.te.lower.shared import nodes
+
+
+def verify(func: PrimFunc, done: Collection[str] = ()) -> None:
+    """Check `func` after the passes named in `done`. Raises CodegenError naming the kernel, the pass and the statement's tensor."""
+    _Verifier(func, frozenset(done)).stmt(func.body, ())
+
+
+class _Verifier:
+    def __init__(self, func: PrimFunc, done: frozenset[str]) -> None:
+        self.func, self.done = func, done
+        self.names: set[str] = set()
+        self.seen: set[tuple[int, tuple[Var, ...]]] = set()
+
+    def fail(self, what: str) -> None:
+        after = f" after {list(self.done)}" if self.done else ""
+        raise CodegenError(what, where=f"kernel {self.func.name}{after}")
+
+    def stmt(self, stmt: Stmt, scope: tuple[Var, ...]) -> None:
+        match stmt:
+            case Block(stmts):
+                for s in stmts:
+                    self.stmt(s, scope)
+            case For(var, body, kind):
+                if var.name in self.names:
+                    self.fail(f"loop variable {var.name} is not unique")
+                if kind is ForKind.VECTORIZED and "vectorize_loops" in self.done:
+                    self.fail(f"vectorized loop {var.name} is left")
+                self.names.add(var.name)
+                self.stmt(body, (*scope, var))
+            case If(condition, body):
+                self.expr(condition, scope)
+                self.stmt(body, scope)
+            case Update(tensor, idx, _, value, init):
+                if "place_init" in self.done:
+                    self.fail(f"Update of {tensor.name} is left")
+                for e in (*idx, value, *(() if init is None else (init,))):
+                    self.expr(e, scope)
+                self.access(tensor, idx)
+            case Store(tensor, idx, value, mask):
+                if value.dtype != tensor.dtype:
+                    self.fail(f"{value.dtype} stored to {tensor.name}, which is {tensor.dtype}")
+                for e in (*idx, value, *(() if mask is None else (mask,))):
+                    self.expr(e, scope)
+                self.access(tensor, idx)
+            case Evaluate(call):
+                self.expr(call, scope)
+
+    def access(self, tensor: Any, idx: tuple[Expr, ...]) -> None:
+        if (buffer := self.func.buffers.get(tensor)) is None:
+            self.fail(f"{tensor.name} has no buffer")
+        elif len(idx) != len(buffer.type.shape):
+            self.fail(f"{tensor.name} has {len(buffer.type.shape)} dimensions, indexed with {len(idx)}")
+
+    def expr(self, expr: Expr, scope: tuple[Var, ...]) -> None:
+        for n in nodes(expr):
+            match n:
+                case Index() if not n.terms:
+                    continue
+                case Index() | Var():
+                    if loose := n.vars() - set(scope) if isinstance(n, Index) else {n} - set(scope):
+                        self.fail(f"{', '.join(sorted(v.name for v in loose))} used outside of its loop")
+                case Load(tensor, idx):
+                    self.access(tensor, idx)
+                case Ramp() | Broadcast() if "vectorize_loops" not in self.done:
+                    self.fail("lanes before vectorize_loops")
+                case Reduce():
+                    self.fail("a Reduce stands inside an expression")
+
+
+__all__ = ["verify"]
