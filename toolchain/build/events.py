@@ -1,7 +1,7 @@
 """The one stream a build emits; the screen, `--json`, the run record and reports are renderers of it.
 
-Each event is a frozen dataclass and, as JSON, one line: {"v": 1, "event": "task_started", "at_s": 0.012, ...}. `at_s`
-Each event is a frozen dataclass and, as JSON, one line: {"v":1,"event":"task_started","at_s":0.012,...}. `at_s`
+Each event is a frozen record (a NamedTuple: an eighth of a dataclass's start-up time) and, as JSON, one line:
+{"v":1,"event":"task_started","at_s":0.012,...}. `at_s` counts
 
     run_started  planned*  (task_started task_log? (task_finished | task_failed) | task_finished | task_waiting |
     task_skipped | progress | warning)*  run_finished
@@ -14,31 +14,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, NamedTuple, get_args
 
 VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Base of all events."""
-
-    kind: ClassVar[str] = ""
-    at_s: float
-
-    def to_json(self) -> dict[str, Any]:
-        return {"v": VERSION, "event": self.kind, **{name: getattr(self, name) for name in _FIELDS[type(self)]}}
-
-    def line(self) -> str:
-        """The event as one line of JSON, without the line break."""
-        return json.dumps(self.to_json(), separators=(",", ":"), ensure_ascii=False)
-
-
-@dataclass(frozen=True, slots=True)
-class RunStarted(Event):
+class RunStarted(NamedTuple):
     """`wall` is the time of day (ISO 8601, UTC), `jobs` how many tasks may run side by side."""
 
+    at_s: float
     run_id: str
     wall: str
     project: str
@@ -47,35 +31,35 @@ class RunStarted(Event):
     jobs: int
 
 
-@dataclass(frozen=True, slots=True)
-class Planned(Event):
+class Planned(NamedTuple):
     """How many tasks are known so far."""
 
+    at_s: float
     tasks: int
 
 
-@dataclass(frozen=True, slots=True)
-class TaskStarted(Event):
+class TaskStarted(NamedTuple):
     """A task runs, and why; `estimated_s` from history, None when it was never seen; `attempt` counts from 1."""
 
+    at_s: float
     task: str
     reason: str
     estimated_s: float | None
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class TaskWaiting(Event):
+class TaskWaiting(NamedTuple):
     """A task is held up by another process, which builds the same thing or uses the same resource."""
 
+    at_s: float
     task: str
     what: str
 
 
-@dataclass(frozen=True, slots=True)
-class TaskFinished(Event):
+class TaskFinished(NamedTuple):
     """`cached`: found in the store, and `duration_s` is what it took when it ran. `digest` is the artifact's."""
 
+    at_s: float
     task: str
     cached: bool
     duration_s: float
@@ -83,19 +67,19 @@ class TaskFinished(Event):
     size_bytes: int | None = None       # None when cached
 
 
-@dataclass(frozen=True, slots=True)
-class TaskLog(Event):
+class TaskLog(NamedTuple):
     """The end of what a finished or failed task printed, and where the whole of it is."""
 
+    at_s: float
     task: str
     lines: tuple[str, ...]
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class TaskFailed(Event):
+class TaskFailed(NamedTuple):
     """`error` is the class of the error; `repro`, when not empty, the folder that holds run.sh and the inputs."""
 
+    at_s: float
     task: str
     error: str
     what: str
@@ -106,37 +90,37 @@ class TaskFailed(Event):
     repro: str
 
 
-@dataclass(frozen=True, slots=True)
-class TaskSkipped(Event):
+class TaskSkipped(NamedTuple):
     """A task that could not run because `because` failed."""
 
+    at_s: float
     task: str
     because: str
 
 
-@dataclass(frozen=True, slots=True)
-class Progress(Event):
+class Progress(NamedTuple):
     """How far a running task says it is; `total` 0: unknown."""
 
+    at_s: float
     task: str
     done: float
     total: float
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Warned(Event):
+class Warned(NamedTuple):
     """Something the user should know, though the build goes on. `task` may be empty."""
 
+    at_s: float
     task: str
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunFinished(Event):
+class RunFinished(NamedTuple):
     """The last event. `saved_s`: what the cached tasks took when they ran. `critical_path`: the chain of tasks that ran
     which no number of jobs would have shortened, each with its seconds. `status`: done, failed, or interrupted."""
 
+    at_s: float
     status: str
     ran: int
     cached: int
@@ -149,20 +133,28 @@ class RunFinished(Event):
     log: str = ""
 
 
-EVENTS: tuple[type[Event], ...] = (RunStarted, Planned, TaskStarted, TaskWaiting, TaskFinished, TaskLog, TaskFailed,
-                                   TaskSkipped, Progress, Warned, RunFinished)
-for _event in EVENTS:
-    _event.kind = re.sub(r"(?<!^)([A-Z])", r"_\1", _event.__name__).lower()
+Event = (RunStarted | Planned | TaskStarted | TaskWaiting | TaskFinished | TaskLog | TaskFailed | TaskSkipped | Progress
+         | Warned | RunFinished)
 
-_FIELDS: Mapping[type[Event], tuple[str, ...]] = {e: tuple(f.name for f in fields(e)) for e in EVENTS}
-_BY_NAME: Mapping[str, type[Event]] = {e.kind: e for e in EVENTS}
+_BY_NAME = {re.sub(r"(?<!^)([A-Z])", r"_\1", kind.__name__).lower(): kind for kind in get_args(Event)}
+_NAMES = {kind: name for name, kind in _BY_NAME.items()}
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    return {"v": VERSION, "event": _NAMES[type(event)], **event._asdict()}
+
+
+def line(event: Event) -> str:
+    """The event as one line of JSON, without the line break."""
+    return json.dumps(to_json(event), separators=(",", ":"), ensure_ascii=False)
 
 
 def read_event(data: Mapping[str, Any]) -> Event | None:
     """The event of one decoded line; None for an event of a later version. Fields it does not know are left out."""
     if (kind := _BY_NAME.get(data["event"])) is None or data["v"] != VERSION:
         return None
-    return kind(**{name: _frozen(data[name]) for name in _FIELDS[kind] if name in data})
+    event: Event = kind(**{name: _frozen(data[name]) for name in kind._fields if name in data})
+    return event
 
 
 def _frozen(value: Any) -> Any:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from toolchain.build import runs
 from toolchain.build.blobs import DamagedBlob
@@ -53,8 +53,7 @@ _LOG_LINES = 20
 _HEALINGS = 3               # how often a task's damaged output is made anew before the disk is blamed
 
 
-@dataclass(frozen=True, slots=True)
-class Build:
+class Build(NamedTuple):
     """What came of a build. `failed` holds the error of each task that failed, `skipped` those that needed them."""
 
     artifacts: Mapping[str, Artifact]

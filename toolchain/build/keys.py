@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from toolchain.build.task import Task
 from toolchain.core.digest import digest_bytes, digest_json
@@ -17,8 +16,7 @@ _LONGEST = 200              # longer parameter values enter as their beginning a
 _PLAIN_KEY = re.compile(r"[^.\"{}\s]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One ingredient that differs; None: there was, or is, no such ingredient."""
 
     ingredient: str

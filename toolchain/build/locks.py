@@ -5,14 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from toolchain.core.errors import TaskError
 
 
-@dataclass(frozen=True, slots=True)
-class Lock:
+class Lock(NamedTuple):
     """A held lock. `release` it, or end the process."""
 
     path: Path

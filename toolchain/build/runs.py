@@ -6,11 +6,10 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
-from toolchain.build.events import Event, read_event
+from toolchain.build.events import Event, line, read_event
 from toolchain.build.folders import remove_tree, safe_name
 
 KEEP = 20
@@ -24,8 +23,7 @@ def runs_folder(project: Path) -> Path:
     return state_folder(project) / "runs"
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """A run being recorded."""
 
     id: str
@@ -33,7 +31,7 @@ class Run:
     file: TextIO
 
     def write(self, event: Event, *, flush: bool) -> None:
-        self.file.write(event.line() + "\n")
+        self.file.write(line(event) + "\n")
         if flush:
             self.file.flush()
 
@@ -66,9 +64,9 @@ def recorded(project: Path) -> list[Path]:
 def events_of(run: Path) -> Iterator[Event]:
     """The events of a recorded run. A last line cut short by a kill is left out."""
     with (run / "events.jsonl").open() as file:
-        for line in file:
+        for text in file:
             try:
-                event = read_event(json.loads(line))
+                event = read_event(json.loads(text))
             except (ValueError, KeyError, TypeError):
                 continue
             if event is not None:

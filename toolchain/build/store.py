@@ -29,9 +29,8 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from toolchain.build.blobs import Blobs, DamagedBlob, Signature, signature
 from toolchain.build.database import Database, Statement
@@ -45,8 +44,7 @@ RACY_S = 0.05
 _DAY_S = 86_400
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(NamedTuple):
     """One finished task: what it made (canonical JSON and its digest), and how its blobs looked when last found right."""
 
     key: str
@@ -62,8 +60,7 @@ class Trace:
         return Artifact.from_json(json.loads(self.text))
 
 
-@dataclass(frozen=True, slots=True)
-class Past:
+class Past(NamedTuple):
     """The last build of one task in one project: its ingredients then, why it ran then, and in which run."""
 
     key: str
@@ -73,8 +70,7 @@ class Past:
     ingredients: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """What a commit writes: the artifact of a task that just ran, or (artifact None) that the store had its key already."""
 
     project: str
