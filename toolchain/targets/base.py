@@ -9,7 +9,7 @@ from toolchain.core.errors import CodegenError
 from toolchain.core.settings import settings
 from toolchain.core.target import Target
 from toolchain.targets.backend import Backend, Kernel, Stage
-from toolchain.targets.llvm import LLVM
+from toolchain.targets.llvm.backend import LLVM
 from toolchain.targets.structure import structure
 from toolchain.te.loop_ir import PrimFunc
 from toolchain.te.lower import COMMON, lower, write_dump

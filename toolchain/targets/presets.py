@@ -9,11 +9,10 @@ from typing import Any
 
 from toolchain.core.errors import UsageError
 from toolchain.core.target import Target
-from toolchain.targets.llvm.cpu import host_target
 
 # The x86-64 psABI's micro-architecture levels, as LLVM names the features
-_V2 = ("+cmov", "+crc32", "+cx16", "+cx8", "+fxsr", "+mmx", "+popcnt", "+sahf", "+sse", "+sse2", "+sse3", "+sse4.1", "+sse4.2",
-       "+ssse3")
+_V2 = ("+cmov", "+crc32", "+cx16", "+cx8", "+fxsr", "+mmx", "+popcnt", "+sahf", "+sse", "+sse2", "+sse3", "+sse4.1",
+       "+sse4.2", "+ssse3")
 _V3 = (*_V2, "+avx", "+avx2", "+bmi", "+bmi2", "+f16c", "+fma", "+lzcnt", "+movbe", "+xsave")
 _V4 = (*_V3, "+avx512bw", "+avx512cd", "+avx512dq", "+avx512f", "+avx512vl")
 
@@ -46,6 +45,8 @@ def target(spec: str | Mapping[str, Any] | Target) -> Target:
 
 def _named(name: str) -> Target:
     if name in HOST:
+        from toolchain.targets.llvm.cpu import host_target          # loads LLVM; planning for a preset does not need it
+
         return host_target()
     if name in PRESETS:
         return PRESETS[name]
