@@ -59,6 +59,7 @@ __all__ = [
     "Compute", "Expr", "Index", "Placeholder", "PrimFunc", "Schedule", "Stage", "Step", "Tensor", "Thread", "Var", "abs",
     "acos", "all", "all_of", "any", "any_of", "asin", "atan", "call", "cast", "ceil", "compute", "const", "cos", "cosh",
     "create_schedule", "erf", "exp", "floor", "fma", "if_then_else", "index", "interpret", "isinf", "isnan", "log", "max",
-    "maximum", "min", "minimum", "placeholder", "pow", "prod", "reduce_axis", "replay", "round", "rsqrt", "select", "sigmoid",
-    "sin", "sinh", "sqrt", "steps_from_json", "steps_to_json", "sum", "tan", "tanh", "thread_axis", "to_text", "trunc",
+    "maximum", "min", "minimum", "placeholder", "pow", "prod", "reduce_axis", "replay", "round", "rsqrt", "select",
+    "sigmoid", "sin", "sinh", "sqrt", "steps_from_json", "steps_to_json", "sum", "tan", "tanh", "thread_axis", "to_text",
+    "trunc",
 ]

@@ -125,5 +125,5 @@ def _check_names(func: str, tensors: Sequence[Tensor]) -> None:
     seen: set[str] = set()
     for tensor in tensors:
         if tensor.name in seen:
-            raise ScheduleError(f"create_schedule: two tensors of {func} are named {tensor.name!r}", fix="give each its own name")
+            raise ScheduleError(f"create_schedule: two tensors of {func} are named {tensor.name!r}", fix="give each a name")
         seen.add(tensor.name)

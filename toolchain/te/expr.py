@@ -1,7 +1,8 @@
 """Expressions: values (floats, ints, bools) and canonical integer indices. Shared by te definitions and the loop IR.
 
     Expr   Var  Index  Const  Bin  Cast  Select  Call  Load  Compare  Reduce        built by Python operators
-    Index  sum of coefficient * atom + constant;  atom = Var | FloorDiv(Index, k) | FloorMod(Index, k) | Dynamic(Expr, low, high)
+    Index  sum of coefficient * atom + constant;  
+          atom = Var | FloorDiv(Index, k) | FloorMod(Index, k) | Dynamic(Expr, low, high)
 
 An `Index` is canonical when built: equal indices are equal objects by content, `(16*a + b) // 16` is `a` when 0 <= b < 16,
 and a comparison that the ranges decide is already a Const. There is no separate integer simplifier. Everything else is
@@ -248,7 +249,7 @@ def _scale(a: Index, k: int) -> Index:
 
 
 def _div_mod(a: Index, k: int) -> tuple[Index, Index]:
-    """(a // k, a % k). Terms that k divides leave the division whole; what remains must stay opaque unless its range decides."""
+    """(a // k, a % k). Terms that k divides leave the division whole; the rest stays opaque unless its range decides."""
     if k <= 0:
         raise ScheduleError(f"index divided by {k}", fix="divide indices by positive constants")
     if k == 1:
@@ -307,7 +308,7 @@ class Bin(Expr):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compare(Expr):
-    """A comparison of indices in canonical form: `index op bound` with op "<", ">=", "==" or "!=", no constant on the left."""
+    """A comparison of indices in canonical form: `index op bound`, op one of < >= == !=, no constant on the left."""
 
     op: str
     index: Index
@@ -341,7 +342,7 @@ class Select(Expr):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call(Expr):
-    """A function by name: math ("exp", "fma", "sqrt", ...), or after lowering an instruction ("x86.tdpbf16ps", "barrier")."""
+    """A function by name: math ("exp", "fma", "sqrt", ...), or after lowering an instruction ("x86.tdpbf16ps")."""
 
     name: str
     args: tuple[Expr, ...]
@@ -463,7 +464,7 @@ def _index_binary(op: str, a: Index, b: Index) -> Expr:
             return _div_mod(a, b.constant)[1]
         case _ if op in COMPARISONS:
             return compare(op, a, b)
-    raise ScheduleError(f"indices must stay affine: {op} of two variables", fix="cast one side with .astype to compute a value")
+    raise ScheduleError(f"indices must stay affine: {op} of two variables", fix="cast one side with .astype")
 
 
 def compare(op: str, a: IndexLike, b: IndexLike) -> Expr:
@@ -551,7 +552,7 @@ def minimum(a: ExprLike, b: ExprLike) -> Expr:
 
 
 def walk_all(node: Node) -> Iterator[Node]:
-    """`node` and everything below it, parents first, also the values inside dynamic indices (which `walk` does not enter)."""
+    """`node` and everything below it, parents first, also what stands inside indices (which `walk` does not enter)."""
     stack: list[Node] = [node]
     while stack:
         node = stack.pop()
@@ -666,8 +667,7 @@ def rewrite_loads(node: Any, rule: Callable[[Load], Expr | None]) -> Any:
     def visit(n: Any) -> Any:
         if isinstance(n, Index):
             return dynamic(n)
-        new = rewrite_indices(n, visit, lambda x: rule(x) if isinstance(x, Load) else None)
-        return new
+        return rewrite_indices(n, visit, lambda x: rule(x) if isinstance(x, Load) else None)
 
     return visit(node)
 

@@ -55,7 +55,7 @@ def _storage(func: PrimFunc, tensor: Tensor, arrays: Mapping[str, np.ndarray]) -
             raise ScheduleError(f"interpret: {tensor.name} is {type}, given {array.dtype}{list(array.shape)}")
         return type.layout.pack(array).reshape(-1).copy()
     if tensor in func.params and tensor not in func.stages and func.stages:
-        raise ScheduleError(f"interpret: input {tensor.name} is missing", fix=f"inputs: {', '.join(t.name for t in func.params)}")
+        raise ScheduleError(f"interpret: input {tensor.name} is missing", fix=f"{func.name} reads all its parameters")
     if tensor in func.params:
         return type.layout.pack(unwritten(type.shape, type.dtype)).reshape(-1)
     return unwritten((type.layout.size(type.shape),), type.dtype)

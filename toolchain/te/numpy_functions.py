@@ -76,7 +76,8 @@ def dynamic(value: Any, low: int, high: int, m: Mask) -> Any:
     if m is not None:
         bad = bad & m
     if bad.any():
-        raise ScheduleError(f"a dynamic index is {np.broadcast_to(at, bad.shape)[bad].flat[0]}, promised [{low}, {high}]", where="interpret")
+        value = np.broadcast_to(at, bad.shape)[bad].flat[0]
+        raise ScheduleError(f"a dynamic index is {value}, promised [{low}, {high}]", where="interpret")
     return np.clip(at, low, high)[()]
 
 

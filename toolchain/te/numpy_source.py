@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -46,7 +46,10 @@ GRID_LIMIT = 1 << 16        # elements of one NumPy operation: index arrays of h
 LANES = 1                   # arrays have one axis more than the grid: the lanes
 
 
-def generate(func: PrimFunc, storage: Mapping[str, np.ndarray], intrinsics: Mapping[str, Callable[..., Any]]) -> Callable[[], None]:
+Intrinsics: TypeAlias = Mapping[str, Callable[..., Any]]
+
+
+def generate(func: PrimFunc, storage: Mapping[str, np.ndarray], intrinsics: Intrinsics) -> Callable[[], None]:
     """A function that runs `func` on flat physical storage (by tensor name, changed in place)."""
     source = _Source(func, storage, intrinsics)
     source.statement(func.body)
@@ -59,14 +62,15 @@ def generate(func: PrimFunc, storage: Mapping[str, np.ndarray], intrinsics: Mapp
 class _Source:
     """The source being written, the names it uses, and the loops around the current statement."""
 
-    def __init__(self, func: PrimFunc, storage: Mapping[str, np.ndarray], intrinsics: Mapping[str, Callable[..., Any]]) -> None:
+    def __init__(self, func: PrimFunc, storage: Mapping[str, np.ndarray], intrinsics: Intrinsics) -> None:
         self.func = func
         self.intrinsics = intrinsics
         self.flat = "types" in func.attrs
         self.storage = storage
         self.lines: list[str] = []
         self.depth = 1
-        self.env: dict[str, Any] = {"np": np, "rt": runtime, **{f"op{n}": f for n, f in enumerate(runtime.OPERATORS.values())}}
+        operators = {f"op{n}": f for n, f in enumerate(runtime.OPERATORS.values())}
+        self.env: dict[str, Any] = {"np": np, "rt": runtime, **operators}
         self.operators = {op: f"op{n}" for n, op in enumerate(runtime.OPERATORS)}
         self.buffers: dict[Tensor, str] = {}
         self.variables: dict[Var, str] = {}
@@ -119,7 +123,7 @@ class _Source:
         return self.variables[var]
 
     def _on_grid(self, top: For) -> bool:
-        """A perfect nest around one Store or Update: independent loops become one array operation. False: not such a nest."""
+        """A perfect nest around one Store or Update: independent loops become one array operation. False: no such nest."""
         chain: list[For] = []
         guards: list[Expr] = []
         at: Stmt = top
@@ -156,7 +160,7 @@ class _Source:
         return True
 
     def _independent(self, chain: Sequence[For], leaf: Store | Update) -> list[Var]:
-        """The loops (inner ones first to fill the grid) whose iterations each write another element and read none of them."""
+        """The loops (inner ones fill the grid first) whose iterations each write another element and read none of them."""
         values = [leaf.value, *([leaf.mask] if isinstance(leaf, Store) and leaf.mask else [])]
         for n in (n for v in values for n in walk_all(v)):
             if isinstance(n, Load) and n.tensor is leaf.tensor and not _same_place(n.index, leaf.index):

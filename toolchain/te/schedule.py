@@ -22,6 +22,7 @@ from toolchain.te.create import create_func
 from toolchain.te.expr import Var
 from toolchain.te.loop_ir import PrimFunc, loops
 from toolchain.te.primitives import PRIMITIVES
+from toolchain.te.primitives.loops import root_nest
 from toolchain.te.tensor import Compute, Tensor
 
 
@@ -109,6 +110,10 @@ class Schedule:
         """Let `readers` (default: all) read `tensor` through a copy in `scope`, which is returned."""
         chosen = (readers,) if isinstance(readers, Tensor) else readers
         return self.apply("cache_read", tensor.name, scope, *(r.name for r in chosen))[0]  # type: ignore[no-any-return]
+
+    def rfactor(self, tensor: Tensor, axis: Var | str, position: int = 0) -> Tensor:
+        """Reduce into one partial result per iteration of `axis` (returned), then reduce those into `tensor`."""
+        return self.apply("rfactor", tensor.name, self.loop(axis, tensor), position)[0]  # type: ignore[no-any-return]
 
     def set_layout(self, tensor: Tensor, layout: Layout) -> None:
         self.apply("set_layout", tensor.name, layout)
@@ -220,11 +225,34 @@ class Stage:
         reader = consumer.tensor if isinstance(consumer, Stage) else consumer
         self.schedule.apply("compute_at", self.tensor.name, self.schedule.loop(axis, reader))
 
+    def compute_root(self) -> None:
+        """Keep the stage in a root nest of its own: where every stage starts. Raises ScheduleError when it was moved."""
+        root_nest(self.schedule.func, self.tensor, "compute_root")
+
     def compute_inline(self) -> None:
         self.schedule.apply("compute_inline", self.tensor.name)
 
     def set_scope(self, scope: str) -> None:
         self.schedule.apply("set_scope", self.tensor.name, scope)
+
+    def double_buffer(self) -> None:
+        self.schedule.apply("double_buffer", self.tensor.name)
+
+    def storage_align(self, axis: Var | str, factor: int, offset: int) -> None:
+        """Pad storage so that neighbours along `axis` (an axis of this stage) are `offset` apart modulo `factor`."""
+        name = self.schedule.loop(axis, self.tensor)
+        at = next((d for d, v in enumerate(self.op.axis) if v.name == name), None)
+        if at is None:
+            raise ScheduleError(f"storage_align: '{name}' is no axis of {self.tensor.name}")
+        self.schedule.apply("storage_align", self.tensor.name, at, factor, offset)
+
+    def partition(self, axis: Var | str) -> tuple[Var, ...]:
+        """Cut a loop where its conditions change; one loop variable per piece, in order."""
+        return self._apply("partition", axis)
+
+    def prefetch(self, tensor: Tensor, axis: Var | str, distance: int) -> tuple[Var, ...]:
+        """In each iteration of `axis` prefetch what a later one reads of `tensor`."""
+        return self.schedule.apply("prefetch", tensor.name, self.schedule.loop(axis, self.tensor), distance)
 
     def set_layout(self, layout: Layout) -> None:
         self.schedule.apply("set_layout", self.tensor.name, layout)

@@ -15,7 +15,20 @@ from typing import Any, TypeAlias
 from toolchain.core import dtype as dtypes
 from toolchain.core.errors import ScheduleError
 from toolchain.core.rewrite import Node
-from toolchain.te.expr import Const, Dynamic, Expr, ExprLike, Index, Load, Reduce, Var, as_expr, const, indices, rewrite_loads
+from toolchain.te.expr import (
+    Const,
+    Dynamic,
+    Expr,
+    ExprLike,
+    Index,
+    Load,
+    Reduce,
+    Var,
+    as_expr,
+    const,
+    indices,
+    rewrite_loads,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +58,7 @@ class Compute:
     def input_tensors(self) -> tuple[Tensor, ...]:
         """The tensors its body reads, in order of first use, each once."""
         seen: dict[Tensor, None] = {}
-        rewrite_loads(self.body, lambda load: seen.setdefault(load.tensor))  # type: ignore[func-returns-value]
+        rewrite_loads(self.body, lambda load: seen.setdefault(load.tensor))
         return tuple(seen)
 
 
@@ -53,7 +66,7 @@ class Compute:
 class Tensor(Node):
     """A value of logical shape `shape`; `op` is the definition it was made with. Compared by identity.
 
-    Indexing gives a Load: `A[i, j]` with ints, Vars, indices, or integer expressions wrapped by `te.index(value, low, high)`.
+    Indexing gives a Load: `A[i, j]` with ints, Vars, indices, or integer values wrapped by `te.index(value, low, high)`.
     A schedule may redefine a tensor (cache_write does); the definition in force is `PrimFunc.stages[tensor]`.
     """
 
@@ -88,13 +101,17 @@ def reduce_axis(extent: int | tuple[int, int], name: str = "k") -> Var:
     """An axis to reduce over: [0, extent), or TVM's (0, extent) pair."""
     if isinstance(extent, tuple):
         if extent[0] != 0:
-            raise ScheduleError(f"reduce_axis {name} starts at {extent[0]}", fix="start at 0 and add the offset to the index")
+            raise ScheduleError(f"reduce_axis {name} starts at {extent[0]}", fix="start at 0, add the offset to the index")
         extent = extent[1]
     return Var(name, int(extent))
 
 
 def compute(
-    shape: int | Sequence[int], fn: Callable[..., ExprLike], name: str = "T", tag: str = "", attrs: Mapping[str, Any] | None = None
+    shape: int | Sequence[int],
+    fn: Callable[..., ExprLike],
+    name: str = "T",
+    tag: str = "",
+    attrs: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """Define a tensor by the value at each index: `fn` gets one Var per dimension. The Vars take the lambda's own names."""
     dims = _shape(shape)
@@ -110,36 +127,50 @@ def compute(
     return Tensor(name, dims, body.dtype, Compute(axis, body, tag, dict(attrs or {})))
 
 
+def identity(combiner: str, dtype: str) -> float | int:
+    """The value a combiner starts from: 0, 1, the lowest or the highest of the dtype."""
+    match combiner:
+        case "sum":
+            return 0
+        case "prod":
+            return 1
+        case "max":
+            return dtypes.lowest(dtype)
+        case "min":
+            return dtypes.highest(dtype)
+    raise ScheduleError(f"no combiner '{combiner}'", fix="one of sum, prod, max, min")
+
+
 Axes: TypeAlias = Var | Sequence[Var]
 
 
-def _reduce(combiner: str, value: ExprLike, axis: Axes, init: ExprLike | None, identity: Callable[[str], float | int]) -> Reduce:
+def _reduce(combiner: str, value: ExprLike, axis: Axes, init: ExprLike | None) -> Reduce:
     expr = as_expr(value)
     axes = (axis,) if isinstance(axis, Var) else tuple(axis)
-    start = const(identity(expr.dtype), expr.dtype) if init is None else as_expr(init, expr)
+    start = const(identity(combiner, expr.dtype), expr.dtype) if init is None else as_expr(init, expr)
     if start.dtype != expr.dtype:
         raise ScheduleError(f"{combiner} of {expr.dtype} starts from {start.dtype}")
     return Reduce(combiner, expr, axes, start)
 
 
-def sum(value: ExprLike, axis: Axes, init: ExprLike | None = None) -> Reduce:  # noqa: A001 - TVM's name
+def sum(value: ExprLike, axis: Axes, init: ExprLike | None = None) -> Reduce:
     """Sum over `axis`, starting from `init` (0): a bias or residual costs nothing there."""
-    return _reduce("sum", value, axis, init, lambda dtype: 0)
+    return _reduce("sum", value, axis, init)
 
 
 def prod(value: ExprLike, axis: Axes, init: ExprLike | None = None) -> Reduce:
-    return _reduce("prod", value, axis, init, lambda dtype: 1)
+    return _reduce("prod", value, axis, init)
 
 
-def max(value: ExprLike, axis: Axes, init: ExprLike | None = None) -> Reduce:  # noqa: A001 - TVM's name
-    return _reduce("max", value, axis, init, dtypes.lowest)
+def max(value: ExprLike, axis: Axes, init: ExprLike | None = None) -> Reduce:
+    return _reduce("max", value, axis, init)
 
 
-def min(value: ExprLike, axis: Axes, init: ExprLike | None = None) -> Reduce:  # noqa: A001 - TVM's name
-    return _reduce("min", value, axis, init, dtypes.highest)
+def min(value: ExprLike, axis: Axes, init: ExprLike | None = None) -> Reduce:
+    return _reduce("min", value, axis, init)
 
 
 __all__ = [
-    "Compute", "Const", "Dynamic", "Index", "Placeholder", "Tensor", "compute", "max", "min", "placeholder", "prod",
-    "reduce_axis", "sum",
+    "Compute", "Const", "Dynamic", "Index", "Placeholder", "Tensor", "compute", "identity", "max", "min", "placeholder",
+    "prod", "reduce_axis", "sum",
 ]

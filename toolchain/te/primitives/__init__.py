@@ -10,8 +10,11 @@ from toolchain.te.primitives.annotate import bind, parallel, pragma, unroll, vec
 from toolchain.te.primitives.cache import cache_read, cache_write
 from toolchain.te.primitives.compute_at import compute_at
 from toolchain.te.primitives.inline import compute_inline
+from toolchain.te.primitives.partition import partition
+from toolchain.te.primitives.prefetch import prefetch
 from toolchain.te.primitives.restructure import fuse, reorder, split
-from toolchain.te.primitives.storage import set_layout, set_scope
+from toolchain.te.primitives.rfactor import rfactor
+from toolchain.te.primitives.storage import double_buffer, set_layout, set_scope, storage_align
 
 Primitive = Callable[..., tuple[PrimFunc, tuple[Any, ...]]]
 
@@ -30,4 +33,9 @@ PRIMITIVES: Mapping[str, Primitive] = {     # what `replay` looks steps up in: a
     "cache_read": cache_read,
     "set_scope": set_scope,
     "set_layout": set_layout,
+    "double_buffer": double_buffer,
+    "storage_align": storage_align,
+    "partition": partition,
+    "prefetch": prefetch,
+    "rfactor": rfactor,
 }

@@ -49,8 +49,9 @@ def cache_read(func: PrimFunc, tensor: str, scope: str, *readers: str) -> tuple[
     Raises ScheduleError: no such tensor, a reader that does not read it, a tensor that was moved already.
     """
     source = tensor_named(func, tensor, "cache_read")
-    chosen = [stage_named(func, r, "cache_read") for r in readers] or [t for t, d in func.stages.items() if source in d.input_tensors]
-    if unread := [r.name for r in chosen if source not in func.stages[r].input_tensors]:
+    readers_now = [t for t, d in func.stages.items() if source in d.input_tensors]
+    chosen = [stage_named(func, r, "cache_read") for r in readers] or readers_now
+    if unread := [r.name for r in chosen if r not in readers_now]:
         raise ScheduleError(f"cache_read: {unread[0]} does not read {tensor}")
     if func.buffers[source].type.shape != source.shape:
         raise ScheduleError(f"cache_read: {tensor} was moved already", fix="call cache_read before compute_at")

@@ -24,7 +24,7 @@ from toolchain.te.expr import (
     variables,
     walk_all,
 )
-from toolchain.te.loop_ir import For, ForKind, PrimFunc, Stmt, Store, Update, block, loops
+from toolchain.te.loop_ir import For, ForKind, PrimFunc, Stmt, block, loops
 from toolchain.te.primitives.loops import Path, loop_at, names, path_to_loop, put, root_nest, stage_named
 from toolchain.te.tensor import Tensor
 
@@ -57,13 +57,13 @@ def compute_at(func: PrimFunc, stage: str, loop: str) -> tuple[PrimFunc, tuple[V
     """
     tensor = stage_named(func, stage, "compute_at")
     if tensor in func.params:
-        raise ScheduleError(f"compute_at: {stage} is an output of {func.name} and stays whole", fix="cache_write it and move that")
+        raise ScheduleError(f"compute_at: {stage} is an output of {func.name}", fix="cache_write it and move that")
     old = root_nest(func, tensor, "compute_at")
     body = put((func.body, old), None) if func.body is not old else block()
     func = replace(func, body=body)
     path = path_to_loop(func, loop, "compute_at")
     host = loop_at(path)
-    box = _box(func, path, tensor)
+    box = boxes_read(func, path, tensor, "compute_at", everywhere=True)
     definition, taken = func.stages[tensor], names(func)
     axis = tuple(Var(fresh(v.name, taken), part.width + 1) for v, part in zip(definition.axis, box))
     reduce_axis = {v: Var(fresh(v.name, taken), v.extent) for v in definition.reduce_axis}
@@ -83,25 +83,26 @@ def compute_at(func: PrimFunc, stage: str, loop: str) -> tuple[PrimFunc, tuple[V
     return func, (*axis, *reduce_axis.values())
 
 
-def _box(func: PrimFunc, path: Path, tensor: Tensor) -> list[Interval]:
-    """Per dimension, what is read of `tensor` in one iteration of the loop at the end of `path`."""
+def boxes_read(func: PrimFunc, path: Path, tensor: Tensor, by: str, everywhere: bool = False) -> list[Interval]:
+    """Per dimension, what is read of `tensor` in one iteration of the loop at the end of `path`.
+
+    `everywhere`: refuse when somebody outside the loop reads it too.
+    """
     host = loop_at(path)
     reads = _reads_of(host.body, tensor)
-    if len(reads) != len(_reads_of(func.body, tensor)):
-        raise ScheduleError(
-            f"compute_at: {tensor.name} is also read outside loop '{host.var.name}'", fix="choose a loop around all its readers"
-        )
+    fix = "choose a loop around all its readers"
     if not reads:
-        raise ScheduleError(f"compute_at: loop '{host.var.name}' does not read {tensor.name}", fix="choose a loop around its readers")
+        raise ScheduleError(f"{by}: loop '{host.var.name}' does not read {tensor.name}", fix=fix)
+    if everywhere and len(reads) != len(_reads_of(func.body, tensor)):
+        raise ScheduleError(f"{by}: {tensor.name} is also read outside loop '{host.var.name}'", fix=fix)
     scope = func.buffers[tensor].scope
     varies = {s.var for s in path if isinstance(s, For) and _is_range(s, scope)} | {s.var for s in loops(host.body)}
     box = []
     for d, extent in enumerate(tensor.shape):
-        parts = [interval(index(load.index[d]), varies) for load in reads]
-        union = _union(parts)
+        union = _union([interval(index(load.index[d]), varies) for load in reads])
         if union is None:
             raise ScheduleError(
-                f"compute_at: the readers of {tensor.name} in loop '{host.var.name}' need boxes of dimension {d} without a "
+                f"{by}: the readers of {tensor.name} in loop '{host.var.name}' need parts of dimension {d} without a "
                 "constant distance",
                 fix="choose an outer loop",
             )
@@ -190,4 +191,4 @@ def _rebase(stmt: Stmt, tensor: Tensor, low: Iterable[Index]) -> Stmt:
     return rewrite_loads(stmt, rule)  # type: ignore[no-any-return]
 
 
-__all__ = ["Interval", "Store", "Update", "compute_at", "interval"]
+__all__ = ["Interval", "compute_at", "interval"]

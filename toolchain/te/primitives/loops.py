@@ -85,14 +85,16 @@ def tensor_named(func: PrimFunc, name: str, by: str) -> Tensor:
     for tensor in func.buffers:
         if tensor.name == name:
             return tensor
-    raise ScheduleError(f"{by}: {func.name} has no tensor '{name}'", fix=f"pick one of: {', '.join(t.name for t in func.buffers)}")
+    known = ", ".join(t.name for t in func.buffers)
+    raise ScheduleError(f"{by}: {func.name} has no tensor '{name}'", fix=f"pick one of: {known}")
 
 
 def stage_named(func: PrimFunc, name: str, by: str) -> Tensor:
     """The computed tensor of that name."""
     tensor = tensor_named(func, name, by)
     if tensor not in func.stages:
-        raise ScheduleError(f"{by}: {name} is an input, not a stage", fix=f"pick one of: {', '.join(t.name for t in func.stages)}")
+        known = ", ".join(t.name for t in func.stages)
+        raise ScheduleError(f"{by}: {name} is an input, not a stage", fix=f"pick one of: {known}")
     return tensor
 
 
@@ -145,12 +147,13 @@ def rebuild_chain(chain: Sequence[For], guards: Sequence[Expr], body: Stmt) -> S
     """Nest `chain` (outermost first) around `body`; each guard stands just inside the innermost loop it mentions."""
     waiting = [(guard, variables(guard)) for guard in guards]
     for loop in reversed(chain):
-        for guard in [w for w in waiting if loop.var in w[1]]:
-            body = If(guard[0], body)
-            waiting.remove(guard)
+        for condition, used in waiting:
+            if loop.var in used:
+                body = If(condition, body)
+        waiting = [w for w in waiting if loop.var not in w[1]]
         body = loop if body is loop.body else replace(loop, body=body)
-    for guard, _ in waiting:
-        body = If(guard, body)
+    for condition, _ in waiting:
+        body = If(condition, body)
     return body
 
 

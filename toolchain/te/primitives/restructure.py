@@ -1,4 +1,4 @@
-"""Primitives that change the shape of a loop nest: split, fuse, reorder. Each is PrimFunc -> (PrimFunc, new loop variables)."""
+"""Primitives that change the shape of a loop nest: split, fuse, reorder."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from dataclasses import replace
 from toolchain.core.errors import ScheduleError
 from toolchain.core.rewrite import map_children
 from toolchain.te.create import fresh
-from toolchain.te.expr import Const, Var, compare, substitute, variables
-from toolchain.te.loop_ir import For, ForKind, If, PrimFunc, Stmt, Store, Update, leaves, loops
+from toolchain.te.expr import Const, IndexLike, Var, compare, index, substitute, variables
+from toolchain.te.loop_ir import For, ForKind, If, PrimFunc, Stmt, Update, leaves, loops
 from toolchain.te.primitives.loops import (
     loop_at,
     names,
-    path_to,
     path_to_loop,
     perfect_chain,
     rebuild_chain,
@@ -40,9 +39,9 @@ def split(func: PrimFunc, loop: str, factor: int) -> tuple[PrimFunc, tuple[Var, 
         )
     taken = names(func)
     outer, inner = Var(fresh(f"{loop}_0", taken), -(-old.extent // factor)), Var(fresh(f"{loop}_1", taken), factor)
-    i = outer * factor + inner
+    i = index(outer * factor + inner)
     body = substitute(old.body, {old.var: i})
-    guard = compare("<", i, old.extent)  # type: ignore[arg-type]
+    guard = compare("<", i, old.extent)
     if not isinstance(guard, Const):
         body = If(guard, body)
     new = For(outer, For(inner, body, old.kind, old.thread, old.pragmas))
@@ -68,17 +67,17 @@ def fuse(func: PrimFunc, outer: str, inner: str) -> tuple[PrimFunc, tuple[Var]]:
         raise ScheduleError(f"fuse: '{inner}' is not directly inside '{outer}'", fix="reorder them next to each other first")
     b = chain[1]
     if a.kind is not ForKind.SERIAL or b.kind is not ForKind.SERIAL:
-        raise ScheduleError(f"fuse: '{outer}' is {a.kind}, '{inner}' is {b.kind}", fix="fuse serial loops, mark the result after")
+        raise ScheduleError(f"fuse: '{outer}' is {a.kind}, '{inner}' is {b.kind}", fix="mark the fused loop instead")
     for leaf in leaves(body):
         if isinstance(leaf, Update):
             used = {v for i in leaf.index for v in variables(i)}
             if min(a.extent, b.extent) > 1 and (a.var in used) != (b.var in used):
-                raise ScheduleError(f"fuse: one of '{outer}', '{inner}' reduces into {leaf.tensor.name} and the other does not")
+                raise ScheduleError(f"fuse: only one of '{outer}', '{inner}' reduces into {leaf.tensor.name}")
     fused = Var(fresh(f"{outer}_{inner}", names(func)), a.extent * b.extent)
-    mapping = {a.var: fused // b.extent, b.var: fused % b.extent}
+    mapping: dict[Var, IndexLike] = {a.var: index(fused // b.extent), b.var: index(fused % b.extent)}
     for guard in reversed(guards):
         body = If(guard, body)
-    new = For(fused, substitute(body, mapping))  # type: ignore[arg-type]
+    new = For(fused, substitute(body, mapping))
     return replace_at(func, path, new), (fused,)
 
 
@@ -118,7 +117,5 @@ def rename_loops(stmt: Stmt, taken: set[str]) -> Stmt:
             return replace(s, var=mapping[s.var], body=visit(s.body))
         return map_children(s, lambda c: visit(c) if isinstance(c, Stmt) else c)
 
-    return substitute(visit(stmt), mapping) if mapping else stmt  # type: ignore[no-any-return]
+    return substitute(visit(stmt), mapping) if mapping else stmt
 
-
-__all__ = ["Store", "fuse", "path_to", "rename_loops", "reorder", "split"]
