@@ -21,12 +21,14 @@ from toolchain.core.layout import TensorType
 from toolchain.graph.ir import Graph, Node
 from toolchain.graph.protos import dtype_of, node_proto, schema, tensor_proto, type_proto
 
+NOTHING = TensorType.plain((0,), "bool")
+
 DATA_LIMIT = 4096
 """Constants of up to so many elements are shown to ONNX's rules: shapes, axes, scales; never weights."""
 
 
 def infer(node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray]) -> tuple[TensorType, ...]:
-    """One type per output of `node` (missing optional outputs included), all static and in the plain layout.
+    """One type per output of `node`, all static and in the plain layout. For a missing optional output it means nothing.
 
     Raises ImportModelError naming the node: types that do not fit the operator, or a shape that depends on data.
     """
@@ -57,7 +59,8 @@ def _infer_onnx(node: Node, types: Mapping[str, TensorType], params: Mapping[str
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, TypeError, IndexError) as e:
         given = ", ".join(str(types[name]) for name in node.inputs if name)
         raise ImportModelError(f"does not fit its inputs ({given}): {_reason(e)}", where=where(node)) from None
-    return tuple(_static(node, n, found.get(f"o{n}"), types) for n in range(len(node.outputs)))
+    made = {n: _static(node, n, found.get(f"o{n}"), types) for n, name in enumerate(node.outputs) if name}
+    return tuple(made.get(n, NOTHING) for n in range(len(node.outputs)))
 
 
 def _reason(error: Exception) -> str:
@@ -66,7 +69,7 @@ def _reason(error: Exception) -> str:
 
 
 def _static(node: Node, n: int, proto: TypeProto | None, types: Mapping[str, TensorType]) -> TensorType:
-    name = node.outputs[n] or f"output {n}"
+    name = node.outputs[n]
     if proto is None or not proto.HasField("tensor_type"):
         kind = proto.WhichOneof("value") if proto is not None else None
         problem = f"yields a {kind.removesuffix('_type')}; only tensors are supported" if kind else "has no known type"
@@ -85,7 +88,7 @@ def _static(node: Node, n: int, proto: TypeProto | None, types: Mapping[str, Ten
 
 
 def _infer_same(node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray]) -> tuple[TensorType, ...]:
-    """Layout conversions keep the logical tensor; the layout itself is stated in the graph's types, not inferred."""
+    """The output is like the first input. Of a layout conversion the graph's types state the layout; it is not inferred."""
     t = types[node.inputs[0]]
     return (TensorType.plain(t.shape, t.dtype),)
 
@@ -154,6 +157,8 @@ Rule = Callable[[Node, Mapping[str, TensorType], Mapping[str, np.ndarray]], tupl
 
 RULES: dict[str, Rule] = {
     "Layout": _infer_same,
+    "GroupNormalization": _infer_same,          # of these two ONNX has no rule
+    "MeanVarianceNormalization": _infer_same,
     "Fused": _infer_fused,
     "If": _infer_if,
     "Loop": _infer_loop,

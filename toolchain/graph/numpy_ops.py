@@ -182,20 +182,16 @@ def _resize(node: Node, arrays: Arrays) -> Made:
     y = x
     for k, axis in enumerate(axes):
         n = x.shape[axis]
-        if sizes is not None and sizes.size:
-            out = int(sizes[k])
-            scale = out / n
-        else:
-            scale = float(_array(scales)[k])
-            out = math.floor(n * scale)
-        if out == n and scale == 1:
+        exact = float(sizes[k]) if sizes is not None and sizes.size else n * float(_array(scales)[k])
+        if exact == n:
             continue
-        at = _COORDINATES[transform](np.arange(out, dtype="float64"), scale, n, out)
+        at = _COORDINATES[transform](np.arange(math.floor(exact), dtype="float64"), exact / n, n, exact)
         y = _nearest(y, axis, at, default(node, "nearest_mode")) if mode == "nearest" else _linear(y, axis, at)
     return (y.astype(x.dtype, copy=False),)
 
 
-_COORDINATES: dict[str, Callable[[np.ndarray, float, int, int], np.ndarray]] = {
+# Where in the input an output element lies; `out` is the exact length, n * scale, before it is rounded down.
+_COORDINATES: dict[str, Callable[[np.ndarray, float, int, float], np.ndarray]] = {
     "half_pixel": lambda i, scale, n, out: (i + 0.5) / scale - 0.5,
     "asymmetric": lambda i, scale, n, out: i / scale,
     "align_corners": lambda i, scale, n, out: i * (n - 1) / (out - 1) if out > 1 else np.zeros_like(i),

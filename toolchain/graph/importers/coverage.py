@@ -44,7 +44,9 @@ def refuse(found: tuple[Unsupported, ...], where: str) -> None:
                                fix="export the model with other operators, or leave these nodes out of it")
 
 
-def unsupported_in_model(model: onnx.ModelProto, supported: Collection[str], limits: Limits) -> tuple[Unsupported, ...]:
+def unsupported_in_model(
+    model: onnx.ModelProto, supported: Collection[str], limits: Limits, constants: Collection[str] = (),
+) -> tuple[Unsupported, ...]:
     """The same for a model not yet imported, before anything of it is computed.
 
     A node that reads only constants and shapes is left out, since importing folds it; so is one that ONNX describes by a
@@ -52,7 +54,7 @@ def unsupported_in_model(model: onnx.ModelProto, supported: Collection[str], lim
     """
     functions = {(f.domain, f.name, f.overload): f for f in model.functions}
     weights = {t.name for t in model.graph.initializer} | {t.values.name for t in model.graph.sparse_initializer}
-    live = {i.name for i in model.graph.input} - weights
+    live = {i.name for i in model.graph.input} - weights - {*constants}
     return _grouped(_walk(model.graph.node, live, supported, functions, limits.depth))
 
 

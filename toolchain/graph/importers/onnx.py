@@ -12,6 +12,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
@@ -68,17 +69,22 @@ def read_model(path: Path, limits: Limits) -> onnx.ModelProto:
 def import_model(
     model: onnx.ModelProto, folder: Path, shapes: Mapping[str, tuple[int, ...]], dims: Mapping[str, int],
     supported: Collection[str] | None = None, limits: Limits = DEFAULT, where: str = "model",
+    constants: Mapping[str, np.ndarray] | None = None,
 ) -> Graph:
-    """`import_onnx` for a model already parsed; external data is looked for beneath `folder`."""
+    """`import_onnx` for a model already parsed; external data is looked for beneath `folder`.
+
+    constants: inputs to import as constants of that value, such as an axis or a shape that is the same for every run.
+    """
     opset = _opset(model.opset_import, where)
     functions = {(f.domain, f.name, f.overload): f for f in model.functions}
     shared = Model(TensorReader(folder, limits), limits, supported, functions)
     if supported is not None:
-        refuse(unsupported_in_model(model, supported, limits), where)
+        refuse(unsupported_in_model(model, supported, limits, constants or {}), where)
     proto = model.graph
     weights = {t.name for t in proto.initializer} | {t.values.name for t in proto.sparse_initializer}
-    types = bind_inputs([i for i in proto.input if i.name not in weights], shapes, dims)
-    graph = read_graph(shared, proto, types, opset)
+    constants = constants or {}
+    types = bind_inputs([i for i in proto.input if i.name not in weights and i.name not in constants], shapes, dims)
+    graph = read_graph(shared, proto, types, opset, constants)
     if supported is not None:
         refuse(unsupported(graph, supported), where)
     return graph

@@ -7,18 +7,18 @@ of its own; what it reads from outside becomes an explicit input (see infer.py) 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto
 
 from toolchain.core.dtype import itemsize, to_numpy
 from toolchain.core.errors import ImportModelError
 from toolchain.core.layout import TensorType
 from toolchain.graph.importers.coverage import has_function
+from toolchain.graph.importers.forms import check_form, constant_of, plain
 from toolchain.graph.importers.limits import Limits
 from toolchain.graph.importers.tensors import TensorReader
 from toolchain.graph.importers.upgrade import VANISHES, upgrade
@@ -31,6 +31,9 @@ from toolchain.graph.protos import OPSET, attribute_value, node_proto, schema, t
 CONTROL = frozenset({"If", "Loop", "Scan"})
 BY_SHAPE = frozenset({"Shape", "Size"})
 """Operators that read only the shape of their input: constant even when the input is not."""
+
+BY_DATA = frozenset({"Compress", "NonZero", "Unique"})
+"""Operators whose output shape depends on the elements of their inputs."""
 
 
 @dataclass
@@ -78,9 +81,14 @@ class Names:
     source: str = ""                        # the model's node all this comes from, when ONNX's own function expands it
 
 
-def read_graph(model: Model, proto: GraphProto, inputs: Mapping[str, TensorType], opset: int) -> Graph:
-    """The main graph. Raises ImportModelError naming the node or value at fault."""
-    return Scope(model, proto.name or "main", reserved=_all_names(proto)).read(proto, inputs, Names(opset, 0))
+def read_graph(
+    model: Model, proto: GraphProto, inputs: Mapping[str, TensorType], opset: int, constants: Mapping[str, np.ndarray],
+) -> Graph:
+    """The main graph; `constants` replace inputs. Raises ImportModelError naming the node or value at fault."""
+    scope, names = Scope(model, proto.name or "main", reserved=_all_names(proto)), Names(opset, 0)
+    for name, array in constants.items():
+        scope.add_constant(name, array, names)
+    return scope.read(proto, inputs, names)
 
 
 def _all_names(proto: GraphProto) -> set[str]:
@@ -179,6 +187,9 @@ class Scope:
             here = f"initializer {s.values.name!r}"
             self._add_param(self._define(s.values.name, names, here), self.model.reader.sparse(s, here))
 
+    def add_constant(self, name: str, array: np.ndarray, names: Names) -> None:
+        self._add_param(self._define(name, names, f"constant {name!r}"), array)
+
     def _read_nodes(self, protos: Iterable[NodeProto], names: Names) -> None:
         for index, proto in enumerate(protos):
             name = names.prefix + (proto.name or f"{proto.op_type}_{index}")
@@ -224,11 +235,11 @@ class Scope:
             domain = f"{proto.domain}." if proto.domain else ""
             raise ImportModelError(f"ONNX opset {names.opset} has no operator {domain}{proto.op_type}", where=here)
         inputs = tuple(self.resolve(i, names, here) if i else "" for i in proto.input)
-        _check_form(proto, known, here)
+        check_form(proto, known, here)
         source = names.source or name
         node = Node(proto.op_type, _trimmed(inputs), (), self._attrs(proto, names, here), self._node_name(name), (source,))
         if proto.op_type == "Constant":
-            self._add_param(self._define(proto.output[0], names, here), _constant_of(node, here))
+            self._add_param(self._define(proto.output[0], names, here), constant_of(node, here))
             return
         if proto.op_type in CONTROL and self._control(node, proto, names, here):
             return
@@ -252,6 +263,9 @@ class Scope:
         if not constant and self._is_foreign(node.op):
             self._expand(node, names)
             return
+        if constant and node.op in BY_DATA:
+            self._fold_by_data(node, here)
+            return
         types = infer(node, self.types, self.params)
         for name, t in zip(node.outputs, types, strict=True):
             if name:
@@ -266,15 +280,19 @@ class Scope:
         if node.op != "ConstantOfShape":                # which makes a view of one element
             self.model.count_folded(sum(t.elements * itemsize(t.dtype) for t in types), here)
         arrays = [_stand_in(self.types[i]) if node.op in BY_SHAPE else self.params[i] if i else None for i in node.inputs]
-        try:
-            made = evaluate(node, arrays)
-        except (ValueError, TypeError, IndexError, ArithmeticError, KeyError, AssertionError) as e:
-            raise ImportModelError(f"cannot be computed: {type(e).__name__}: {e}", where=here) from e
-        for name, t, array in zip(node.outputs, types, made, strict=False):
+        for name, t, array in zip(node.outputs, types, _evaluate(node, arrays, here), strict=False):
             if name:
                 if array.shape != t.shape:
                     raise ImportModelError(f"yields {list(array.shape)} where its type says {t}", where=here)
                 self.params[name] = array if array.dtype.name == t.dtype else array.astype(to_numpy(t.dtype))
+
+    def _fold_by_data(self, node: Node, here: str) -> None:
+        """Of constants even these operators have a shape. They yield at most 8 bytes times rank per element."""
+        arrays = [self.params[i] if i else None for i in node.inputs]
+        self.model.count_folded(sum(8 * a.size * max(a.ndim, 1) for a in arrays if a is not None), here)
+        for name, array in zip(node.outputs, _evaluate(node, arrays, here)):
+            if name:
+                self._add_param(name, array)
 
     # --- attributes
 
@@ -293,7 +311,7 @@ class Scope:
             elif a.type == AttributeProto.GRAPH:
                 attrs[a.name] = a.g                     # read by _control, which knows the types of its inputs
             else:
-                attrs[a.name] = _plain(a, here)
+                attrs[a.name] = plain(a, here)
         return attrs
 
     # --- functions
@@ -304,7 +322,7 @@ class Scope:
         self.model.check_depth(names.depth + 1, here)
         if len(proto.input) > len(function.input) or len(proto.output) > len(function.output):
             raise ImportModelError(f"has more inputs or outputs than function {function.name!r}", where=here)
-        attrs = {a.name: _plain(a, here) for a in function.attribute_proto} | self._attrs(proto, names, here)
+        attrs = {a.name: plain(a, here) for a in function.attribute_proto} | self._attrs(proto, names, here)
         given = {formal: self.resolve(i, names, here) for formal, i in zip(function.input, proto.input) if i}
         results = self._inline(function, given, attrs, name, names, names.source, here)
         for formal, out in zip(function.output, proto.output):
@@ -369,7 +387,7 @@ class Scope:
             self._inline_branch(taken, node, proto, names, here)
             return True
         bodies = {key: value for key, value in node.attrs.items() if isinstance(value, GraphProto)}
-        given = self._body_inputs(node, here)
+        given = self._body_inputs(node, names, here)
         scopes: dict[str, Scope] = {}
         graphs: dict[str, Graph] = {}
         for key, body in bodies.items():
@@ -401,13 +419,16 @@ class Scope:
         inputs = (*own, *(self.captured[v] for v in captured))
         return replace(body, inputs=inputs, types={**body.types, **{i: self.types[i] for i in inputs}})
 
-    def _body_inputs(self, node: Node, here: str) -> list[TensorType]:
+    def _body_inputs(self, node: Node, names: Names, here: str) -> list[TensorType]:
         """Types of a body's own inputs, from what the node is given."""
         if node.op == "If":
             return []
         if node.op == "Loop":
             states = [self.types[i] for i in node.inputs[2:]]
             return [TensorType.plain((), "int64"), TensorType.plain((), "bool"), *states]
+        if names.opset < 9:
+            raise ImportModelError("Scan of opset 8 (with a batch dimension) is not supported", where=here,
+                                   fix="convert the model to opset 9 or newer")
         scans = node.attrs["num_scan_inputs"]
         count = len(node.inputs) - scans
         axes = node.attrs.get("scan_input_axes", (0,) * scans)
@@ -443,11 +464,11 @@ def _trimmed(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _plain(proto: AttributeProto, here: str) -> Any:
+def _evaluate(node: Node, arrays: Sequence[np.ndarray | None], here: str) -> tuple[np.ndarray, ...]:
     try:
-        return attribute_value(proto)
-    except ImportModelError as e:
-        raise ImportModelError(e.what, where=here) from None
+        return evaluate(node, arrays)
+    except (ValueError, TypeError, IndexError, ArithmeticError, KeyError, AssertionError) as e:
+        raise ImportModelError(f"cannot be computed: {type(e).__name__}: {e}", where=here) from e
 
 
 def _stand_in(t: TensorType) -> np.ndarray:
@@ -461,33 +482,3 @@ def _element(t: TensorType, axis: int, here: str) -> TensorType:
         raise ImportModelError(f"scan axis {axis} of {t}", where=here)
     at = axis % len(t.shape)
     return TensorType.plain(t.shape[:at] + t.shape[at + 1:], t.dtype)
-
-
-def _check_form(proto: NodeProto, known: onnx.defs.OpSchema, here: str) -> None:
-    """Counts of inputs and outputs, and names and kinds of attributes, as the schema of the model's opset has them."""
-    for what, count, low, high in (("inputs", len(proto.input), known.min_input, known.max_input),
-                                   ("outputs", len(proto.output), known.min_output, known.max_output)):
-        if not low <= count <= high:
-            raise ImportModelError(f"has {count} {what}, its operator takes {low} to {high}", where=here)
-    for a in proto.attribute:
-        if a.name not in known.attributes:
-            raise ImportModelError(f"its operator has no attribute {a.name!r} in opset {known.since_version}", where=here)
-        if a.type != known.attributes[a.name].type.value:
-            raise ImportModelError(f"attribute {a.name!r} is not a {known.attributes[a.name].type.name}", where=here)
-    given = {a.name for a in proto.attribute}
-    if missing := [n for n, a in known.attributes.items() if a.required and n not in given]:
-        raise ImportModelError(f"needs the attribute {', '.join(missing)}", where=here)
-
-
-_CONSTANT_DTYPES = {"value_float": "float32", "value_floats": "float32", "value_int": "int64", "value_ints": "int64"}
-
-
-def _constant_of(node: Node, here: str) -> np.ndarray:
-    if len(node.attrs) != 1:
-        raise ImportModelError(f"states {len(node.attrs)} values", where=here)
-    (name, value), = node.attrs.items()
-    if name in ("value", "sparse_value"):
-        return np.asarray(value)
-    if name not in _CONSTANT_DTYPES:
-        raise ImportModelError("holds strings, which are not supported", where=here)
-    return np.asarray(value, _CONSTANT_DTYPES[name])

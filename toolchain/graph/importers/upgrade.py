@@ -43,7 +43,7 @@ Rule = Callable[[Node, Context], tuple[Node, ...]]
 def upgrade(node: Node, opset: int, context: Context) -> tuple[Node, ...]:
     """`node`, written for `opset`, as nodes of the newest opset that define the same outputs.
 
-    Raises ImportModelError for a form that has no equivalent (training, batched Scan of opset 8).
+    Raises ImportModelError for a form that has no equivalent (training).
     """
     nodes: tuple[Node, ...] = (node,)
     for since, rule in UPGRADES.get(node.op, ()):
@@ -177,11 +177,6 @@ def _dft_20(node: Node, context: Context) -> tuple[Node, ...]:
     return attribute_to_input("axis", 2, "int64", scalar=True)(axis, context)
 
 
-def _scan_9(node: Node, context: Context) -> tuple[Node, ...]:
-    raise ImportModelError("Scan of opset 8 (with a batch dimension) is not supported", where=where(node),
-                           fix="convert the model to opset 9 or newer")
-
-
 def _pad_11(node: Node, context: Context) -> tuple[Node, ...]:
     """Pad(x) {pads, value}   ->   Pad(x, %pads, %value)"""
     valued = replace(node, attrs={"value": 0.0, **node.attrs})
@@ -216,7 +211,6 @@ UPGRADES: dict[str, tuple[tuple[int, Rule], ...]] = {
     "ReduceSumSquare": ((18, _AXES),),
     "Resize": ((11, _resize_11),),
     "RoiAlign": ((16, _roi_align_16),),
-    "Scan": ((9, _scan_9),),
     "Slice": ((10, _then(attribute_to_input("starts", 1, "int64"), attribute_to_input("ends", 2, "int64"),
                          attribute_to_input("axes", 3, "int64"))),),
     "Softmax": ((13, _flatten_from_axis),),
