@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -20,19 +20,22 @@ MARKS: dict[Level, str] = {"pass": "ok  ", "fail": "FAIL", "warn": "note", "note
 def show(report: Report, console: Console, gates: Sequence[GateResult] = (), *, layers: int = SHOWN_LAYERS) -> None:
     """Print the whole report."""
     for section in sections(report, gates, layers=layers):
-        _show_section(section, console)
+        show_section(section, console)
 
 
-def _show_section(section: Section, console: Console) -> None:
+def show_section(section: Section, console: Console) -> None:
+    """Print one section: verdicts, tables, notes."""
     console.print(Text(section.title, style="bold"))
     for verdict in section.verdicts:
         console.print(_line(verdict))
     for table in section.tables:
         if table.rows:
             console.print(_rich_table(table))
+            console.print()
     for note in section.notes:
         console.print(Text(f"  {note}", style="dim"))
-    console.print()
+    if section.notes or section.verdicts:
+        console.print()
 
 
 def _line(verdict: Verdict) -> Text:
@@ -43,7 +46,8 @@ def _line(verdict: Verdict) -> Text:
 def _rich_table(table: Table) -> RichTable:
     out = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
     for column in table.columns:
-        out.add_column(Text(column.title), justify="right" if column.right else "left", overflow="fold")
+        side: JustifyMethod = "right" if column.right else "left"
+        out.add_column(Text(column.title), justify=side, overflow="fold", no_wrap=column.right)
     last = ""
     for row in table.rows:
         first = "" if row[0] == last and table.columns[0].title == "build" else row[0]      # name a build once

@@ -14,7 +14,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from toolchain.build.caret import printable
-from toolchain.report.facts import BuildReport, Comparison, ContenderFacts, LayerFacts, MeasureFacts, Report, System
+from toolchain.report.facts import (
+    BuildReport,
+    Comparison,
+    ContenderFacts,
+    LayerFacts,
+    MeasureFacts,
+    OutputError,
+    Report,
+    System,
+)
 from toolchain.report.gate import GateResult
 from toolchain.report.statistics import geometric_mean
 
@@ -41,7 +50,6 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
 
@@ -58,7 +66,7 @@ def sections(report: Report, gates: Sequence[GateResult] = (), *, layers: int = 
     """The whole report. `layers`: how many of a network's layers are shown, the most expensive ones."""
     found = [
         Section("Verdict", tuple(_verdicts(report, gates))),
-        _speed(report),
+        speed(report),
         _accuracy(report),
         _artifacts(report),
         *(_layers(b, layers) for b in report.builds if b.layers),
@@ -113,7 +121,9 @@ def _digits(value: float) -> str:
 
 
 def _range(contender: ContenderFacts) -> str:
-    return f"{show_time(contender.p10_us)} - {show_time(contender.p90_us)}"
+    """p10 - p90, the unit once where it is one: 11.1 - 11.3 ms."""
+    low, high = show_time(contender.p10_us), show_time(contender.p90_us)
+    return f"{low.partition(' ')[0] if low.partition(' ')[2] == high.partition(' ')[2] else low} - {high}"
 
 
 def _badge(comparison: Comparison) -> str:
@@ -171,12 +181,13 @@ def _gate_verdict(gate: GateResult) -> Verdict:
 
 # --- speed -----------------------------------------------------------------------------------------------------------------
 
-def _speed(report: Report) -> Section:
+def speed(report: Report) -> Section:
+    """Every contender's times, ours against each baseline, and the configurations they ran with."""
     measured = [(b.build.name, b.measure) for b in report.builds if b.measure]
     columns = (Column("build"), Column("contender"), Column("median", True), Column("p10 - p90", True),
-               Column("ours is [95 %]", True), Column("", badge=True), Column("load", True), Column("memory", True))
+               Column("ours is [95 %]", True), Column("", badge=True))
     rows = [row for name, m in measured for row in _speed_rows(name, m)]
-    tables = (Table("Time of one call", columns, tuple(rows)), _configurations([m for _, m in measured]))
+    tables = (Table(columns, tuple(rows)), _loading(measured), _configurations([m for _, m in measured]))
     return Section("Speed", tables=tables, notes=tuple(_speed_notes(measured)))
 
 
@@ -184,14 +195,21 @@ def _speed_rows(name: str, m: MeasureFacts) -> Iterable[tuple[str, ...]]:
     by_baseline = {c.baseline: c for c in m.comparisons}
     for c in m.contenders:
         if not c.bursts_us:
-            yield show_name(name), show_name(c.name), "-", "-", "", f"failed: {show_name(c.error, 120)}", "", ""
+            yield show_name(name), show_name(c.name), "-", "-", "", f"failed: {show_name(c.error, 120)}"
             continue
         comparison = by_baseline.get(c.name) if not c.ours else None
         badge = _badge(comparison) if comparison else "unstable" if c.unstable else ""
         if c.error:
             badge = f"{badge}, {show_name(c.error, 120)}".lstrip(", ")
         yield (show_name(name), show_name(c.name), show_time(c.median_us), _range(c),
-               show_ratio(comparison) if comparison else "", badge, show_time(c.load_ms * 1e3), show_bytes(c.peak_bytes))
+               show_ratio(comparison) if comparison else "", badge)
+
+
+def _loading(measured: Sequence[tuple[str, MeasureFacts]]) -> Table:
+    rows = [(show_name(name), show_name(c.name), show_time(c.load_ms * 1e3), show_bytes(c.peak_bytes))
+            for name, m in measured for c in m.contenders if c.bursts_us]
+    columns = (Column("build"), Column("contender"), Column("until loaded", True), Column("peak of its process", True))
+    return Table(columns, tuple(rows))
 
 
 def _configurations(measured: Sequence[MeasureFacts]) -> Table:
@@ -200,7 +218,7 @@ def _configurations(measured: Sequence[MeasureFacts]) -> Table:
         (show_name(c.name), show_name(c.version), ", ".join(f"{show_name(k)} {show_name(v)}" for k, v in c.config.items()))
         for m in measured for c in m.contenders if c.config
     )
-    return Table("Contenders", (Column("contender"), Column("version"), Column("configuration")), tuple(rows))
+    return Table((Column("contender"), Column("version"), Column("configuration")), tuple(rows))
 
 
 def _speed_notes(measured: Sequence[tuple[str, MeasureFacts]]) -> Iterable[str]:
@@ -229,16 +247,19 @@ def _accuracy(report: Report) -> Section:
     for b in report.builds:
         name = show_name(b.build.name)
         if v := b.verify:
-            tolerance = f"{v.rtol:g} rel + {v.atol:g}"
-            rows += [(name, "ours", show_name(o.output), show_error(o.max_abs_error), show_error(o.max_rel_error), tolerance,
-                      show_name(v.reference), "pass" if o.passed else "FAIL") for o in v.outputs]
+            against = f"{show_name(v.reference)}, rtol {v.rtol:g}, atol {v.atol:g}"
+            rows += [(name, "ours", *_errors(o), "pass" if o.passed else "FAIL", against) for o in v.outputs]
         if b.measure and b.measure.reference:
             judge = show_name(b.measure.reference)
-            rows += [(name, show_name(c.name), show_name(o.output), show_error(o.max_abs_error), show_error(o.max_rel_error),
-                      "", judge, "") for c in b.measure.contenders if not c.ours for o in c.outputs]
+            rows += [(name, show_name(c.name), *_errors(o), "", judge)
+                     for c in b.measure.contenders if not c.ours for o in c.outputs]
     columns = (Column("build"), Column("contender"), Column("output"), Column("max abs error", True),
-               Column("max rel error", True), Column("tolerance"), Column("reference"), Column("", badge=True))
-    return Section("Accuracy", tables=(Table("Outputs against the reference", columns, tuple(rows)),))
+               Column("max rel error", True), Column("", badge=True), Column("against"))
+    return Section("Accuracy", tables=(Table(columns, tuple(rows)),))
+
+
+def _errors(o: OutputError) -> tuple[str, str, str]:
+    return show_name(o.output), show_error(o.max_abs_error), show_error(o.max_rel_error)
 
 
 def _artifacts(report: Report) -> Section:
@@ -248,7 +269,7 @@ def _artifacts(report: Report) -> Section:
              f"{b.compile_s:.2f} s", str(b.kernels),
              f"{b.tuned_kernels} of {b.kernels} tuned" if b.tuned_kernels else "default")
             for b in (x.build for x in report.builds)]
-    return Section("Artifacts", tables=(Table("What was built", columns, tuple(rows)),))
+    return Section("Artifacts", tables=(Table(columns, tuple(rows)),))
 
 
 def _layers(b: BuildReport, limit: int) -> Section:
@@ -265,7 +286,7 @@ def _layers(b: BuildReport, limit: int) -> Section:
              f"{_digits(flops / total_us / 1e3)} GFLOP/s"]
     if len(shown) < len(b.layers):
         notes.append(f"the {len(shown)} most expensive of {len(b.layers)} layers are shown: {share:.0%} of the time")
-    table = Table("Time by layer", columns, rows)
+    table = Table(columns, rows)
     return Section(f"Layers of {show_name(b.build.name)}", tables=(table,), notes=tuple(notes))
 
 

@@ -18,15 +18,14 @@ class ArtifactContender:
     def prepare(self, model: Path, inputs: Mapping[str, np.ndarray], threads: int, options: Mapping[str, str]) -> Prepared:
         self._inputs = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         self._module = Module.load(model, threads)
-        self._outputs = self._module.run(self._inputs)
-        self._call = self._module.bind(self._inputs, self._outputs)
+        self._bound = self._module.bind(self._inputs)
         return Prepared(getattr(toolchain, "__version__", ""), {"threads": f"{threads}", "io": "bound", **options})
 
     def call(self) -> None:
-        self._call()
+        self._bound()
 
     def outputs(self) -> Mapping[str, np.ndarray]:
-        return self._outputs
+        return self._bound.outputs
 
 
 def artifact_entry(folder: Path, *, name: str = "ours", options: Mapping[str, str] | None = None) -> Entry:
