@@ -36,9 +36,9 @@ from toolchain.build.events import (
 from toolchain.build.export import export
 from toolchain.build.folders import fresh_name, remove_tree, safe_name
 from toolchain.build.frontier import Frontier, Node, State
-from toolchain.build.keys import Change, changes, ingredients, key_of
+from toolchain.build.keys import Change, changes, describe, ingredients, key_of
 from toolchain.build.locks import Lock, hold
-from toolchain.build.store import Entry, Store, Trace
+from toolchain.build.store import FOUND, Entry, Store, Trace
 from toolchain.build.task import MACHINE, Task
 from toolchain.core.artifact import Artifact
 from toolchain.core.errors import TaskError, ToolchainError
@@ -255,7 +255,7 @@ class _Run:
         if self.store.last_key(self.project, node.name) != key:
             past = self.store.past(self.project, node.name)
             changed = changes(past.ingredients, facts) if past else ()
-            self.notes.append(self._entry(node, key, facts, "found in the store", changed))
+            self.notes.append(self._entry(node, key, facts, FOUND, changed))
         self.frontier.finish(node, artifact, trace.digest)
 
     # -- running ------------------------------------------------------------------------------------------------------
@@ -532,12 +532,6 @@ class _Run:
             return
         if lines:
             self._emit(TaskLog(self._now(), work.task, tuple(lines[-_LOG_LINES:]), str(work.log)))
-
-
-def describe(changed: Sequence[Change]) -> str:
-    """Up to three changes in one line."""
-    more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
-    return "; ".join(str(change) for change in changed[:3]) + more
 
 
 def critical_path(ran: Mapping[Node, float]) -> tuple[tuple[str, float], ...]:

@@ -7,6 +7,7 @@ there are the user's and stay.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Mapping
@@ -42,6 +43,18 @@ def export(store: Store, artifact: Artifact, folder: Path, project: str = "", di
         return "restored" if known and known[0] == digest else "written"
     finally:
         lock.release()
+
+
+def remove_exported(store: Store, folder: Path) -> None:
+    """Take out what `export` put there, and the folders that are empty then; files of the user stay."""
+    place = os.path.realpath(folder)
+    known = store.exported(place)
+    for name in known[1] if known else ():
+        Path(place, name).unlink(missing_ok=True)
+    for below, _, _ in list(os.walk(place, topdown=False)):
+        with contextlib.suppress(OSError):                  # not empty
+            os.rmdir(below)
+    store.forget_exports([Path(place)])
 
 
 def _is_current(store: Store, place: str, digest: str) -> bool:

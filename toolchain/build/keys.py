@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from toolchain.build.task import Task
@@ -67,6 +67,12 @@ def changes(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[Change, ...
     rank = ("format", "run", "version", "param", "file", "input")
     names = sorted(old.keys() | new.keys(), key=lambda n: (rank.index(n.split(" ", 1)[0]), n))
     return tuple(Change(n, old.get(n), new.get(n)) for n in names if old.get(n) != new.get(n))
+
+
+def describe(changed: Sequence[Change]) -> str:
+    """Up to three changes in one line."""
+    more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
+    return "; ".join(str(change) for change in changed[:3]) + more
 
 
 def _leaves(path: str, params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -41,6 +41,7 @@ from toolchain.core.errors import TaskError
 from toolchain.core.settings import settings
 
 RACY_S = 0.05
+FOUND = "found in the store"        # the reason noted for a task that did not have to run though its key was new here
 _DAY_S = 86_400
 
 
