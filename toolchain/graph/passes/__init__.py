@@ -1,0 +1,165 @@
+"""Graph passes: plain functions Graph -> Graph, one file each, and the order they run in.
+
+`PASSES` brings an imported graph into the form that layout planning expects. Those with options follow, made by functions:
+decomposing(supported) before them, then planning layouts, fusing and planning memory for a target:
+
+    graph = run_passes(graph, (decomposing(supported), *PASSES), on_pass)
+    graph = run_passes(graph, (planning_layouts(options), *FUSION), on_pass)
+    plan = plan_memory(graph, workspace)
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+from toolchain.core.settings import settings
+from toolchain.graph.ir import Graph, Node
+from toolchain.graph.passes.check_memory import check_memory
+from toolchain.graph.passes.decompose import decompose, decomposing
+from toolchain.graph.passes.eliminate_common_subexpressions import eliminate_common_subexpressions
+from toolchain.graph.passes.eliminate_dead_code import eliminate_dead_code
+from toolchain.graph.passes.fold_batch_norm import fold_batch_norm
+from toolchain.graph.passes.fold_constants import fold_constants
+from toolchain.graph.passes.fuse_operators import fuse_operators
+from toolchain.graph.passes.layout_options import ANY, LayoutOption, Options, pass_through
+from toolchain.graph.passes.memory_plan import MemoryPlan, Slot, Weight
+from toolchain.graph.passes.plan_layouts import plan_layouts
+from toolchain.graph.passes.plan_memory import plan_memory
+from toolchain.graph.passes.rewriting import bodies
+from toolchain.graph.passes.simplify import simplify
+from toolchain.graph.text import to_text
+from toolchain.graph.verify import verify
+
+GraphPass: TypeAlias = Callable[[Graph], Graph]
+
+PASSES: tuple[GraphPass, ...] = (
+    eliminate_dead_code,                # first: nothing below is spent on what nobody needs
+    fold_constants,                     # weights computed in the graph become constants, which the rules below look for
+    eliminate_common_subexpressions,    # before simplify: patterns (layer normalization) count the readers of a value
+    simplify,                           # Gemm -> MatMul + Add, chains of constants merged: what fold_batch_norm meets
+    fold_batch_norm,
+    simplify,                           # again: folding leaves Mul and Add chains with other neighbours
+    eliminate_common_subexpressions,    # again: Squeeze and Unsqueeze of one value to one shape are equal only as Reshapes
+    fold_constants,                     # again: what rules built from constants
+    eliminate_dead_code,                # last: later steps count readers
+)
+
+FUSION: tuple[GraphPass, ...] = (
+    eliminate_dead_code,                # layout planning asks kernels about every node, and may leave parameters unread
+    fuse_operators,                     # last: kernels are made from what comes out
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PassRun:
+    """What one pass did: for progress, `tc show` and tests."""
+
+    name: str
+    changed: bool
+    nodes_before: int
+    nodes_after: int
+    ms: float
+
+    def __str__(self) -> str:
+        count = f"{self.nodes_before} -> {self.nodes_after} nodes" if self.changed else "unchanged"
+        return f"{self.name}: {count}, {self.ms:.1f} ms"
+
+
+def planning_layouts(options: Options) -> GraphPass:
+    """`plan_layouts` with the layout options of a target's kernels, as a pass."""
+
+    def plan_layouts_for(graph: Graph) -> Graph:
+        return plan_layouts(graph, options)
+
+    plan_layouts_for.__name__ = "plan_layouts"
+    plan_layouts_for.__doc__ = plan_layouts.__doc__
+    return plan_layouts_for
+
+
+def run_passes(graph: Graph, passes: Iterable[GraphPass], on_pass: Callable[[PassRun], None] | None = None) -> Graph:
+    """Run passes in order, bodies of control flow included; verify what each one changed, and tell `on_pass` about it.
+
+    With TC_DUMP, the graph after each changing pass is written to DIR/graph/<name>/NN.pass.txt. Raises InternalError when a
+    pass leaves a graph that breaks a rule (its name is in the message).
+    """
+    before = settings()
+    folder = before.dump / "graph" / _file_name(graph.name) if before.dump and before.selects(graph.name) else None
+    number = len(list(folder.glob("*.txt"))) if folder and folder.exists() else 0
+    if folder and number == 0:
+        number = _dump(folder, number, "input", graph)
+    for one in passes:
+        name = getattr(one, "__name__", type(one).__name__)
+        start = time.perf_counter()
+        after = apply_pass(graph, one)
+        ms = (time.perf_counter() - start) * 1e3
+        changed = after is not graph
+        if changed:
+            verify(after, name)
+            number = _dump(folder, number, name, after) if folder else number
+        if on_pass:
+            on_pass(PassRun(name, changed, count_nodes(graph), count_nodes(after), ms))
+        graph = after
+    return graph
+
+
+def apply_pass(graph: Graph, one: GraphPass) -> Graph:
+    """The pass on the bodies of control flow first, then on the graph; the same object when neither changed."""
+    changes: dict[Node, Node] = {}
+    for node in graph.nodes:
+        if node.op == "Fused" or not (inner := bodies(node)):
+            continue
+        new = {key: apply_pass(body, one) for key, body in inner.items()}
+        if any(new[key] is not inner[key] for key in inner):
+            changes[node] = replace(node, attrs={**node.attrs, **new})
+    return one(graph.edit(dict(changes)) if changes else graph)
+
+
+def count_nodes(graph: Graph) -> int:
+    """Nodes of the graph and of its control-flow bodies (a Fused counts as one)."""
+    inner = (body for n in graph.nodes if n.op != "Fused" for body in bodies(n).values())
+    return len(graph.nodes) + sum(map(count_nodes, inner))
+
+
+def _dump(folder: Path, number: int, name: str, graph: Graph) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{number:02d}.{name}.txt").write_text(to_text(graph))
+    return number + 1
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name) or "graph"
+
+
+__all__ = [
+    "ANY",
+    "FUSION",
+    "PASSES",
+    "GraphPass",
+    "LayoutOption",
+    "MemoryPlan",
+    "Options",
+    "PassRun",
+    "Slot",
+    "Weight",
+    "apply_pass",
+    "check_memory",
+    "count_nodes",
+    "decompose",
+    "decomposing",
+    "eliminate_common_subexpressions",
+    "eliminate_dead_code",
+    "fold_batch_norm",
+    "fold_constants",
+    "fuse_operators",
+    "pass_through",
+    "plan_layouts",
+    "plan_memory",
+    "planning_layouts",
+    "run_passes",
+    "simplify",
+]

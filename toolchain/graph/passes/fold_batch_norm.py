@@ -12,7 +12,7 @@ import numpy as np
 
 from toolchain.graph.ir import Graph, Node
 from toolchain.graph.passes.rewriting import Rewriting, Rule, rewrite_graph
-from toolchain.graph.passes.simplify_arithmetic import other_operand
+from toolchain.graph.passes.simplify_arithmetic import merge_constants, other_operand
 
 SCALABLE = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 
@@ -25,6 +25,7 @@ def fold_batch_norm(graph: Graph) -> Graph:
         Conv(x, W, b) + t   ->   Conv(x, W, b + t)
         MatMul(x, W) * s    ->   MatMul(x, W*s)         s has one factor per column: (N,)
         (MatMul(x, W) + b) * s   ->   MatMul(x, W*s) + b*s
+        (x*s + t)*u + v     ->   x*(s*u) + (t*u + v)
 
     ConvTranspose and Gemm fold like Conv. A BatchNormalization behind anything else stays behind as Mul and Add. Left alone:
     results with another reader or that are graph outputs, weights that are not constant, training mode.
@@ -59,7 +60,7 @@ def fold_scale(node: Node, state: Rewriting) -> Sequence[Node] | None:
     producer, factors = found
     x, weight, *bias = producer.inputs
     scaled = state.param(f"{weight}.scaled", _scale_weight(producer, state.params[weight], factors))
-    inputs = (x, scaled)
+    inputs: tuple[str, ...] = (x, scaled)
     if bias and bias[0]:
         inputs = (*inputs, state.param(f"{bias[0]}.scaled", _as(state.params[bias[0]], state.params[bias[0]] * factors)))
     return [replace(producer, inputs=inputs, outputs=node.outputs)]
@@ -80,25 +81,28 @@ def fold_shift(node: Node, state: Rewriting) -> Sequence[Node] | None:
 
 
 def exchange_shift_and_scale(node: Node, state: Rewriting) -> Sequence[Node] | None:
-    """(MatMul + b) * s -> MatMul*s + b*s, so that `fold_scale` can take the factor."""
+    """(y + b) * s -> y*s + b*s where y is a product with a constant, which can then take the factor.
+
+    Left alone when the shape grows, b*s would be larger than b and s, or y or the sum has another reader.
+    """
     pair = other_operand(node, state)
     sum_ = state.made_by(pair[0], "Add") if pair else None
     inner = other_operand(sum_, state) if sum_ else None
     if pair is None or sum_ is None or inner is None or not state.read_once(pair[0]) or not state.read_once(inner[0]):
         return None
-    product = state.made_by(inner[0], "MatMul")
-    if product is None or product.inputs[1] not in state.params:
+    product = state.made_by(inner[0], "MatMul", "Mul")
+    if product is None or not any(i in state.params for i in product.inputs):
+        return None
+    if product.op == "MatMul" and _per_channel(state.params[pair[1]], product, state) is None:
         return None
     factor, shift = state.params[pair[1]], state.params[inner[1]]
-    if _per_channel(factor, product, state) is None or _per_channel(shift, product, state) is None:
-        return None
-    if state.types[inner[0]] != state.types[node.output]:
+    moved = _as(shift, np.asarray(shift * factor))
+    if state.types[inner[0]] != state.types[node.output] or moved.size > max(shift.size, factor.size):
         return None
     scaled = state.value(f"{inner[0]}.scaled", state.types[inner[0]])
-    moved = state.param(f"{inner[1]}.scaled", _as(shift, shift * factor))
     sources = tuple(dict.fromkeys((*sum_.sources, *node.sources)))
     return [replace(node, inputs=(inner[0], pair[1]), outputs=(scaled,)),
-            replace(sum_, inputs=(scaled, moved), outputs=node.outputs, sources=sources)]
+            replace(sum_, inputs=(scaled, state.param(f"{inner[1]}.scaled", moved)), outputs=node.outputs, sources=sources)]
 
 
 def _producer_and_constant(node: Node, state: Rewriting) -> tuple[Node, np.ndarray] | None:
@@ -118,7 +122,7 @@ def _producer_and_constant(node: Node, state: Rewriting) -> tuple[Node, np.ndarr
 
 
 def _is_scaled_gemm(node: Node, state: Rewriting) -> bool:
-    """Whether a Gemm has factors of its own, or a bias that is not one number per column (`simplify` removes all of these)."""
+    """Whether a Gemm has factors of its own, or a bias that is not one number per column: `simplify` removes all of these."""
     bias = node.inputs[2] if len(node.inputs) > 2 else ""
     other_bias = bool(bias) and state.shape(bias) != (_channels(node, state),)
     return node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0 or other_bias
@@ -168,6 +172,6 @@ def _as(like: np.ndarray, array: np.ndarray) -> np.ndarray:
 
 RULES: Mapping[str, Sequence[Rule]] = {
     "BatchNormalization": (expand_batch_norm,),
-    "Mul": (fold_scale, exchange_shift_and_scale),
-    "Add": (fold_shift,),
+    "Mul": (fold_scale, exchange_shift_and_scale, merge_constants),
+    "Add": (fold_shift, merge_constants),
 }

@@ -127,7 +127,8 @@ def recognize_gelu(node: Node, state: Rewriting) -> Sequence[Node] | None:
 
 def _factors(node: Node, state: Rewriting, depth: int = 3) -> tuple[float, list[str]]:
     """A product as one number and the values multiplied; nested products that nobody else reads are taken apart."""
-    number, values = 1.0, []
+    number = 1.0
+    values: list[str] = []
     operands = [*node.inputs]
     if node.op == "Div":
         divisor = state.uniform(operands[1])
@@ -161,7 +162,9 @@ def _is_tanh_argument(value: str, x: str, state: Rewriting) -> bool:
     if product is None:
         return False
     number, values = _factors(product, state)
-    sum_ = state.made_by(values[0], "Add") if len(values) == 1 and math.isclose(number, SQRT_2_OVER_PI, rel_tol=1e-4) else None
+    if len(values) != 1 or not math.isclose(number, SQRT_2_OVER_PI, rel_tol=1e-4):
+        return False
+    sum_ = state.made_by(values[0], "Add")
     if sum_ is None or x not in sum_.inputs:
         return False
     other = sum_.inputs[1] if sum_.inputs[0] == x else sum_.inputs[0]

@@ -1,4 +1,4 @@
-"""One forward sweep of local rewrite rules over a graph: the engine of `simplify`, `fold_batch_norm`, `decompose` and others.
+"""One forward sweep of local rewrite rules over a graph: the engine of `simplify`, `fold_batch_norm` and others.
 
 A rule sees a node whose producers are final already, looks backwards from there, and answers with
 
@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from toolchain.core.errors import ToolchainError
+from toolchain.core.errors import InternalError
 from toolchain.core.layout import TensorType
 from toolchain.graph.ir import Graph, Node, array_type, rename_inputs
 
@@ -138,7 +138,7 @@ class Rewriting:
                     continue
                 firings += 1
                 if firings > MAX_FIRINGS:
-                    raise ToolchainError(f"rewrite rules do not come to an end on {node.op}", where=f"node '{original.name}'")
+                    raise InternalError(f"rewrite rules do not come to an end on node {original.name!r} ({node.op})")
                 if isinstance(result, str) and result == node.output:       # `define` made it a parameter
                     self.changed = True
                     self._release(node)
@@ -202,7 +202,21 @@ class Rewriting:
             )
             for now, name in final.items():
                 self.types[name] = self.types[now]
-        return used_only(replace(self.graph, nodes=nodes, types=self.types, params=self.params))
+        return used_only(replace(self.graph, nodes=unique_names(nodes), types=self.types, params=self.params))
+
+
+def unique_names(nodes: Iterable[Node]) -> tuple[Node, ...]:
+    """The nodes with `.1`, `.2`, ... appended to names that occur before; nodes may have no name."""
+    taken: dict[str, int] = {}
+    named = []
+    for node in nodes:
+        name = node.name
+        while name and name in taken:
+            taken[node.name] += 1
+            name = f"{node.name}.{taken[node.name]}"
+        taken.setdefault(name, 0)
+        named.append(node if name == node.name else replace(node, name=name))
+    return tuple(named)
 
 
 def used_only(graph: Graph) -> Graph:

@@ -36,7 +36,8 @@ def as_reshape(node: Node, state: Rewriting) -> Sequence[Node]:
 
 def reshape(node: Node, value: str, state: Rewriting) -> Node:
     """A Reshape of `value` that makes the output of `node`."""
-    return Node("Reshape", (value, state.int64(*state.shape(node.output))), (node.output,), name=node.name, sources=node.sources)
+    shape = state.int64(*state.shape(node.output))
+    return Node("Reshape", (value, shape), (node.output,), name=node.name, sources=node.sources)
 
 
 def simplify_reshape(node: Node, state: Rewriting) -> Sequence[Node] | str | None:

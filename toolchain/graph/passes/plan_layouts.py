@@ -1,0 +1,295 @@
+"""Choose the layout of every value of the graph at once, and insert the conversions that remain."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from toolchain.core import dtype as dtypes
+from toolchain.core.errors import InternalError
+from toolchain.core.layout import Layout
+from toolchain.graph.ir import Graph, Node
+from toolchain.graph.ops import info
+from toolchain.graph.passes.layout_options import (
+    ANY,
+    BASE,
+    LayoutOption,
+    Options,
+    base,
+    is_elementwise,
+    pass_through,
+    without_halo,
+)
+from toolchain.graph.passes.pbqp import Problem
+from toolchain.graph.passes.rewriting import used_only
+from toolchain.graph.passes.views import could_be_view
+
+BYTES_PER_US = 10_000.0     # a conversion reads and writes at about 10 GB/s: strided on one side, usually out of cache
+CONVERSION_US = 1.0         # and is one more operator to start
+
+
+def plan_layouts(
+    graph: Graph, options: Options, bytes_per_us: float = BYTES_PER_US, conversion_us: float = CONVERSION_US
+) -> Graph:
+    """Give every value the layout that makes the sum of node and conversion costs small; insert Layout nodes between.
+
+        c = Conv(x, w); y = Relu(c)   ->   x' = Layout(x); c = Conv(x', w') NCHW16c; r = Relu(c) NCHW16c; y = Layout(r)
+
+    `options(node, graph)` is asked once per node: ways to run it, ANY (it follows its data), or nothing: an elementwise
+    node then follows its data, any other one is plain. Conversions of constants are free: the parameter gets a copy with
+    the layout in its type (arrays stay logical, packing comes later). One Layout node serves all readers of a (value,
+    layout). Graph inputs and outputs stay plain. Halos wished by readers are merged per side, and given to the value
+    itself, unless it is a graph input or output, a view, or made by control flow: then to a copy.
+
+    The choice is a partitioned Boolean quadratic problem (pbqp.py), improved node by node under the true cost, where a
+    conversion that several readers share is paid once. Needs: no layouts planned yet.
+    """
+    plan = _Plan(graph, _alternatives(graph, options), bytes_per_us, conversion_us)
+    choice = plan.improve(plan.solve())
+    if not any(_says_something(plan.alternatives[node][choice[node]]) for node in graph.nodes):
+        return graph
+    return _apply(graph, {node: plan.alternatives[node][choice[node]] for node in graph.nodes})
+
+
+def _says_something(option: LayoutOption) -> bool:
+    return any(layout is not None for layout in (*option.inputs, *option.outputs))
+
+
+def _alternatives(graph: Graph, options: Options) -> dict[Node, tuple[LayoutOption, ...]]:
+    """At least one option per node; those of nodes that follow their data come from the layouts others propose."""
+    given = {node: tuple(options(node, graph)) for node in graph.nodes}
+    proposed: dict[int, dict[BASE, Layout]] = {}
+    for node, found in given.items():
+        for option in found if found != ANY else ():
+            _check(node, option)
+            for name, layout in zip((*node.inputs, *node.outputs), (*option.inputs, *option.outputs)):
+                plain = without_halo(layout)
+                if plain is not None and name and not graph.is_constant(name):
+                    proposed.setdefault(len(plain.axes), {}).setdefault(base(plain), plain)
+    result: dict[Node, tuple[LayoutOption, ...]] = {}
+    for node, found in given.items():
+        if found and found != ANY:
+            result[node] = found
+        elif found == ANY or (is_elementwise(node) and not could_be_view(node)):
+            rank = len(graph.types[node.output].shape)
+            result[node] = pass_through(node, graph, proposed.get(rank, {}).values())
+        else:
+            result[node] = (LayoutOption((None,) * len(node.inputs), (None,) * len(node.outputs), 0.0),)
+    return result
+
+
+def _check(node: Node, option: LayoutOption) -> None:
+    if len(option.inputs) != len(node.inputs) or len(option.outputs) != len(node.outputs):
+        raise InternalError(f"plan_layouts: an option of node {node.name!r} ({node.op}) has {len(option.inputs)} inputs and "
+                            f"{len(option.outputs)} outputs, the node {len(node.inputs)} and {len(node.outputs)}")
+
+
+Choice = dict[Node, int]
+
+
+class _Plan:
+    """Alternatives of every node and what they cost together."""
+
+    def __init__(
+        self, graph: Graph, alternatives: dict[Node, tuple[LayoutOption, ...]], bytes_per_us: float, conversion_us: float
+    ) -> None:
+        self.graph, self.alternatives = graph, alternatives
+        self.bytes_per_us, self.conversion_us = bytes_per_us, conversion_us
+        self.outputs = set(graph.outputs)
+        self.makers = {out: (node, n) for node in graph.nodes for n, out in enumerate(node.outputs) if out}
+        self.readers: dict[str, list[tuple[Node, int]]] = {}
+        for node in graph.nodes:
+            for n, name in enumerate(node.inputs):
+                if name and not graph.is_constant(name):
+                    self.readers.setdefault(name, []).append((node, n))
+
+    def conversion(self, value: str, have: Layout | None, want: Layout | None) -> float:
+        """Microseconds to make `value` in layout `want` from `have`."""
+        kind = self.graph.types[value]
+        if base(have) == base(want):
+            fixed = value in self.graph.inputs or value in self.outputs
+            if not (fixed and want is not None and want.has_halo):
+                return 0.0
+        sizes = [layout.size(kind.shape) if layout else math.prod(kind.shape) for layout in (have, want)]
+        return self.conversion_us + sum(sizes) * dtypes.itemsize(kind.dtype) / self.bytes_per_us
+
+    def solve(self) -> Choice:
+        """The choice by pairwise costs: each reader pays for its own conversion."""
+        problem = Problem()
+        vertex = {}
+        for node, found in self.alternatives.items():
+            vertex[node] = problem.add_vertex([o.cost + self._at_the_ends(node, o) for o in found])
+        for value, readers in self.readers.items():
+            if value not in self.makers:
+                continue
+            maker, n = self.makers[value]
+            for reader, k in readers:
+                costs = self._edge_costs(value, maker, n, reader, k)
+                if costs.any():
+                    problem.add_edge(vertex[maker], vertex[reader], costs)
+        return dict(zip(vertex, problem.solve(), strict=True))
+
+    def _edge_costs(self, value: str, maker: Node, n: int, reader: Node, k: int) -> np.ndarray:
+        known: dict[tuple[BASE, BASE], float] = {}
+        rows = []
+        for have in (o.outputs[n] for o in self.alternatives[maker]):
+            row = []
+            for want in (o.inputs[k] for o in self.alternatives[reader]):
+                key = base(have), base(want)
+                if key not in known:
+                    known[key] = self.conversion(value, have, want)
+                row.append(known[key])
+            rows.append(row)
+        return np.array(rows)
+
+    def _at_the_ends(self, node: Node, option: LayoutOption) -> float:
+        """Conversions of graph inputs and to graph outputs."""
+        total = 0.0
+        for name, layout in zip(node.inputs, option.inputs):
+            if name and name not in self.makers and not self.graph.is_constant(name):
+                total += self.conversion(name, None, layout)
+        for name, layout in zip(node.outputs, option.outputs):
+            total += self.conversion(name, layout, None) if name in self.outputs else 0.0
+        return total
+
+    def improve(self, choice: Choice, rounds: int = 3) -> Choice:
+        """Change one node at a time while the true cost, with shared conversions, falls."""
+        for _ in range(rounds):
+            changed = False
+            for node, found in self.alternatives.items():
+                if len(found) == 1:
+                    continue
+                costs = []
+                for n in range(len(found)):
+                    choice[node], old = n, choice[node]
+                    costs.append(self._cost_around(node, choice))
+                    choice[node] = old
+                best = int(np.argmin(costs))
+                if costs[best] < costs[choice[node]] - 1e-9:
+                    choice[node], changed = best, True
+            if not changed:
+                break
+        return choice
+
+    def _cost_around(self, node: Node, choice: Choice) -> float:
+        values = {name for name in (*node.inputs, *node.outputs) if name and not self.graph.is_constant(name)}
+        return self.alternatives[node][choice[node]].cost + sum(self._value_cost(v, choice) for v in sorted(values))
+
+    def _value_cost(self, value: str, choice: Choice) -> float:
+        """All conversions of one value, each once."""
+        have = None
+        if value in self.makers:
+            maker, n = self.makers[value]
+            have = self.alternatives[maker][choice[maker]].outputs[n]
+        wanted: dict[BASE, Layout | None] = {base(None): None} if value in self.outputs else {}
+        for reader, k in self.readers.get(value, ()):
+            want = self.alternatives[reader][choice[reader]].inputs[k]
+            if base(want) not in wanted or (want is not None and want.has_halo):
+                wanted[base(want)] = want
+        return sum(self.conversion(value, have, want) for want in wanted.values())
+
+
+@dataclass
+class _Wish:
+    """What the readers of one (value, base layout) want together."""
+
+    layout: Layout
+    readers: list[tuple[Node, int]] = field(default_factory=list)
+    halo: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def merged(self) -> Layout:
+        return self.layout.with_halo(self.halo)
+
+
+def _apply(graph: Graph, chosen: dict[Node, LayoutOption]) -> Graph:
+    """The graph in the chosen layouts: types, conversions before their first reader, packed parameters."""
+    wishes = _collect_wishes(graph, chosen)
+    types, params = dict(graph.types), dict(graph.params)
+    before: dict[Node, list[Node]] = {}                     # conversions, by the node they precede
+    after: dict[Node, list[Node]] = {}                      # conversions to graph outputs, by the node they follow
+    reads: dict[tuple[Node, int], str] = {}                 # operands that are not the value itself any more
+    renamed: dict[str, str] = {}
+    taken = set(types)
+
+    def fresh(value: str, layout: Layout | None) -> str:
+        base_name = f"{value}.{layout}" if layout else f"{value}.plain"
+        name, n = base_name, 0
+        while name in taken:
+            n += 1
+            name = f"{base_name}.{n}"
+        taken.add(name)
+        return name
+
+    have = {out: layout for node, o in chosen.items() for out, layout in zip(node.outputs, o.outputs) if out}
+    for value, layout in have.items():
+        producer = graph.producer(value)
+        if producer is None or base(layout) is None or layout is None:
+            continue
+        plain = without_halo(layout) or layout
+        if value in graph.outputs:                          # the producer writes another value, converted right behind it
+            renamed[value] = inner = fresh(value, plain)
+            types[inner] = graph.types[value].with_layout(plain)
+            after.setdefault(producer, []).append(_conversion(inner, value, producer))
+        else:
+            types[value] = graph.types[value].with_layout(plain)
+    for (value, wanted), wish in wishes.items():
+        source = renamed.get(value, value)
+        if base(have.get(value)) == wanted:
+            halos_only = value in renamed or _owns_storage(graph, value) or not wish.merged.has_halo
+            if halos_only:
+                types[source] = types[source].with_layout(wish.merged)
+                reads.update(dict.fromkeys(wish.readers, source) if source != value else {})
+                continue
+            asked = {at: chosen[at[0]].inputs[at[1]] for at in wish.readers}
+            wish.readers = [at for at, layout in asked.items() if layout is not None and layout.has_halo]
+        elif value in renamed and wanted is None and not wish.merged.has_halo:
+            continue                                        # it is the graph output, plain already
+        made = fresh(value, wish.merged)
+        types[made] = graph.types[value].with_layout(wish.merged)
+        reads.update(dict.fromkeys(wish.readers, made))
+        if graph.is_constant(value):
+            params[made] = graph.params[value]
+        else:
+            first = wish.readers[0][0]
+            before.setdefault(first, []).append(_conversion(source, made, graph.producer(value) or first))
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        inputs = tuple(reads.get((node, n), name) for n, name in enumerate(node.inputs))
+        outputs = tuple(renamed.get(name, name) for name in node.outputs)
+        changed = inputs != node.inputs or outputs != node.outputs
+        new = replace(node, inputs=inputs, outputs=outputs) if changed else node
+        nodes += [*before.get(node, ()), new, *after.get(node, ())]
+    return used_only(replace(graph, nodes=tuple(nodes), types=types, params=params))
+
+
+def _collect_wishes(graph: Graph, chosen: dict[Node, LayoutOption]) -> dict[tuple[str, BASE], _Wish]:
+    """Per value and base layout: who reads it so, and the largest halo per side. Plain constants without halo: no wish."""
+    wishes: dict[tuple[str, BASE], _Wish] = {}
+    for node in graph.nodes:
+        for n, (name, layout) in enumerate(zip(node.inputs, chosen[node].inputs, strict=True)):
+            if not name:
+                continue
+            rank = len(graph.types[name].shape)
+            wanted = layout or Layout.row_major(rank)
+            if graph.is_constant(name) and wanted.is_row_major:
+                continue
+            wish = wishes.setdefault((name, base(layout)), _Wish(wanted.with_halo(((0, 0),) * rank), halo=[(0, 0)] * rank))
+            wish.readers.append((node, n))
+            wish.halo = [(max(a, c), max(b, d)) for (a, b), (c, d) in zip(wish.halo, wanted.halo, strict=True)]
+    return wishes
+
+
+def _owns_storage(graph: Graph, value: str) -> bool:
+    """Whether a value may have a halo of its own: a kernel writes it, to storage of this graph's."""
+    producer = graph.producer(value)
+    if producer is None or value in graph.outputs:
+        return False
+    return not could_be_view(producer) and info(producer.op).category != "control"
+
+
+def _conversion(source: str, made: str, origin: Node) -> Node:
+    return Node("Layout", (source,), (made,), name=f"{made}.layout", sources=origin.sources)
+
