@@ -40,10 +40,11 @@ def render(problems: Sequence[Problem], text: str, name: str) -> str:
 
 
 def dotted(keys: Sequence[str | int]) -> str:
-    """("builds", 0, "models") -> builds[0].models"""
+    """("builds", 0, "models") -> builds[0].models; names that are not plain words are quoted."""
     text = ""
-    for key in keys:
-        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else str(key)
+    for key in (k if isinstance(k, int) or len(k) <= 60 else f"{k[:57]}..." for k in keys):
+        name = key if isinstance(key, int) or key.replace("-", "_").isidentifier() else f"'{key}'"
+        text += f"[{key}]" if isinstance(key, int) else f".{name}" if text else f"{name}"
     return text
 
 

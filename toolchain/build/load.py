@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from toolchain.build.deployfile import Deployfile, from_json, missing_paths
+from toolchain.build.folders import write_atomically
 from toolchain.core.digest import digest_bytes
 from toolchain.core.errors import DeployfileError
 
@@ -82,10 +82,8 @@ def _read_cache(cache: Path, digest: str) -> Deployfile | None:
 def _write_cache(cache: Path, digest: str, plain: dict[str, Any]) -> None:
     """Atomically. A folder that cannot be written costs time at the next run, nothing else."""
     body = json.dumps(plain).encode()
-    part = cache.with_name(f"{cache.name}.{os.getpid()}.part")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(f"{digest} {digest_bytes(body)}\n".encode() + body)
-        part.replace(cache)
+        write_atomically(cache, f"{digest} {digest_bytes(body)}\n".encode() + body)
     except OSError:
-        part.unlink(missing_ok=True)
+        pass

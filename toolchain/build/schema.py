@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from toolchain.build.caret import Problem, printable
 from toolchain.build.deployfile import Deployfile, Section, keys_of, strip_optional
 from toolchain.build.yaml_tree import Node, YamlError, clip, parse
-from toolchain.core.suggest import did_you_mean
+from toolchain.core.suggest import closest, did_you_mean
 
 Keys = tuple[str | int, ...]
 
@@ -45,7 +45,7 @@ def check(data: bytes) -> dict[str, Any]:
     try:
         deployfile = _adapter().validate_json(json.dumps(tree.to_plain()), strict=True)
     except ValidationError as error:
-        problems += [_problem(tree, e) for e in error.errors(include_url=False)]
+        problems += _problems(tree, error.errors(include_url=False), {(p.line, p.column) for p in problems})
         raise Problems(problems) from None
     if problems:
         raise Problems(problems)
@@ -108,16 +108,30 @@ _EXPECTED = {
     "dataclass_type": "a mapping", "dict_type": "a mapping", "mapping_type": "a mapping",
     "tuple_type": "a list", "list_type": "a list",
 }
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 _BOUNDS = {"greater_than": "greater than {gt}", "greater_than_equal": "at least {ge}", "less_than": "less than {lt}",
            "less_than_equal": "at most {le}"}
+
+
+_EXPLAINED = 100            # errors that get words: a hostile file may hold thousands, and suggestions cost time
+
+
+def _problems(tree: Node, errors: list[Any], taken: set[tuple[int, int]]) -> list[Problem]:
+    """pydantic's errors in the order of the file, but none where another one stands already."""
+    places = [tree.find(tuple(e["loc"]), at_key=e["type"] in _UNKNOWN) for e in errors]
+    ordered = sorted(zip(errors, places), key=lambda pair: (pair[1].line, pair[1].column))
+    found = [_problem(tree, e) for e, _ in ordered[:_EXPLAINED]]
+    found += [Problem(place.line, place.column, "wrong") for _, place in ordered[_EXPLAINED:]]
+    return [p for p in found if (p.line, p.column) not in taken]
 
 
 def _problem(tree: Node, error: Any) -> Problem:
     """One pydantic error, placed in the file."""
     kind, keys, ctx = error["type"], tuple(error["loc"]), error.get("ctx", {})
     if kind in ("missing", "missing_keyword_only_argument"):
-        return _at(tree, keys[:-1], f"missing key '{keys[-1]}'", at_key=True)
-    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        fix = f"add '{keys[-1]}': {_metadata(keys)['description']}"
+        return _at(tree, keys[:-1], f"missing key '{keys[-1]}'", at_key=True, fix=fix)
+    if kind in _UNKNOWN:
         return _unknown_key(tree, keys)
     found = tree.find(keys)
     if kind in _EXPECTED:
@@ -126,8 +140,11 @@ def _problem(tree: Node, error: Any) -> Problem:
         return _at(tree, keys, f"must be {_BOUNDS[kind].format(**ctx)}, found {_describe(found)}")
     if kind == "literal_error":
         options = re.findall(r"'([^']*)'", ctx["expected"]) or [ctx["expected"]]
+        if len(options) == 1:
+            return _at(tree, keys, f"must be {options[0]}, found {_describe(found)}")
+        near = closest(str(found.value), options)
         return _at(tree, keys, f"{_describe(found)} is none of {', '.join(options)}",
-                   fix=did_you_mean(str(found.value), options) if len(options) > 1 else f"write {options[0]}")
+                   fix=f"did you mean '{near}'?" if near else "")
     if kind in ("string_too_short", "too_short"):
         return _at(tree, keys, "must not be empty")
     if kind == "string_pattern_mismatch":

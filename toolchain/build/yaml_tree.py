@@ -3,7 +3,7 @@
 PyYAML's own constructors follow YAML 1.1: they read `2:30` as 150, `no` as False, `017` as 15, and let the second of two
 equal keys win. So only its event stream is used (libyaml's where it is there), without recursion; scalars are read here.
 Refused, each with its place: tags, duplicate keys, nesting deeper than 32, more than 1 MB, aliases that expand to more than
-20,000 nodes or contain themselves, a second document, bytes that are not UTF-8 or not printable.
+10,000 values or contain themselves, a second document, bytes that are not UTF-8 or not printable.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import yaml
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
-MAX_NODES = 20_000              # with aliases expanded: stops "billion laughs" before anything is copied
+MAX_NODES = 10_000              # with aliases expanded: stops "billion laughs" before anything is copied
 MAX_DIGITS = 40
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -141,9 +141,12 @@ class _Builder:
         self.open: list[_Open] = []
         self.anchors: dict[str, Node] = {}
         self.unfinished: set[str] = set()
-        self.documents = 0
+        self.documents = self.events = 0
 
     def take(self, event: Any) -> None:
+        self.events += 1
+        if self.events > 3 * MAX_NODES:                 # at most a start and an end per value, and a key beside it
+            raise YamlError(f"more than {MAX_NODES:,} values", *_place(event))
         match event:
             case yaml.ScalarEvent():
                 self._refuse_tag(event)
@@ -266,6 +269,8 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str) -> YamlError:
         what, fix = "a tab in the indentation", "YAML indents with spaces only"
     elif "mapping values are not allowed" in what:
         fix = "check the indentation; quote a value that contains ': '"
+    elif "expected ',' or" in what:
+        fix = "close the bracket that is open here"
     elif "could not find expected ':'" in what:
         fix = "a key needs a colon and a space after it"
     return YamlError(what, line, column, fix=fix)
