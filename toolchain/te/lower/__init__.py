@@ -13,9 +13,11 @@ from toolchain.core.target import Target
 from toolchain.te.loop_ir import PrimFunc
 from toolchain.te.lower.contract_fma import contract_fma
 from toolchain.te.lower.flatten_buffers import flatten_buffers
+from toolchain.te.lower.lower_intrinsics import lower_intrinsics
 from toolchain.te.lower.place_init import place_init
 from toolchain.te.lower.vectorize_loops import vectorize_loops
 from toolchain.te.lower.verify import verify
+from toolchain.te.lower.widen_half import widen_half
 from toolchain.te.text import to_text
 
 LoopPass: TypeAlias = Callable[[PrimFunc, Target], PrimFunc]
@@ -23,6 +25,8 @@ LoopPass: TypeAlias = Callable[[PrimFunc, Target], PrimFunc]
 COMMON: tuple[LoopPass, ...] = (
     place_init,            # first: everything after it sees stores only
     flatten_buffers,       # before vectorize_loops: the stride of a lane is known once the layout is
+    widen_half,            # before lower_intrinsics: functions exist for float32 and float64 only
+    lower_intrinsics,      # before vectorize_loops: expansions are written without lanes
     vectorize_loops,
     contract_fma,          # last: the other passes make products and sums of their own
 )

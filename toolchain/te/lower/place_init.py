@@ -96,9 +96,10 @@ class _Placer:
         """The inits of every Update for which `loop` is the outermost reduction loop, and the loop that only accumulates."""
         inits: list[Stmt] = []
         done: list[_Region] = []
+        read = _tensors_read(loop)                  # a loop that reads the result too makes it anew each time round
         for path in _pending(loop):
             update = path[-1]
-            if loop.var in _destination_vars(update):
+            if loop.var in _destination_vars(update) or update.tensor in read:
                 continue
             region = _region(path)
             if not any(region.tensor is r.tensor and region.relation(r) == "inside" for r in done):

@@ -57,7 +57,7 @@ def vectorize_loops(func: PrimFunc, target: Target) -> PrimFunc:
         match node:
             case For(var, body, ForKind.VECTORIZED):
                 if var.extent == 1:
-                    return visit(substitute(body, {var: 0}))
+                    return replace(node, body=visit(body), kind=ForKind.SERIAL)
                 return block(*_Vectorizer(var, func.name).stmt(body, None))
             case Stmt():
                 return map_children(node, visit)

@@ -1,0 +1,310 @@
+"""Mathematical functions as te expressions: range reduction and polynomials. What `lower_intrinsics` puts in for a call.
+
+Stated errors are the largest seen against correctly rounded results over the whole range (tests/te/lower/test_intrinsics.py);
+one ulp is the distance to the next float of the result's type. NaN gives NaN, infinities and zeros what IEEE 754 says.
+
+    float32   exp 1, log 1, tanh 5, sigmoid 3, erf 1 ulp; sin, cos, tan (|x| < 1e9), asin, acos, atan, sinh, cosh, pow 1 ulp:
+              computed in float64
+    float64   exp 1, log 1, tanh 2, sigmoid 3, sin, cos 2 (|x| < 1e5), tan, sinh, cosh 4, asin, acos, atan 2 ulp;
+              erf 32 ulp; pow 1e-13 relative, exact for whole exponents up to 63 where the result is
+    sigmoid is 0 where exp(-x) overflows (its true value is below the smallest normal number there)
+
+Sources: Cephes (S. Moshier) for log, tanh, atan; fdlibm (Sun Microsystems) for log, sin, cos in float64; Eigen for tanh in
+float32; N. Juffa (stackoverflow.com/a/35148199) for erf in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from toolchain.te.expr import Bin, Call, Const, Expr, binary, cast, const, maximum, minimum, select
+
+INT = {"float32": "int32", "float64": "int64"}
+MANTISSA = {"float32": 23, "float64": 52}
+BIAS = {"float32": 127, "float64": 1023}
+INF = float("inf")
+
+
+def call(name: str, x: Expr) -> Expr:
+    return Call(name, (x,), x.dtype)
+
+
+def bitcast(dtype: str, x: Expr) -> Expr:
+    return Call("bitcast", (x,), dtype)
+
+
+def horner(x: Expr, coefficients: Sequence[float]) -> Expr:
+    """coefficients[0]*x^n + ... + coefficients[-1], as products that feed sums (fma where there is one)."""
+    result: Expr = const(coefficients[0], x.dtype)
+    for c in coefficients[1:]:
+        result = result * x + c
+    return result
+
+
+def power_of_two(n: Expr, dtype: str) -> Expr:
+    """2**n of an integer expression within the normal range."""
+    return bitcast(dtype, binary("<<", n + BIAS[dtype], MANTISSA[dtype]))
+
+
+def exp(x: Expr) -> Expr:
+    """2**n * p(r) with x = n*ln2 + r, |r| <= ln2/2. The power is applied in two halves: subnormal results and overflow are right."""
+    d = x.dtype
+    if d == "float32":
+        low, high, ln2_high, ln2_low = -104.0, 89.0, 0.693359375, -2.12194440e-4
+        coefficients = [1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1]
+    else:
+        low, high, ln2_high, ln2_low = -746.0, 710.0, 6.93145751953125e-1, 1.42860682030941723212e-6
+        coefficients = [1 / math.factorial(k) for k in range(13, 1, -1)]
+    clamped = minimum(maximum(x, low), high)
+    # adding 1.5*2^mantissa leaves n, rounded to nearest, in the low bits
+    magic = 1.5 * 2.0 ** MANTISSA[d]
+    shifted = clamped * (1 / math.log(2)) + magic
+    n = shifted - magic
+    r = n * -ln2_low + (n * -ln2_high + clamped)
+    p = horner(r, coefficients) * (r * r) + r + 1.0
+    bits = bitcast(INT[d], shifted) - bitcast(INT[d], const(magic, d))
+    half = binary(">>", bits, 1)
+    return p * power_of_two(half, d) * power_of_two(bits - half, d)
+
+
+def log(x: Expr) -> Expr:
+    """log(m) + e*ln2 with x = m * 2**e, sqrt(1/2) <= m < sqrt(2)."""
+    d = x.dtype
+    mantissa, tiny = MANTISSA[d], 2.0 ** (1 - BIAS[d])
+    start = 0x3F3504F3 if d == "float32" else 0x3FE6A09E667F3BCD           # the bits of sqrt(1/2)
+    subnormal = x < tiny
+    scaled = select(subnormal, x * 2.0**mantissa, x)
+    bits = bitcast(INT[d], scaled) - start
+    e = cast(d, binary(">>", bits, mantissa)) - select(subnormal, const(mantissa, d), const(0, d))
+    m = bitcast(d, Bin("and", bits, const((1 << mantissa) - 1, INT[d])) + start)
+    result = _log_float32(m - 1.0, e) if d == "float32" else _log_float64(m - 1.0, e)
+    result = select(x < INF, result, const(INF, d))
+    return select(x > 0.0, result, select(x.equal(0.0), const(-INF, d), const(math.nan, d)))
+
+
+def _log_float32(f: Expr, e: Expr) -> Expr:
+    square = f * f
+    p = horner(f, [7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1,
+                   2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1])
+    y = square * -0.5 + (e * -2.12194440e-4 + p * (square * f))
+    return e * 0.693359375 + (f + y)
+
+
+def _log_float64(f: Expr, e: Expr) -> Expr:
+    s = f / (f + 2.0)
+    z = s * s
+    r = horner(z, [1.479819860511658591e-1, 1.531383769920937332e-1, 1.818357216161805012e-1, 2.222219843214978396e-1,
+                   2.857142874366239149e-1, 3.999999999940941908e-1, 6.666666666666735130e-1]) * z
+    half = f * f * 0.5
+    return e * 6.93147180369123816490e-1 - ((half - (s * (half + r) + e * 1.90821492927058770002e-10)) - f)
+
+
+def tanh(x: Expr) -> Expr:
+    """An odd rational function (float32); for float64 that near 0 and (1 - t)/(1 + t), t = exp(-2|x|), elsewhere."""
+    if x.dtype == "float32":
+        c = minimum(maximum(x, -7.90531110763549805), 7.90531110763549805)
+        z = c * c
+        p = horner(z, [-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-8,
+                       1.48572235717979e-5, 6.37261928875436e-4, 4.89352455891786e-3])
+        q = horner(z, [1.19825839466702e-6, 1.18534705686654e-4, 2.26843463243900e-3, 4.89352518554385e-3])
+        return select(call("abs", x) < 4e-4, x, c * p / q)
+    z = x * x
+    p = horner(z, [-9.64399179425052238628e-1, -9.92877231001918586564e1, -1.61468768441708447952e3])
+    q = horner(z, [1.0, 1.12811678491632931402e2, 2.23548839060100448583e3, 4.84406305325125486048e3])
+    t = exp(call("abs", x) * -2.0)
+    far = (1.0 - t) / (1.0 + t)
+    return select(call("abs", x) < 0.625, x + x * (z * (p / q)), select(x < 0.0, -far, far))
+
+
+def sigmoid(x: Expr) -> Expr:
+    """1/(1 + exp(-x))"""
+    return 1.0 / (1.0 + exp(-x))
+
+
+def erf(x: Expr) -> Expr:
+    """x*p(x*x) near 0, 1 - exp(p(|x|)) elsewhere (float32); exp(-x*x) times a series of positive terms (float64)."""
+    a = call("abs", x)
+    if x.dtype == "float32":
+        t = minimum(a, 10.0)
+        far = horner(t, [-1.72853470e-5, 3.83197126e-4, -3.88396438e-3, 2.42546219e-2, -1.06777877e-1, -6.34846687e-1,
+                         -1.28717512e-1]) * t - t
+        z = x * x
+        near = horner(z, [-5.96761703e-4, 4.99119423e-3, -2.67681349e-2, 1.12819925e-1, -3.76125336e-1, 1.28379166e-1])
+        large = 1.0 - exp(far)
+        return select(a < 0.921875, near * x + x, select(x < 0.0, -large, large))
+    t = minimum(a, 6.0)
+    z = t * t
+    series: Expr = const(1.0, x.dtype)
+    for n in range(130, 0, -1):
+        series = series * (z * (2.0 / (2 * n + 1))) + 1.0
+    value = minimum(t * series * exp(-z) * (2 / math.sqrt(math.pi)), 1.0)
+    value = select(a < 6.0, value, select(a >= 6.0, const(1.0, x.dtype), x))
+    return select(x < 0.0, -value, value)
+
+
+def in_float64(fn: Callable[..., Expr]) -> Callable[..., Expr]:
+    """Rarely used functions: computed in float64, rounded to the argument's type."""
+    def wide(*args: Expr) -> Expr:
+        return cast(args[0].dtype, fn(*(cast("float64", a) for a in args)))
+
+    wide.__doc__ = fn.__doc__
+    return wide
+
+
+def _quadrant(x: Expr) -> tuple[Expr, Expr]:
+    """(n, r) with x = n*pi/2 + r, |r| <= pi/4; n as an integer."""
+    magic = 1.5 * 2.0**52
+    shifted = x * (2 / math.pi) + magic
+    n = shifted - magic
+    r = n * -1.57079632673412561417
+    r = n * -2.02226624879595063154e-21 + (n * -6.07710050630396597660e-11 + (x + r))
+    return bitcast("int64", shifted), r
+
+
+def _sin_kernel(r: Expr) -> Expr:
+    z = r * r
+    p = horner(z, [1.58969099521155010221e-10, -2.50507602534068634195e-8, 2.75573137070700676789e-6, -1.98412698298579493134e-4,
+                   8.33333333332248946124e-3, -1.66666666666666324348e-1])
+    return p * (z * r) + r
+
+
+def _cos_kernel(r: Expr) -> Expr:
+    z = r * r
+    p = horner(z, [-1.13596475577881948265e-11, 2.08757232129817482790e-9, -2.75573143513906633035e-7, 2.48015872894767294178e-5,
+                   -1.38888888888741095749e-3, 4.16666666666666019037e-2])
+    return p * (z * z) + (z * -0.5 + 1.0)
+
+
+def _bit(n: Expr, mask: int) -> Expr:
+    return Bin("and", n, const(mask, n.dtype)).not_equal(0)
+
+
+def _sin(x: Expr) -> Expr:
+    n, r = _quadrant(x)
+    value = select(_bit(n, 1), _cos_kernel(r), _sin_kernel(r))
+    return select(_bit(n, 2), -value, value)
+
+
+def _cos(x: Expr) -> Expr:
+    n, r = _quadrant(x)
+    value = select(_bit(n, 1), _sin_kernel(r), _cos_kernel(r))
+    return select(_bit(n + 1, 2), -value, value)
+
+
+def _tan(x: Expr) -> Expr:
+    n, r = _quadrant(x)
+    s, c = _sin_kernel(r), _cos_kernel(r)
+    return select(_bit(n, 1), -c / s, s / c)
+
+
+def _atan(x: Expr) -> Expr:
+    """Reduced to |t| < 0.66: atan(x) = pi/2 - atan(1/x) = pi/4 + atan((x - 1)/(x + 1))."""
+    a = call("abs", x)
+    far, middle = a > 2.41421356237309504880, a > 0.66
+    t = select(far, -1.0 / a, select(middle, (a - 1.0) / (a + 1.0), a))
+    offset = select(far, const(math.pi / 2, "float64"), select(middle, const(math.pi / 4, "float64"), const(0, "float64")))
+    z = t * t
+    p = horner(z, [-8.750608600031904122785e-1, -1.615753718733365076637e1, -7.500855792314704667340e1,
+                   -1.228866684490136173410e2, -6.485021904942025371773e1])
+    q = horner(z, [1.0, 2.485846490142306297962e1, 1.650270098316988542046e2, 4.328810604912902668951e2,
+                   4.853903996359136964868e2, 1.945506571482613964425e2])
+    value = offset + (t * (z * (p / q)) + t)
+    return select(x < 0.0, -value, value)
+
+
+def _asin(x: Expr) -> Expr:
+    return _atan(x / call("sqrt", (1.0 - x) * (1.0 + x)))
+
+
+def _acos(x: Expr) -> Expr:
+    return _atan(call("sqrt", (1.0 - x) / (1.0 + x))) * 2.0
+
+
+def _sinh(x: Expr) -> Expr:
+    z, h = x * x, exp(call("abs", x) * 0.5)
+    near = horner(z, [1 / math.factorial(k) for k in range(21, 1, -2)]) * (z * x) + x
+    far = h * 0.5 * h - 0.5 / h / h
+    return select(call("abs", x) < 1.0, near, select(x < 0.0, -far, far))
+
+
+def _cosh(x: Expr) -> Expr:
+    h = exp(call("abs", x) * 0.5)
+    return h * 0.5 * h + 0.5 / h / h
+
+
+def _pow(x: Expr, y: Expr) -> Expr:
+    """Whole exponents up to 63 by squaring (exact where the result is); others exp(y*log|x|) with the sign of x**y."""
+    whole = call("floor", y).equal(y)
+    half = y * 0.5
+    odd = Bin("and", whole, call("floor", half).not_equal(half))
+    a = call("abs", x)
+    size = exp(y * log(a))
+    size = select(Bin("or", a.equal(1.0), y.equal(0.0)), const(1.0, "float64"), size)
+    no_root = Bin("and", Bin("and", x < 0.0, a < INF), Bin("xor", whole, const(True, "bool")))
+    general = select(no_root, const(math.nan, "float64"), select(Bin("and", odd, x < 0.0), -size, size))
+    small = Bin("and", whole, call("abs", y) < 64.0)
+    n = cast("int64", select(small, call("abs", y), const(0, "float64")))
+    power, base = const(1.0, "float64"), x
+    product: Expr = power
+    for bit in range(6):
+        product = select(_bit(n, 1 << bit), product * base, product)
+        base = base * base
+    squared = select(y < 0.0, 1.0 / product, product)
+    return select(small, squared, select(x.equal(1.0), const(1.0, "float64"), general))
+
+
+def pow(x: Expr, y: Expr) -> Expr:  # noqa: A001 - the function's name
+    """x**y. Constant exponents that networks use become products and roots."""
+    match y.value if isinstance(y, Const) else None:
+        case None:
+            return in_float64(_pow)(x, y)
+        case 0.5:
+            return call("sqrt", x)
+        case -0.5:
+            return 1.0 / call("sqrt", x)
+        case float(n) if n == int(n) and 0 < abs(n) <= 8:
+            product = _repeated(x, abs(int(n)))
+            return product if n > 0 else 1.0 / product
+    return in_float64(_pow)(x, y)
+
+
+def _repeated(x: Expr, n: int) -> Expr:
+    if n == 1:
+        return x
+    half = _repeated(x, n // 2)
+    return half * half * x if n % 2 else half * half
+
+
+def _fmod(x: Expr, y: Expr) -> Expr:
+    """The rest of the division truncated towards zero: the sign of x."""
+    return call("trunc", x / y) * -y + x
+
+
+def _floor_mod(x: Expr, y: Expr) -> Expr:
+    """The rest of the division rounded down: the sign of y."""
+    return call("floor", x / y) * -y + x
+
+
+def floor_divide(x: Expr, y: Expr) -> Expr:
+    return call("floor", x / y)
+
+
+def rsqrt(x: Expr) -> Expr:
+    """1/sqrt(x), both rounded."""
+    return 1.0 / call("sqrt", x)
+
+
+def isinf(x: Expr) -> Expr:
+    return call("abs", x).equal(INF)
+
+
+CALLS: dict[str, Callable[..., Expr]] = {
+    "exp": exp, "log": log, "tanh": tanh, "sigmoid": sigmoid, "erf": erf, "rsqrt": rsqrt, "isinf": isinf, "pow": pow,
+    "sin": in_float64(_sin), "cos": in_float64(_cos), "tan": in_float64(_tan), "asin": in_float64(_asin),
+    "acos": in_float64(_acos), "atan": in_float64(_atan), "sinh": in_float64(_sinh), "cosh": in_float64(_cosh),
+    "fmod": in_float64(_fmod),
+}
+OPERATORS: dict[str, Callable[..., Expr]] = {"pow": pow, "%": in_float64(_floor_mod), "//": floor_divide}
+
+__all__ = ["CALLS", "OPERATORS"]
