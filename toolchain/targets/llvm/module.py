@@ -319,5 +319,5 @@ def _check(
         usable = array.flags.c_contiguous and array.flags.aligned and (kind == "input" or array.flags.writeable)
         if in_place and not usable:
             raise UsageError(f"{kind} {v.name!r} is not contiguous, aligned and (outputs) writeable, but is used in place")
-        checked[v.name] = np.require(array, requirements="CA")
+        checked[v.name] = np.require(array, requirements=["C", "A"])
     return checked

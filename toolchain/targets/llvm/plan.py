@@ -215,12 +215,12 @@ def walk(ops: tuple[Op, ...]) -> Iterator[Op]:
 
 
 def own_slots(op: Op) -> tuple[Slot, ...]:
-    """The slots of the op itself, in the order the runtime expects (a destination before its source)."""
+    """The slots of the op itself, in the order of its fields."""
     match op:
         case Call(buffers=buffers):
             return buffers
         case Copy(src=src, dst=dst):
-            return (dst, src)
+            return (src, dst)
         case Zero(dst=dst):
             return (dst,)
         case If(condition=condition) | Loop(condition=condition):

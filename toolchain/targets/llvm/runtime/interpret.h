@@ -70,7 +70,7 @@ static void run_phase(walker *w, tc_kernel *kernel, int64_t extent, uint32_t chu
 /* COPY and ZERO as kernels over blocks; their byte count rides in the buffer table. */
 static void copy_blocks(void *const *buffers, int64_t lo, int64_t hi, void *scratch) {
     int64_t bytes = (int64_t)(intptr_t)buffers[2], first = lo * COPY_BLOCK_BYTES, end = hi * COPY_BLOCK_BYTES;
-    memcpy((char *)buffers[0] + first, (const char *)buffers[1] + first, (size_t)((end < bytes ? end : bytes) - first));
+    memcpy((char *)buffers[1] + first, (const char *)buffers[0] + first, (size_t)((end < bytes ? end : bytes) - first));
 }
 static void zero_blocks(void *const *buffers, int64_t lo, int64_t hi, void *scratch) {
     int64_t bytes = (int64_t)(intptr_t)buffers[2], first = lo * COPY_BLOCK_BYTES, end = hi * COPY_BLOCK_BYTES;

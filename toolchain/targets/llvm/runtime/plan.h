@@ -21,7 +21,7 @@ typedef struct {
     int64_t extent;
 } tc_phase;
 
-/* Slots: CALL the kernel's buffers; COPY destination, source; ZERO destination; IF, LOOP the condition (one byte). */
+/* Slots: CALL the kernel's buffers; COPY source, destination; ZERO destination; IF, LOOP the condition (one byte). */
 enum { TC_CALL, TC_COPY, TC_ZERO, TC_REPEAT, TC_IF, TC_LOOP };
 
 /* Ops stand in pre-order: an op's body follows it, then IF's other branch. */
