@@ -158,7 +158,7 @@ def test_scope_decides_which_loops_vary():
 def test_refusals():
     work = chain(4, 8)
     s = te.create_schedule(work.output)
-    with pytest.raises(ScheduleError, match="compute_at: Q is also read outside|loop 'j_2' does not read Q"):
+    with pytest.raises(ScheduleError, match="compute_at: loop 'j_2' does not read Q"):
         s["Q"].compute_at(s["D"], "j_2")
     with pytest.raises(ScheduleError, match="compute_at: D is an output of main"):
         s["D"].compute_at(s["P"], "i_1")

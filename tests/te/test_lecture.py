@@ -36,7 +36,7 @@ def test_cache_write_and_compute_at(golden):
     C = te.compute((32, 32), lambda i, j: te.sum(A[i, k] * B[k, j], axis=k), name="C")
     s = te.create_schedule([C])
     CC = s.cache_write(C, "local")
-    xo, yo, xi, yi = s[C].tile(C.op.axis[0], C.op.axis[1], 16, 8)
+    _, yo, _, _ = s[C].tile(C.op.axis[0], C.op.axis[1], 16, 8)
     s[CC].compute_at(s[C], yo)
     xc, yc = s[CC].op.axis
     (k,) = s[CC].op.reduce_axis

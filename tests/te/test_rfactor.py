@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from te_workloads import Workload, chain, matmul
+
+import toolchain.te as te
+from toolchain.core.errors import ScheduleError
+from toolchain.core.layout import Layout
+
+
+def row_sum(n: int, m: int, combiner=te.sum) -> Workload:
+    X = te.placeholder((n, m), name="X")
+    k = te.reduce_axis(m, "k")
+    C = te.compute((n,), lambda i: combiner(X[i, k], axis=k), name="C")
+    numpy = {te.sum: lambda x: x.sum(1), te.max: lambda x: x.max(1), te.min: lambda x: x.min(1)}[combiner]
+    return Workload(C, (X,), numpy)
+
+
+def test_partial_sums_in_lanes(golden):
+    work = row_sum(3, 32)
+    s = te.create_schedule(work.output)
+    _, ki = s["C"].split("k", 8)
+    R = s.rfactor(work.output, ki)
+    s[R].compute_at(s["C"], "i")
+    s[R].set_scope("local")
+    lane, _ = s[R].op.axis
+    s[R].reorder(*s[R].op.reduce_axis, lane)
+    s[R].vectorize(lane)
+    golden(te.to_text(s.func))
+    work.check(s.func)
+
+
+@given(n=st.integers(1, 5), m=st.integers(1, 20), f=st.integers(1, 20), at=st.sampled_from([0, -1]),
+       combiner=st.sampled_from([te.sum, te.max, te.min]), outer=st.booleans())
+@settings(max_examples=60)
+def test_keeps_the_result(n, m, f, at, combiner, outer):
+    work = row_sum(n, m, combiner)
+    s = te.create_schedule(work.output)
+    ko, ki = s["C"].split("k", min(f, m))
+    R = s.rfactor(work.output, ko if outer else ki, at)
+    assert R.shape[at] == (ko if outer else ki).extent
+    work.check(s.func)
+
+
+def test_refusals():
+    work = matmul(4, 4, 4)
+    s = te.create_schedule(work.output)
+    with pytest.raises(ScheduleError, match="rfactor: 'i' is no reduction loop of C's own nest"):
+        s.rfactor(work.output, "i")
+    s["C"].split("i", 2)
+    with pytest.raises(ScheduleError, match="loops over the result were split already"):
+        s.rfactor(work.output, "k")
+
+
+def test_prefetch_asks_for_whole_lines(golden):
+    X = te.placeholder((32, 18, 8), name="X")
+    k = te.reduce_axis(3, "k")
+    Y = te.compute((32, 16, 8), lambda c, y, x: te.sum(X[c, y + k, x], axis=k), name="Y")
+    s = te.create_schedule(Y)
+    s.set_layout(X, Layout.parse("CHW16c", axes="CHW"))
+    s[Y].prefetch(X, s[Y].op.axis[1], 1)
+    golden(te.to_text(s.func))
+    Workload(Y, (X,), lambda x: x[:, :-2] + x[:, 1:-1] + x[:, 2:]).check(s.func)
+    with pytest.raises(ScheduleError, match="prefetch: distance 0"):
+        s[Y].prefetch(X, s[Y].op.axis[1], 0)
+
+
+def test_storage_align_pads_rows():
+    work = chain(4, 6)
+    s = te.create_schedule(work.output)
+    s["P"].storage_align(s["P"].op.axis[0], 32, 1)
+    type = s.func.buffers[s["P"].tensor].type
+    assert type.layout.strides(type.shape) == (33, 1)
+    work.check(s.func)
+    with pytest.raises(ScheduleError, match="storage_align: no padding makes the stride 1 modulo 0|no padding of its own"):
+        s["P"].storage_align(s["P"].op.axis[1], 32, 1)
+
+
+def test_double_buffer_and_scope_are_recorded():
+    work = chain(2, 3)
+    s = te.create_schedule(work.output)
+    s["P"].double_buffer()
+    s["P"].set_scope("shared")
+    assert s.func.attrs["double_buffer"] == ("P",)
+    assert s.func.buffers[s["P"].tensor].scope == "shared"
+    for step in (s["D"].double_buffer, lambda: s["D"].set_scope("local")):
+        with pytest.raises(ScheduleError, match="D is a parameter of main"):
+            step()

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from te_workloads import conv2d, matmul, relu, row_statistics
+
+import toolchain.te as te
+from toolchain.core.errors import ScheduleError
+from toolchain.core.layout import Layout
+from toolchain.te.loop_ir import For, loops
+
+
+def scheduled() -> te.Schedule:
+    work = conv2d(1, 4, 6, 6, 8, 3, 1, 1)
+    s = te.create_schedule(work.output)
+    n, o, y, x = work.output.op.axis
+    s["R"].reorder(n, y, o, x)
+    s["Y"].set_scope("local")
+    s["Y"].compute_at(s["R"], o)
+    s["Y"].split(s["Y"].op.reduce_axis[0], 2)
+    s["R"].parallel(y)
+    s.set_layout(work.inputs[0], Layout.parse("NCHW4c+h1"))
+    s.cache_read(work.inputs[1], "local", s["Y"].tensor)
+    return s
+
+
+def test_replays_from_json():
+    s = scheduled()
+    steps = te.steps_from_json(json.loads(json.dumps(te.steps_to_json(s.steps))))
+    again = te.replay(te.create_schedule(conv2d(1, 4, 6, 6, 8, 3, 1, 1).output).func, steps)
+    assert te.to_text(again.func) == te.to_text(s.func)
+    assert te.steps_to_json(again.steps) == te.steps_to_json(s.steps)
+
+
+def test_an_unknown_step_is_refused():
+    with pytest.raises(ScheduleError, match="no primitive 'explode'"):
+        te.replay(te.create_schedule(relu(4).output).func, [te.Step("explode", ())])
+
+
+def test_steps_print():
+    s = te.create_schedule(relu(8).output)
+    s["Y"].split("i", 4)
+    assert list(map(str, s.steps)) == ["split(i, 4)"]
+
+
+def test_several_outputs_share_a_function(golden):
+    X = te.placeholder((4,), name="X")
+    P = te.compute((4,), lambda i: X[i] + 1.0, name="P")
+    Q = te.compute((4,), lambda i: P[i] * 2.0, name="Q")
+    s = te.create_schedule([Q, P], name="both")
+    golden(te.to_text(s.func))
+    out = te.interpret(s.func, {"X": np.arange(4, dtype=np.float32)})
+    np.testing.assert_array_equal(out["P"], [1, 2, 3, 4])
+    np.testing.assert_array_equal(out["Q"], [2, 4, 6, 8])
+
+
+def test_inputs_give_the_order_and_cut_the_graph():
+    X, W = te.placeholder((4,), name="X"), te.placeholder((4,), name="W")
+    P = te.compute((4,), lambda i: X[i] + 1.0, name="P")
+    Q = te.compute((4,), lambda i: P[i] * W[i], name="Q")
+    assert [t.name for t in te.create_schedule(Q, inputs=[W, X]).func.params] == ["W", "X", "Q"]
+    cut = te.create_schedule(Q, inputs=[P, W]).func
+    assert [t.name for t in cut.params] == ["P", "W", "Q"]
+    with pytest.raises(ScheduleError, match="main also reads W"):
+        te.create_schedule(Q, inputs=[X])
+    with pytest.raises(ScheduleError, match="X is not computed"):
+        te.create_schedule(X)
+
+
+def test_two_tensors_of_one_name_are_refused():
+    X = te.placeholder((4,), name="T")
+    Y = te.compute((4,), lambda i: X[i], name="T")
+    with pytest.raises(ScheduleError, match="two tensors of main are named 'T'"):
+        te.create_schedule(Y)
+
+
+def test_the_users_own_axes_stay_valid_when_renamed():
+    work = row_statistics(4, 6)
+    s = te.create_schedule(work.output)
+    k2 = s["S"].tensor.op.reduce_axis[0]                    # named k in the definition, renamed k_1 in the function
+    assert k2.name == "k"
+    outer, _ = s["S"].split(k2, 2)
+    assert outer.name == "k_1_0"
+    work.check(s.func)
+
+
+def test_a_reduce_axis_used_by_two_stages():
+    X = te.placeholder((3, 4), name="X")
+    k = te.reduce_axis(4, "k")
+    P = te.compute((3,), lambda i: te.sum(X[i, k], axis=k), name="P")
+    Q = te.compute((3,), lambda i: te.sum(X[i, k] * P[i], axis=k), name="Q")
+    s = te.create_schedule(Q)
+    s[P].split(k, 2)
+    s[Q].split(k, 2)
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    np.testing.assert_array_equal(te.interpret(s.func, {"X": x})["Q"], x.sum(1) ** 2)
+
+
+@given(st.data())
+@settings(max_examples=80)
+def test_random_schedules_keep_the_result(data):
+    """Any sequence of primitives that is accepted computes the same, and replays to the same text."""
+    work = matmul(data.draw(st.integers(1, 7)), data.draw(st.integers(1, 7)), data.draw(st.integers(1, 7)))
+    s = te.create_schedule(work.output)
+    if data.draw(st.booleans()):
+        made = s.cache_write(work.output, "local")
+        if data.draw(st.booleans()):
+            s[made].compute_at(s["C"], data.draw(st.sampled_from(["i", "j"])))
+    for _ in range(data.draw(st.integers(1, 6))):
+        names = [loop.var.name for loop in loops(s.func.body)]
+        step = data.draw(st.sampled_from(["split", "fuse", "reorder", "vectorize", "unroll", "parallel", "partition"]))
+        chosen = data.draw(st.permutations(names))
+        loop = next(n for n in loops(s.func.body) if n.var.name == chosen[0])
+        args = {
+            "split": (chosen[0], data.draw(st.integers(1, loop.extent))),
+            "fuse": tuple(_inner_pair(loop)),
+            "reorder": tuple(chosen[:2]),
+        }.get(step, (chosen[0],))
+        try:
+            s.apply(step, *args)
+        except ScheduleError:
+            continue
+    work.check(s.func)
+    again = te.replay(te.create_schedule(work.output).func, te.steps_from_json(te.steps_to_json(s.steps)))
+    assert te.to_text(again.func) == te.to_text(s.func)
+
+
+def _inner_pair(loop: For) -> list[str]:
+    return [loop.var.name, loop.body.var.name if isinstance(loop.body, For) else "none"]
