@@ -142,7 +142,7 @@ def _check_weights(plan: MemoryPlan) -> None:
     end = 0
     for weight in plan.weights:
         if weight.offset % ALIGN_BYTES or weight.offset < end:
-            raise InternalError(f"memory plan: weight {weight.name!r} at {weight.offset} overlaps the one before, or is not aligned")
+            raise InternalError(f"memory plan: weight {weight.name!r} at {weight.offset}: overlap, or not aligned")
         end = weight.offset + weight.size_bytes
     if end > plan.weights_bytes:
         raise InternalError(f"memory plan: weights end at {end}, beyond the {plan.weights_bytes} bytes of their segment")

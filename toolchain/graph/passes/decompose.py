@@ -28,8 +28,8 @@ def decompose(graph: Graph, supported: Collection[str]) -> Graph:
         y = Mish(x)            ->   s = Softplus(x); t = Tanh(s); y = Mul(x, t)         (its ONNX function body)
 
     LSTM, GRU and RNN: see decompose_recurrent.py. Others: the function ONNX defines them by. Left alone: supported
-    operators, and those ONNX has no function for. Raises ImportModelError naming the node: peepholes, clipping, sequence lengths, or
-    a function that is made of unsupported operators itself.
+    operators, and those ONNX has no function for. Raises ImportModelError naming the node: peepholes, clipping, sequence
+    lengths, or a function that is made of unsupported operators itself.
     """
 
     def rule(node: Node, state: Rewriting) -> Sequence[Node] | None:

@@ -122,7 +122,7 @@ def _producer_and_constant(node: Node, state: Rewriting) -> tuple[Node, np.ndarr
 
 
 def _is_scaled_gemm(node: Node, state: Rewriting) -> bool:
-    """Whether a Gemm has factors of its own, or a bias that is not one number per column: `simplify` removes all of these."""
+    """Whether a Gemm has factors of its own, or a bias that is not one number per column (see `simplify`)."""
     bias = node.inputs[2] if len(node.inputs) > 2 else ""
     other_bias = bool(bias) and state.shape(bias) != (_channels(node, state),)
     return node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0 or other_bias

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 from toolchain.core.layout import Layout
@@ -32,6 +33,7 @@ BASE: TypeAlias = tuple[tuple[int, int], ...] | None
 """A layout without its halo, for comparing: its physical dimensions, None for plain."""
 
 
+@lru_cache(4096)
 def base(layout: Layout | None) -> BASE:
     """Layouts with the same base differ at most in halo and in the letters of their axes."""
     if layout is None or layout.dims == tuple((d, 0) for d in range(len(layout.axes))):

@@ -97,7 +97,8 @@ class _Plan:
     ) -> None:
         self.graph, self.alternatives = graph, alternatives
         self.bytes_per_us, self.conversion_us = bytes_per_us, conversion_us
-        self.outputs = set(graph.outputs)
+        self.inputs, self.outputs = set(graph.inputs), set(graph.outputs)
+        self._sizes: dict[tuple[str, BASE], int] = {}
         self.makers = {out: (node, n) for node in graph.nodes for n, out in enumerate(node.outputs) if out}
         self.readers: dict[str, list[tuple[Node, int]]] = {}
         for node in graph.nodes:
@@ -107,13 +108,20 @@ class _Plan:
 
     def conversion(self, value: str, have: Layout | None, want: Layout | None) -> float:
         """Microseconds to make `value` in layout `want` from `have`."""
-        kind = self.graph.types[value]
         if base(have) == base(want):
-            fixed = value in self.graph.inputs or value in self.outputs
+            fixed = value in self.inputs or value in self.outputs
             if not (fixed and want is not None and want.has_halo):
                 return 0.0
-        sizes = [layout.size(kind.shape) if layout else math.prod(kind.shape) for layout in (have, want)]
-        return self.conversion_us + sum(sizes) * dtypes.itemsize(kind.dtype) / self.bytes_per_us
+        moved_bytes = self._bytes(value, have) + self._bytes(value, want)
+        return self.conversion_us + moved_bytes / self.bytes_per_us
+
+    def _bytes(self, value: str, layout: Layout | None) -> int:
+        key = value, base(layout)
+        if key not in self._sizes:
+            kind = self.graph.types[value]
+            elements = layout.size(kind.shape) if layout else math.prod(kind.shape)
+            self._sizes[key] = elements * dtypes.itemsize(kind.dtype)
+        return self._sizes[key]
 
     def solve(self) -> Choice:
         """The choice by pairwise costs: each reader pays for its own conversion."""
@@ -132,14 +140,17 @@ class _Plan:
         return dict(zip(vertex, problem.solve(), strict=True))
 
     def _edge_costs(self, value: str, maker: Node, n: int, reader: Node, k: int) -> np.ndarray:
+        """Conversion costs by alternatives of maker and reader; slightly more before an elementwise node than behind it, as
+        such a node joins its producer's kernel for nothing."""
         known: dict[tuple[BASE, BASE], float] = {}
+        factor = 1.01 if is_elementwise(reader) else 1.0
         rows = []
         for have in (o.outputs[n] for o in self.alternatives[maker]):
             row = []
             for want in (o.inputs[k] for o in self.alternatives[reader]):
                 key = base(have), base(want)
                 if key not in known:
-                    known[key] = self.conversion(value, have, want)
+                    known[key] = factor * self.conversion(value, have, want)
                 row.append(known[key])
             rows.append(row)
         return np.array(rows)
