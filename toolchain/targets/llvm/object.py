@@ -54,28 +54,46 @@ def assembly(text: str, target: Target) -> str:
 
 
 # LLVM prints assembly without spill comments here: a spill is a vector register moved to or from the stack.
-_STACK_VECTOR = {
-    "x86_64": re.compile(r"%[xyz]mm\d+.*\(%r[sb]p\)|\(%r[sb]p\).*%[xyz]mm\d+"),
-    "aarch64": re.compile(r"\b(?:str|ldr|stp|ldp|stur|ldur)\s+[qd]\d+.*\[(?:sp|x29)"),
+_VECTOR = {
+    "x86_64": (r"%[xyz]mm\d+", r"\(%rsp[,)]", r"\(%rbp[,)]", "movq\t%rsp, %rbp"),
+    "aarch64": (r"\b(?:st|ld)(?:p|r|ur)\s+[qd]\d+", r"\[sp\b", r"\[x29\b", "mov\tx29, sp"),
 }
+_JUMP = re.compile(r"\s+(?:j\w+|b(?:\.\w+)?|cbn?z\s+\w+,|tbn?z\s+.*,)\s+(\.L\w+)")
 
 
 def spills(text: str, triple: str) -> list[str]:
     """The lines in innermost loops of an assembly text that move a vector register to or from the stack."""
-    pattern = _STACK_VECTOR[triple.split("-")[0]]
-    return [line.strip() for lines in innermost_loops(text) for line in lines if pattern.search(line)]
+    vector, stack, frame, uses_frame = _VECTOR[triple.split("-")[0]]
+    found = []
+    for function in _functions(text):
+        places = f"{stack}|{frame}" if any(uses_frame in line for line in function) else stack    # else a plain register
+        for loop in _innermost(function):
+            found += [line.strip() for line in loop if re.search(vector, line) and re.search(places, line)]
+    return found
 
 
 def innermost_loops(text: str) -> Iterator[list[str]]:
     """The instructions of every loop without a loop inside: from a label to the jump back to it."""
-    lines = text.splitlines()
+    for function in _functions(text):
+        yield from _innermost(function)
+
+
+def _functions(text: str) -> Iterator[list[str]]:
+    lines: list[str] = []
+    for line in text.splitlines():
+        if re.match(r"[\w$.]+:", line) and not line.startswith("."):
+            yield lines
+            lines = []
+        lines.append(line)
+    yield lines
+
+
+def _innermost(lines: list[str]) -> Iterator[list[str]]:
     labels = {m.group(1): n for n, line in enumerate(lines) if (m := re.match(r"(\.L\w+):", line))}
-    spans = []
-    for n, line in enumerate(lines):
-        if (m := re.match(r"\s+(?:j\w+|b(?:\.\w+)?|cbn?z\s+\w+,|tbn?z\s+.*,)\s+(\.L\w+)", line)) and labels.get(m.group(1), n) < n:
-            spans.append((labels[m.group(1)], n))
-    for first, last in spans:
-        if not any(first <= a and b <= last and (a, b) != (first, last) for a, b in spans):
+    jumps = ((labels.get(m.group(1), n), n) for n, line in enumerate(lines) if (m := _JUMP.match(line)))
+    loops = [(first, last) for first, last in jumps if first < last]
+    for first, last in loops:
+        if not any(first <= a and b <= last and (a, b) != (first, last) for a, b in loops):
             yield [line for line in lines[first:last + 1] if re.match(r"\s+[a-z]", line)]
 
 
