@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -16,10 +15,7 @@ from toolchain.cli.commands import command, project_options
 from toolchain.cli.project import Project, open_project
 from toolchain.cli.screen import make_screen
 from toolchain.core.settings import settings
-from toolchain.tasks.plan import plan
-
-if TYPE_CHECKING:
-    from toolchain.tasks.plan import BuildTasks
+from toolchain.tasks.plan import BuildTasks
 
 PRELOAD = ("toolchain.tasks.steps",)        # what the workers' fork server imports once, for all of them
 
@@ -50,9 +46,14 @@ def build_command(
         from toolchain.cli.inspect import print_plan
 
         return print_plan(project, names, as_json)
-    tasks = plan(project.deployfile, names, project.folder)
+    tasks = project.tasks(names)
     goals = {b.name: (b.module, b.verify) for b in tasks}
     return execute(project, goals, exports_of(project, tasks), jobs=jobs, keep_going=keep_going, json=as_json).exit_code
+
+
+def goals_of(tasks: Sequence[BuildTasks]) -> list[Task]:
+    """The tasks `tc build` asks for: each build made and verified."""
+    return [task for b in tasks for task in (b.module, b.verify)]
 
 
 def exports_of(project: Project, tasks: Sequence[BuildTasks]) -> dict[Path, Task]:

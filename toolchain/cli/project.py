@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-from toolchain.build.deployfile import Deployfile
+from toolchain.build.deployfile import Build, Deployfile
 from toolchain.build.load import NAME, STATE, load_deployfile
 from toolchain.core.errors import DeployfileError, UsageError
 from toolchain.core.settings import settings
+from toolchain.core.suggest import did_you_mean
+from toolchain.tasks.plan import BuildTasks, plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,27 @@ class Project:
     def state(self) -> Path:
         """Run records, logs, caches of this project; can be made again."""
         return self.folder / STATE
+
+    def select(self, names: Sequence[str]) -> tuple[Build, ...]:
+        """The builds users mean by names of builds, models or targets, or patterns of them; all when there are none.
+
+        Raises UsageError naming the first one that means nothing, with the nearest that does.
+        """
+        builds = self.deployfile.all_builds()
+        for name in names:
+            if not any(_means(name, b) for b in builds):
+                known = [*(b.name for b in builds), *self.deployfile.models, *self.deployfile.targets]
+                raise UsageError(f"no build, model or target '{name}'", where=self.file.name,
+                                 fix=did_you_mean(name, dict.fromkeys(known), noun="there are"))
+        return tuple(b for b in builds if not names or any(_means(name, b) for name in names))
+
+    def tasks(self, names: Sequence[str]) -> tuple[BuildTasks, ...]:
+        """The tasks of the builds that `names` mean."""
+        return plan(self.deployfile, self.select(names), self.folder)
+
+
+def _means(name: str, build: Build) -> bool:
+    return any(fnmatchcase(known, name) for known in (build.name, build.model, build.target))
 
 
 def find_deployfile(file: Path | None, folder: Path | None) -> Path:

@@ -10,6 +10,7 @@ task runs, never for a build with nothing to do. Failures are shown again at the
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ from toolchain.build.events import (
     TaskStarted,
     TaskWaiting,
     Warned,
+    line,
 )
 from toolchain.core import errors
 from toolchain.core.settings import Settings
@@ -73,7 +75,7 @@ class JsonLines:
         self.out = out
 
     def take(self, event: Event) -> None:
-        print(event.line(), file=self.out, flush=True)
+        print(line(event), file=self.out, flush=True)
 
     def close(self) -> None:
         self.out.flush()
@@ -137,7 +139,7 @@ class Plain:
     def summary(self, event: RunFinished) -> tuple[str, str]:
         """The last line, and its colour."""
         made = sum(1 for tasks in self.goals.values() if self.finished.issuperset(tasks))
-        text = f"built {made} of {count(len(self.goals), self.noun)}: {count(event.ran, 'tasks')} ran, {event.cached} cached"
+        text = f"built {made} of {len(self.goals)} {self.noun}: {count(event.ran, 'tasks')} ran, {event.cached} cached"
         text += f", {event.failed} failed" if event.failed else ""
         text += f", {event.skipped} not reached" if event.skipped else ""
         text += f", {seconds(event.wall_s)}"
@@ -244,10 +246,16 @@ def failure_text(failure: TaskFailed, style: Style) -> str:
         what = f"{failure.error}: {what}"
     rows = [style.paint(head, "red"), *(f"  {printable(line)}" for line in what.split("\n"))]
     repro = failure.repro and f"{failure.repro}/run.sh"
-    for word, value in (("fix", failure.fix), ("log", failure.log), ("reproduce", repro)):
+    for word, value in (("fix", failure.fix), ("log", near(failure.log)), ("reproduce", near(repro))):
         if value:
             rows.append(f"  {word}: {printable(value)}")
     return "\n".join(rows)
+
+
+def near(path: str) -> str:
+    """A path as it is shortest to type from here."""
+    relative = os.path.relpath(path) if path else ""
+    return relative if len(relative) < len(path) else path
 
 
 def skipped_text(skipped: list[TaskSkipped]) -> str:

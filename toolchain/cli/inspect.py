@@ -1,0 +1,206 @@
+"""Commands that look and run nothing: `tc plan`, `tc explain`, `tc show`, `tc graph`, `tc check`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+
+from toolchain.build.caret import printable
+from toolchain.build.explain import PlannedTask, explain, find_task, plan
+from toolchain.build.store import Store
+from toolchain.build.task import Task
+from toolchain.cli.build import execute, goals_of
+from toolchain.cli.commands import command, project_options
+from toolchain.cli.project import Project, open_project
+from toolchain.cli.screen import count, cut, seconds, style_of
+from toolchain.core.settings import settings
+from toolchain.tasks.plan import BuildTasks
+
+
+@command("plan")
+@click.argument("names", nargs=-1)
+@project_options
+@click.option("--all", "show_all", is_flag=True, help="List the tasks that are up to date, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one task per line as JSON.")
+def plan_command(names: tuple[str, ...], file: Path | None, folder: Path | None, show_all: bool, as_json: bool) -> int:
+    """Show which tasks a build would run, in order, why, and how long each took before.
+
+    A line that begins with ? runs only if what the tasks before it make is not what they made last time.
+
+    \b
+    Example:
+      tc plan resnet18
+    """
+    return print_plan(open_project(file, folder), names, as_json, show_all=show_all)
+
+
+def print_plan(project: Project, names: Sequence[str], as_json: bool, *, show_all: bool = False) -> int:
+    """Print what `tc build NAMES` would do, on standard output."""
+    with_store = Store(settings().store)
+    tasks = plan(goals_of(project.tasks(names)), with_store, project.folder)
+    with_store.close()
+    if as_json:
+        for task in tasks:
+            print(json.dumps(task._asdict()))
+        return 0
+    style = style_of(sys.stdout, settings(), os.environ.get("TERM", ""))
+    for line in plan_lines(tasks, show_all=show_all, width=style.width if sys.stdout.isatty() else 0):
+        print(line)
+    return 0
+
+
+def plan_lines(tasks: Sequence[PlannedTask], *, show_all: bool = False, width: int = 0) -> Iterator[str]:
+    """One line per task, then a summary. width: of the terminal, 0 where lines may be of any length."""
+    shown = [t for t in tasks if show_all or t.would_run]
+    names = min(max((len(t.name) for t in shown), default=0), 60)
+    for t in shown:
+        mark = "=" if not t.would_run else "+" if t.certain else "?"
+        cost = f" ({seconds(t.estimated_s)})" if t.estimated_s is not None else ""
+        line = printable(f"{mark} {t.name:<{names}}  {t.reason if t.would_run else 'up to date'}{cost}")
+        yield cut(line, width) if width else line
+    run = [t for t in tasks if t.would_run]
+    if not run:
+        yield f"nothing to do: {count(len(tasks), 'tasks')} up to date"
+        return
+    known = [t.estimated_s for t in run if t.estimated_s is not None]
+    unknown = len(run) - len(known)
+    text = f"{count(len(run), 'tasks')} would run, {len(tasks) - len(run)} up to date"
+    text += f"; about {seconds(sum(known))} of work" if known else ""
+    text += f", and {unknown} never timed" if unknown and known else ""
+    if any(t.open_ended for t in run):
+        text += "; kernels are known when their graph has been optimized"
+    yield text
+
+
+@command("explain")
+@click.argument("task")
+@project_options
+def explain_command(task: str, file: Path | None, folder: Path | None) -> int:
+    """Say why TASK would run now, down to what changed first; or, when it is up to date, why it ran last time.
+
+    TASK is a name that `tc plan --all` lists, or a build.
+
+    \b
+    Example:
+      tc explain optimize:resnet18@x86
+    """
+    project = open_project(file, folder)
+    store = Store(settings().store)
+    found = resolve(project, store, task)
+    for line in explain(found, store, project.folder):
+        print(printable(line))
+    store.close()
+    return 0
+
+
+def resolve(project: Project, store: Store, name: str) -> Task:
+    """The task users mean by its name, or by the name of the build it finishes. Raises UsageError with the nearest names."""
+    tasks = project.tasks(())
+    by_build = {b.name: b.module for b in tasks}
+    if name in by_build:
+        return by_build[name]
+    return find_task([*goals_of(tasks), *(b.measure for b in tasks)], name, store, project.folder)
+
+
+@command("graph")
+@click.argument("names", nargs=-1)
+@project_options
+@click.option("--format", "form", type=click.Choice(["dot", "mermaid"]), default="dot", show_default=True)
+def graph_command(names: tuple[str, ...], file: Path | None, folder: Path | None, form: str) -> int:
+    """Print the task graph. Tasks that would run are drawn bold.
+
+    \b
+    Example:
+      tc graph | dot -Tsvg > tasks.svg
+      tc graph --format mermaid
+    """
+    project = open_project(file, folder)
+    store = Store(settings().store)
+    tasks = plan(goals_of(project.tasks(names)), store, project.folder)
+    store.close()
+    print("\n".join(dot(tasks) if form == "dot" else mermaid(tasks)))
+    return 0
+
+
+def dot(tasks: Sequence[PlannedTask]) -> Iterator[str]:
+    """The graph in Graphviz's language; edges go from what is made first to what reads it."""
+    yield "digraph tasks {"
+    yield "  rankdir=LR;"
+    yield '  node [shape=box, fontname="sans-serif"];'
+    for t in tasks:
+        yield f"  {_dot_text(t.name)}{' [penwidth=2]' if t.would_run else ''};"
+    for t in tasks:
+        for name in t.inputs:
+            yield f"  {_dot_text(name)} -> {_dot_text(t.name)};"
+    yield "}"
+
+
+def _dot_text(name: str) -> str:
+    escaped = printable(name).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def mermaid(tasks: Sequence[PlannedTask]) -> Iterator[str]:
+    """The graph as Mermaid, which GitHub draws inside Markdown."""
+    ids = {t.name: f"t{n}" for n, t in enumerate(tasks)}
+    yield "flowchart LR"
+    for t in tasks:
+        label = printable(t.name).replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+        yield f'  {ids[t.name]}["{label}"]'
+    for t in tasks:
+        for name in t.inputs:
+            yield f"  {ids[name]} --> {ids[t.name]}"
+    if bold := [ids[t.name] for t in tasks if t.would_run]:
+        yield f"  style {','.join(bold)} stroke-width:3px" if len(bold) == 1 else f"  class {','.join(bold)} run"
+    if len(bold) > 1:
+        yield "  classDef run stroke-width:3px"
+
+
+@command("show")
+@click.argument("task")
+@project_options
+@click.option("--after", "pass_name", metavar="PASS", help="What was there after that pass; 'list' names the passes.")
+@click.option("--file", "member", metavar="NAME", help="Print that file of the artifact.")
+def show_command(task: str, file: Path | None, folder: Path | None, pass_name: str | None, member: str | None) -> int:
+    """Print what TASK made: a graph, a schedule, a plan, code. TASK as for `tc explain`.
+
+    \b
+    Example:
+      tc show optimize:resnet18@x86                       the optimized graph
+      tc show optimize:resnet18@x86 --after fold_batch_norm
+      tc show resnet18@x86 --file resnet18.h              a file of the artifact
+    """
+    from toolchain.cli.show import show
+
+    project = open_project(file, folder)
+    store = Store(settings().store)
+    found = resolve(project, store, task)
+    for text in show(project, store, found, after=pass_name, member=member):
+        print(text)
+    store.close()
+    return 0
+
+
+@command("check")
+@click.argument("names", nargs=-1)
+@project_options
+@click.option("--json", "as_json", is_flag=True, help="Print one model per line as JSON.")
+def check_command(names: tuple[str, ...], file: Path | None, folder: Path | None, as_json: bool) -> int:
+    """Import the models and list, for each, the operators that no kernel covers, with counts and node names.
+
+    \b
+    Example:
+      tc check
+    """
+    project = open_project(file, folder)
+    models: dict[str, BuildTasks] = {}
+    for build in project.tasks(names):
+        models.setdefault(build.build.model, build)
+    goals = {name: (build.graph,) for name, build in models.items()}
+    built = execute(project, goals, keep_going=True, json=as_json, noun="models")
+    return built.exit_code

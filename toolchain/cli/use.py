@@ -1,0 +1,327 @@
+"""Commands that use what was built: `tc run`, `tc bench`, `tc verify`, `tc report`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from toolchain.build.deployfile import DURATION, PERCENT
+from toolchain.cli.build import execute, exports_of
+from toolchain.cli.commands import command, project_options
+from toolchain.cli.later import not_yet
+from toolchain.cli.project import Project, open_project
+from toolchain.cli.space import Amount
+from toolchain.core.errors import DeployfileError, ToolchainError, UsageError
+from toolchain.core.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from toolchain.report.facts import Report
+    from toolchain.targets.llvm.module import Module
+
+MAX_INPUT_BYTES = 4 << 30
+RIVALS = ("onnxruntime", "openvino", "torch")
+
+
+@command("run")
+@click.argument("artifact")
+@project_options
+@click.option("-i", "--input", "inputs", multiple=True, metavar="NAME=FILE", help="Values of an input: .npy, .npz.")
+@click.option("-o", "--output-dir", type=click.Path(path_type=Path, file_okay=False), help="Write each output there as .npy.")
+@click.option("--threads", type=click.IntRange(1), help="Threads that compute.  [default: one per CPU]")
+@click.option("--device", metavar="NAME", help="Run it on that device of the deployfile.")
+def run_command(
+    artifact: str, file: Path | None, folder: Path | None, inputs: tuple[str, ...], output_dir: Path | None,
+    threads: int | None, device: str | None,
+) -> int:
+    """Run ARTIFACT (a build's name, or an artifact's folder) once; print a line about each output, or write the outputs.
+
+    \b
+    Example:
+      tc run resnet18@x86 -i input=image.npy -o out
+    """
+    refuse_device(device)
+    with load_artifact(artifact, file, folder, threads) as module:
+        outputs = module.run(read_inputs(inputs))
+        if output_dir is not None:
+            for path in write_outputs(outputs, output_dir):
+                print(path)
+        else:
+            for name, array in outputs.items():
+                print(describe(name, array))
+    return 0
+
+
+@command("bench")
+@click.argument("artifact")
+@project_options
+@click.option("-i", "--input", "inputs", multiple=True, metavar="NAME=FILE", help="Values of an input; else seeded ones.")
+@click.option("--threads", type=click.IntRange(1), help="Threads that compute.  [default: one per CPU]")
+@click.option("--time", "time_s", type=Amount(DURATION), default="1s", show_default=True, help="How long to measure.")
+@click.option("--layers", is_flag=True, help="Time each layer, too.")
+@click.option("--device", metavar="NAME", help="Measure on that device of the deployfile.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def bench_command(
+    artifact: str, file: Path | None, folder: Path | None, inputs: tuple[str, ...], threads: int | None, time_s: float,
+    layers: bool, device: str | None, as_json: bool,
+) -> int:
+    """Measure ARTIFACT (a build's name, or an artifact's folder). `tc report` measures it beside what else could run it.
+
+    \b
+    Example:
+      tc bench resnet18@x86 --threads 2 --layers
+    """
+    refuse_device(device)
+    with load_artifact(artifact, file, folder, threads) as module:
+        values = {**seeded_inputs(module), **read_inputs(inputs)}
+        stats = module.benchmark(values, min_time_s=time_s)
+        times = module.profile(values) if layers else ()
+    if as_json:
+        print(json.dumps({**asdict(stats), "threads": module.threads, "layers": [asdict(t) for t in times]}))
+        return 0
+    print(f"{module.name}: median {stats.median_us:.1f} us, p10 {stats.p10_us:.1f} us, p90 {stats.p90_us:.1f} us, "
+          f"{stats.repeats} runs, {module.threads} threads")
+    total = sum(t.ns for t in times) or 1
+    for t in sorted(times, key=lambda t: -t.ns):
+        print(f"{t.ns / 1000:>10.1f} us {100 * t.ns / total:5.1f} %  {t.name}")
+    return 0
+
+
+def refuse_device(device: str | None) -> None:
+    if device is not None:
+        raise not_yet("devices (boards over SSH)", "leave --device out to use this machine")
+
+
+def load_artifact(artifact: str, file: Path | None, folder: Path | None, threads: int | None) -> Module:
+    """The artifact in a folder, or of a build of the project. Raises UsageError: neither."""
+    from toolchain.targets.llvm.module import Module
+
+    return Module.load(artifact_folder(artifact, file, folder), threads)
+
+
+def artifact_folder(artifact: str, file: Path | None, folder: Path | None) -> Path:
+    """The folder of a built artifact. Raises UsageError: there is none of that name; DeployfileError: the file is wrong."""
+    if (Path(artifact) / "manifest.json").is_file():
+        return Path(artifact)
+    try:
+        project = open_project(file, folder)
+    except DeployfileError:
+        if file is None and folder is None and "/" in artifact:
+            raise UsageError(f"no artifact in '{artifact}'") from None
+        raise
+    names = [b.name for b in project.deployfile.all_builds()]
+    matches = [b.name for b in project.deployfile.all_builds() if artifact in (b.name, b.model)]
+    if len(matches) > 1:
+        raise UsageError(f"'{artifact}' means several builds", fix=f"choose one of: {', '.join(matches)}")
+    if not matches:
+        raise UsageError(f"no build and no artifact '{artifact}'", fix=did_you_mean(artifact, names, noun="the builds are"))
+    path = project.output / matches[0]
+    if not (path / "manifest.json").is_file():
+        raise UsageError(f"'{matches[0]}' has not been built", fix=f"tc build {matches[0]}")
+    return path
+
+
+def read_inputs(arguments: Sequence[str]) -> dict[str, np.ndarray]:
+    """NAME=FILE.npy, or NAME=FILE.npz for the array of that name in it. Raises UsageError."""
+    found: dict[str, np.ndarray] = {}
+    for argument in arguments:
+        name, equals, path = argument.partition("=")
+        if not equals or not name or not path:
+            raise UsageError(f"'{argument}' is not NAME=FILE", fix="write --input NAME=FILE.npy")
+        if name in found:
+            raise UsageError(f"input '{name}' is given twice")
+        found[name] = read_array(Path(path), name)
+    return found
+
+
+def read_array(path: Path, name: str) -> np.ndarray:
+    """The array in a .npy file, or that of the input's name in a .npz file; nothing is ever unpickled."""
+    import numpy as np
+
+    try:
+        if path.stat().st_size > MAX_INPUT_BYTES:
+            raise UsageError(f"the file has more than {MAX_INPUT_BYTES >> 30} GiB", where=str(path))
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            if name not in loaded.files:
+                raise UsageError(f"no array '{name}' in it", where=str(path), fix=did_you_mean(name, loaded.files))
+            array: np.ndarray = loaded[name]
+            return array
+    except FileNotFoundError:
+        raise UsageError("no such file", where=str(path)) from None
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(f"not a .npy or .npz file: {error}", where=str(path)) from None
+
+
+def seeded_inputs(module: Module, seed: int = 0) -> dict[str, np.ndarray]:
+    """Values for every input: numbers in [0, 1) for floats, zeros for integers (which are often indices)."""
+    import numpy as np
+
+    from toolchain.core.dtype import is_float, to_numpy
+
+    generator = np.random.Generator(np.random.PCG64(seed))
+    return {v.name: generator.random(v.shape).astype(to_numpy(v.dtype)) if is_float(v.dtype)
+            else np.zeros(v.shape, to_numpy(v.dtype)) for v in module.inputs}
+
+
+def write_outputs(outputs: Mapping[str, np.ndarray], folder: Path) -> list[Path]:
+    """One .npy file per output; names of models never become paths unchecked."""
+    import numpy as np
+
+    from toolchain.build.folders import safe_name
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, array in outputs.items():
+        path = folder / f"{safe_name(name)}.npy"
+        np.save(path, array, allow_pickle=False)
+        written.append(path)
+    return written
+
+
+def describe(name: str, array: np.ndarray) -> str:
+    """output: float32[1, 1000], min -3.1, max 12.4, mean 0.02, largest at [0, 207]"""
+    import numpy as np
+
+    text = f"{name}: {array.dtype.name}[{', '.join(map(str, array.shape))}]"
+    if not array.size or array.dtype.kind not in "fiu":
+        return text
+    if not np.isfinite(array).all():
+        text += f", {int((~np.isfinite(array)).sum())} not finite"
+    place = ", ".join(map(str, map(int, np.unravel_index(int(array.argmax()), array.shape))))
+    text += f", min {array.min():.6g}, max {array.max():.6g}, mean {array.mean(dtype=np.float64):.6g}"
+    return f"{text}, largest at [{place}]"
+
+
+@command("verify")
+@click.argument("names", nargs=-1)
+@project_options
+@click.option("-j", "--jobs", type=click.IntRange(1), help="Tasks side by side.  [default: one per core]")
+@click.option("--json", "as_json", is_flag=True, help="Print one event per line, then the result.")
+def verify_command(names: tuple[str, ...], file: Path | None, folder: Path | None, jobs: int | None, as_json: bool) -> int:
+    """Compare the artifacts of NAMES with the reference; on failure, name the first node that differs.
+
+    \b
+    Example:
+      tc verify resnet18@x86
+    """
+    from toolchain.tasks.commands import collect
+
+    project = open_project(file, folder)
+    tasks = project.tasks(names)
+    built = execute(project, {b.name: (b.verify,) for b in tasks}, jobs=jobs, keep_going=True, json=as_json)
+    report = collect(tasks, built.artifacts)
+    show_report(report, as_json=as_json)
+    return built.exit_code
+
+
+@command("report")
+@click.argument("names", nargs=-1)
+@project_options
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all facts there, too.")
+@click.option("--md", "md_file", type=click.Path(path_type=Path, dir_okay=False), help="Write a Markdown report there.")
+@click.option("--junit", "junit_file", type=click.Path(path_type=Path, dir_okay=False), help="Write JUnit XML for CI there.")
+@click.option("--html", "html_file", type=click.Path(path_type=Path, dir_okay=False), help="Write an HTML report there.")
+@click.option("--against", metavar="LIST", help=f"Rivals to measure beside, of: {','.join(RIVALS)}.")
+@click.option("--fail-on-regression", "limit", type=Amount(PERCENT), help="Exit 4 when a model became slower by more: 5%.")
+@click.option("--before", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="The earlier report (--json) to compare with.  [default: this project's last]")
+def report_command(
+    names: tuple[str, ...], file: Path | None, folder: Path | None, json_file: Path | None, md_file: Path | None,
+    junit_file: Path | None, html_file: Path | None, against: str | None, limit: float | None, before: Path | None,
+) -> int:
+    """Show size, accuracy, and speed of the builds NAMES means, beside the rivals that are installed.
+
+    \b
+    Example:
+      tc report
+      tc report --against onnxruntime --md report.md --fail-on-regression 5%
+    """
+    from toolchain.report import gate
+    from toolchain.tasks.commands import collect
+
+    if html_file is not None:
+        raise not_yet("HTML reports", "--md writes Markdown, --json all facts")
+    project = with_rivals(open_project(file, folder), against)
+    tasks = project.tasks(names)
+    goals = {b.name: (b.module, b.verify, b.measure) for b in tasks}
+    built = execute(project, goals, exports_of(project, tasks), keep_going=True)
+    report = collect(tasks, built.artifacts)
+    last = project.state / "report.json"
+    limit = project.deployfile.report.fail_on_regression if limit is None else limit
+    earlier = read_report(before or last) if limit is not None else None
+    gates = gate.find_regressions(report, earlier, limit) if earlier is not None and limit is not None else ()
+    show_report(report, gates)
+    write_reports(report, gates, json_file=json_file, md_file=md_file, junit_file=junit_file, last=last)
+    if limit is not None and built.exit_code == 0:
+        gate.raise_on_regression(gates, limit)
+    return built.exit_code
+
+
+def with_rivals(project: Project, against: str | None) -> Project:
+    """The project with another list of rivals. Raises UsageError naming an unknown one."""
+    if against is None:
+        return project
+    names = [name.strip() for name in against.split(",") if name.strip()]
+    for name in names:
+        if name not in RIVALS:
+            raise UsageError(f"no rival '{name}'", fix=did_you_mean(name, RIVALS))
+    chosen: Any = tuple(names)
+    deployfile = project.deployfile
+    return replace(project, deployfile=replace(deployfile, report=replace(deployfile.report, against=chosen)))
+
+
+def read_report(path: Path) -> Report | None:
+    """An earlier report; None where there is none, or where it is from another version."""
+    from toolchain.report.json import parse
+
+    try:
+        return parse(path.read_text(), where=str(path))
+    except FileNotFoundError:
+        return None
+    except ToolchainError as error:
+        print(f"warning: the earlier report is not used: {error.what}", file=sys.stderr)
+        return None
+
+
+def show_report(report: Report, gates: Sequence[Any] = (), *, as_json: bool = False) -> None:
+    """On standard output, as a person or (as_json) a program reads it."""
+    from rich.console import Console
+
+    from toolchain.core.settings import settings
+    from toolchain.report import console
+    from toolchain.report.json import render
+
+    if as_json:
+        print(render(report))
+        return
+    target = Console(no_color=settings().no_color, force_terminal=True if settings().force_color else None, highlight=False)
+    console.show(report, target, gates)
+
+
+def write_reports(
+    report: Report, gates: Sequence[Any], *, json_file: Path | None, md_file: Path | None, junit_file: Path | None,
+    last: Path,
+) -> None:
+    """The report in every form asked for, each file whole or not at all; and the facts for the next comparison."""
+    from toolchain.build.folders import write_atomically
+    from toolchain.report import json as as_json
+    from toolchain.report import junit, markdown
+
+    facts = as_json.render(report).encode()
+    last.parent.mkdir(exist_ok=True)
+    write_atomically(last, facts)
+    for path, text in ((json_file, facts), (md_file, md_file and markdown.render(report, gates).encode()),
+                       (junit_file, junit_file and junit.render(report, gates).encode())):
+        if path is not None and isinstance(text, bytes):
+            write_atomically(path, text)
+            print(f"wrote {path}", file=sys.stderr)
