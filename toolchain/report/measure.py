@@ -32,6 +32,7 @@ from toolchain.report.statistics import VARIATION_LIMIT, compare, output_error, 
 from toolchain.report.system import watch_system
 
 KEEP_PER_BURST = 100            # samples kept of one burst; more say nothing new and make the facts large
+START_TIMEOUT_S = 120.0         # for Python and NumPy to start
 BURST_TIMEOUT_S = 30.0          # for a burst of a quarter of a second; a call may take up to about ten seconds
 
 
@@ -114,7 +115,7 @@ class _Runner:
                 stderr=log, start_new_session=True,
             )
         self._buffer = b""
-        self._ask({}, BURST_TIMEOUT_S)
+        self._ask({}, START_TIMEOUT_S)
 
     def prepare(self, inputs: Path, names: Sequence[str], threads: int, timeout_s: float) -> None:
         answer = self._ask({"prepare": {

@@ -224,12 +224,12 @@ def _configurations(measured: Sequence[MeasureFacts]) -> Table:
 def _speed_notes(measured: Sequence[tuple[str, MeasureFacts]]) -> Iterable[str]:
     baselines = dict.fromkeys(c.baseline for _, m in measured for c in m.comparisons)
     for baseline in baselines:
-        ratios = [(c.speedup, name) for name, m in measured for c in m.comparisons if c.baseline == baseline]
-        if len(ratios) > 1:
-            lowest, name = min(ratios)
-            mean = geometric_mean([ratio for ratio, _ in ratios])
-            yield (f"{show_name(baseline)}: geometric mean {mean:.2f}x over {len(ratios)} builds, "
-                   f"lowest {lowest:.2f}x ({show_name(name)})")
+        found = [(c.speedup, name, c.unstable) for name, m in measured for c in m.comparisons if c.baseline == baseline]
+        if len(found) > 1:
+            lowest, name, _ = min(found)
+            mean, unstable = geometric_mean([speedup for speedup, _, _ in found]), sum(u for _, _, u in found)
+            yield (f"{show_name(baseline)}: geometric mean {mean:.2f}x over {len(found)} builds"
+                   f"{f' ({unstable} unstable)' if unstable else ''}, lowest {lowest:.2f}x ({show_name(name)})")
     if measured:
         m = measured[0][1]
         threads = f"{m.threads} thread" + ("" if m.threads == 1 else "s")
@@ -282,7 +282,7 @@ def _layers(b: BuildReport, limit: int) -> Section:
     rows = tuple(_layer_row(i, x, total_us) for i, x in shown)
     share = sum(x.network_us for _, x in shown) / total_us
     flops = sum(x.flops for x in b.layers)
-    notes = [f"{len(b.layers)} layers, {show_time(total_us)} in all, {_digits(flops / 1e9)} GFLOP, "
+    notes = [f"{len(b.layers)} layer{'s' if len(b.layers) > 1 else ''}, {show_time(total_us)} in all, {_digits(flops / 1e9)} GFLOP, "
              f"{_digits(flops / total_us / 1e3)} GFLOP/s"]
     if len(shown) < len(b.layers):
         notes.append(f"the {len(shown)} most expensive of {len(b.layers)} layers are shown: {share:.0%} of the time")

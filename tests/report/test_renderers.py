@@ -1,0 +1,110 @@
+"""The exact texts of a fixed report, and that names chosen by strangers change nothing but themselves."""
+
+from __future__ import annotations
+
+import io
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+from sample_report import HOSTILE, report
+
+from toolchain.core.errors import UsageError
+from toolchain.report import console, junit, markdown
+from toolchain.report import json as report_json
+from toolchain.report.facts import BuildFacts, BuildReport, LayerFacts, Report
+from toolchain.report.gate import GateResult
+from toolchain.report.tables import sections, show_bytes, show_name, show_time
+
+GATES = (
+    GateResult("resnet18@x86", "regressed", "", 10_000.0, 11_200.0, 0.12),
+    GateResult("dqn@x86", "ok", "", 150.0, 149.0, -0.0067),
+    GateResult("lstm@x86", "skipped", "unstable now (variation 9.1%)"),
+)
+
+
+def on_console(*, width: int = 120, colour: bool = False) -> str:
+    out = io.StringIO()
+    screen = Console(file=out, width=width, force_terminal=colour, color_system="truecolor" if colour else None)
+    console.show(report(), screen, GATES)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def test_console(golden: Callable[..., None]) -> None:
+    golden(on_console())
+
+
+def test_markdown(golden: Callable[..., None]) -> None:
+    golden(markdown.render(report(), GATES))
+
+
+def test_junit(golden: Callable[..., None]) -> None:
+    golden(junit.render(report(), GATES))
+
+
+def test_a_narrow_screen_folds_but_loses_nothing() -> None:
+    narrow = on_console(width=60)
+    assert max(map(len, narrow.splitlines())) <= 60
+    assert "1.10x [1.10, 1.10]" in narrow
+
+
+def test_no_control_character_reaches_any_output() -> None:
+    for text in (on_console(), markdown.render(report()), junit.render(report())):
+        assert all(c.isprintable() or c == "\n" for c in text)
+
+
+def test_colour_marks_only_our_own_words() -> None:
+    coloured = on_console(colour=True)
+    assert "\x1b[32mfaster" in coloured and "\x1b[1;31mFAIL" in coloured
+    assert "\x1b[31m" not in coloured                       # the hostile name's own escape, and its [red]
+
+
+def test_markdown_shows_hostile_names_literally() -> None:
+    shown = markdown.escape(show_name(HOSTILE, 200))
+    for harm in ("|x|", "<script>", "`<", " @all", " #1", "https://", "[red]"):
+        assert harm not in shown.replace("\\|", "").replace("\\`", "").replace("\\[", "(")
+    rows = [line for line in markdown.render(report()).splitlines() if line.startswith("|")]
+    unescaped = [line.replace("\\|", "").count("|") for line in rows]
+    assert all(n == unescaped[i - 1] for i, n in enumerate(unescaped) if i and rows[i].startswith("| -"))
+
+
+def test_junit_is_xml_that_counts_its_cases() -> None:
+    root = ET.fromstring(junit.render(report(), GATES).encode())
+    verify, performance = root
+    assert [verify.get(k) for k in ("tests", "failures", "errors", "skipped")] == ["4", "1", "1", "1"]
+    assert [performance.get(k) for k in ("tests", "failures", "skipped")] == ["3", "1", "1"]
+    assert "</testcase>" in (verify[1].get("name") or "")
+    assert len(ET.fromstring(junit.render(report()))) == 1  # without gates no performance suite
+
+
+def test_json_comes_back_unchanged() -> None:
+    text = report_json.render(report())
+    assert report_json.parse(text) == report()
+    assert report_json.render(report_json.parse(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99, "report": {}}', '{"schema": 1, "report": {"builds": 3}}'])
+def test_what_is_no_report_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        report_json.parse(text, where="old.json")
+
+
+def test_only_the_expensive_layers_are_shown() -> None:
+    layers = tuple(LayerFacts(f"k{i}", (f"n{i}",), float(i)) for i in range(1, 31))
+    many = Report((BuildReport(BuildFacts("m@x86", "m", "x86", "fp32", 1), layers=layers),))
+    shown = next(s for s in sections(many, layers=3) if s.title == "Layers of m@x86")
+    assert [row[1] for row in shown.tables[0].rows] == ["k30", "k29", "k28"]
+    assert "the 3 most expensive of 30 layers are shown: 19% of the time" in shown.notes
+
+
+@pytest.mark.parametrize(("us", "text"), [
+    (0.5, "0.50 us"), (9.994, "9.99 us"), (9.996, "10.0 us"), (999.4, "999 us"), (999.6, "1.00 ms"), (12_345, "12.3 ms"),
+    (999_600, "1.00 s"), (75e6, "75.0 s"),
+])
+def test_times_have_three_digits_in_the_unit_that_suits(us: float, text: str) -> None:
+    assert show_time(us) == text
+
+
+def test_sizes() -> None:
+    assert [show_bytes(n) for n in (0, 999, 1000, 47_300_000, 3.2e9)] == ["0 B", "999 B", "1.00 kB", "47.3 MB", "3.20 GB"]
