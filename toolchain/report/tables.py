@@ -282,8 +282,9 @@ def _layers(b: BuildReport, limit: int) -> Section:
     rows = tuple(_layer_row(i, x, total_us) for i, x in shown)
     share = sum(x.network_us for _, x in shown) / total_us
     flops = sum(x.flops for x in b.layers)
-    notes = [f"{len(b.layers)} layer{'s' if len(b.layers) > 1 else ''}, {show_time(total_us)} in all, {_digits(flops / 1e9)} GFLOP, "
-             f"{_digits(flops / total_us / 1e3)} GFLOP/s"]
+    count = f"{len(b.layers)} layer{'s' if len(b.layers) > 1 else ''}"
+    speed = f"{_digits(flops / total_us / 1e3)} GFLOP/s"
+    notes = [f"{count}, {show_time(total_us)} in all, {_digits(flops / 1e9)} GFLOP, {speed}"]
     if len(shown) < len(b.layers):
         notes.append(f"the {len(shown)} most expensive of {len(b.layers)} layers are shown: {share:.0%} of the time")
     table = Table(columns, rows)
