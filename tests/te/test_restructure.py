@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from te_workloads import conv2d, matmul, relu
+from te_workloads import conv2d, matmul, relu, row_statistics
 
 import toolchain.te as te
 from toolchain.core.errors import ScheduleError
@@ -116,11 +116,22 @@ def test_reorder_refuses():
         reorder(func, "n", "n")
 
 
+def test_vectorizing_around_a_stage_without_lanes_is_refused():
+    work = row_statistics(4, 6)
+    s = te.create_schedule(work.output)
+    for name in ("S", "E", "M"):
+        s[name].compute_at(s["D"], "i_3")
+    with pytest.raises(ScheduleError) as e:
+        s["D"].vectorize("i_3")
+    assert str(e.value) == (
+        "vectorize: M is computed inside 'i_3', once for all lanes\n"
+        "fix: compute M outside of 'i_3' and vectorize its own loop"
+    )
+
+
 def test_marking_a_reduction_loop_is_refused():
     work = matmul(4, 4, 4)
     s = te.create_schedule(work.output)
-    with pytest.raises(ScheduleError, match="vectorize: loop 'k' reduces into C"):
-        s[work.output].vectorize("k")
     with pytest.raises(ScheduleError, match="parallel: loop 'k' reduces into C"):
         s[work.output].parallel("k")
     s[work.output].unroll("k")

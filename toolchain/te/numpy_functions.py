@@ -14,6 +14,7 @@ import numpy as np
 
 from toolchain.core import dtype as dtypes
 from toolchain.core.errors import ScheduleError
+from toolchain.te.expr import COMBINERS
 
 Mask = Any
 
@@ -87,8 +88,9 @@ def cast(value: Any, dtype: str) -> Any:
 
 def truncating_divide(a: Any, b: Any) -> Any:
     """C's integer division."""
-    quotient = np.floor_divide(np.abs(a), np.abs(b))
-    return np.where((np.asarray(a) < 0) != (np.asarray(b) < 0), -quotient, quotient).astype(np.asarray(a).dtype)[()]
+    quotient, rest = np.divmod(a, b)
+    rounded_up = (rest != 0) & (np.less(a, 0) != np.less(b, 0))
+    return np.asarray(quotient + rounded_up).astype(np.asarray(a).dtype)[()]
 
 
 def divide(a: Any, b: Any) -> Any:
@@ -129,7 +131,19 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sigmoid": sigmoid, "erf": erf, "abs": np.abs, "floor": np.floor, "ceil": np.ceil, "trunc": np.trunc, "round": np.rint,
     "isnan": np.isnan, "isinf": np.isinf, "fma": fma,
 }
+REDUCTIONS = {f"reduce_{name}": OPERATORS[op] for name, op in COMBINERS.items()}
 NO_EFFECT = ("prefetch",)
+
+
+def reduce_lanes(name: str, value: Any, lanes: int) -> Any:
+    """All lanes to one: the upper half onto the lower half until one is left (the order every backend uses)."""
+    x = np.asarray(value)
+    x = np.broadcast_to(x, (*x.shape[:-1], lanes)) if x.ndim else np.full(lanes, x)
+    while x.shape[-1] > 1:
+        half = (x.shape[-1] + 1) // 2
+        joined = REDUCTIONS[name](x[..., : x.shape[-1] - half], x[..., half:])
+        x = np.concatenate([joined, x[..., joined.shape[-1] : half]], axis=-1)
+    return x[0] if x.ndim == 1 else x
 
 
 def function(name: str, dtype: str, args: Sequence[Any]) -> Any:

@@ -165,6 +165,8 @@ class _Source:
         for n in (n for v in values for n in walk_all(v)):
             if isinstance(n, Load) and n.tensor is leaf.tensor and not _same_place(n.index, leaf.index):
                 return []
+        if not all(isinstance(i, Index | Ramp) for i in leaf.index):
+            return []
         offset, lanes = self._offset_index(leaf.tensor, leaf.index)
         used = variables(offset)
         grid: list[Var] = []
@@ -226,6 +228,8 @@ class _Source:
 
     def place(self, tensor: Tensor, at: Sequence[Expr], mask: str) -> str:
         """Source of the element offset, with checks for the dimensions whose range does not already prove them in bounds."""
+        if not all(isinstance(i, Index | Ramp) for i in at):
+            return self._gathered(tensor, at, mask)
         offset, (stride, lanes) = self._offset_index(tensor, at)
         text = self.index(offset, mask)
         if lanes > 1:
@@ -243,6 +247,14 @@ class _Source:
         if not checks:
             return text
         return f"rt.checked({text}, ({', '.join(checks)},), {mask}, {tensor.name!r})"
+
+    def _gathered(self, tensor: Tensor, at: Sequence[Expr], mask: str) -> str:
+        """The place when lanes have no common stride: the flat index is a vector of integers."""
+        if not self.flat:
+            raise ScheduleError(f"interpret: a vector of logical indices of {tensor.name}", where=self.func.name)
+        text = self.expr(at[0], mask)
+        ((low, high),) = self._bounds(tensor)
+        return f"rt.checked({text}, ((0, {text}, {low}, {high}),), {mask}, {tensor.name!r})"
 
     def _bounds(self, tensor: Tensor) -> list[tuple[int, int]]:
         """Per index, the half-open range that is storage: halo and tail included."""
@@ -293,6 +305,9 @@ class _Source:
                 return f"rt.select({self.expr(condition, mask)}, {mask}, {branches})"
             case Cast(dtype, value):
                 return f"rt.cast({self.expr(value, mask)}, {dtype!r})"
+            case Call(name, (value,)) if name in runtime.REDUCTIONS:
+                lanes = next((n.lanes for n in walk_all(value) if isinstance(n, Ramp | Broadcast)), 1)
+                return f"rt.reduce_lanes({name!r}, {self.expr(value, mask)}, {lanes})"
             case Call(name, args, dtype):
                 values = "".join(f"{self.expr(a, mask)}, " for a in args)
                 return f"rt.function({name!r}, {dtype!r}, ({values}))"

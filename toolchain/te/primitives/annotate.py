@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from toolchain.core.errors import ScheduleError
-from toolchain.te.loop_ir import ForKind, PrimFunc
+from toolchain.te.expr import variables
+from toolchain.te.loop_ir import Evaluate, For, ForKind, PrimFunc, leaves
 from toolchain.te.primitives.loops import loop_at, path_to_loop, reductions_over, replace_at
 
 THREADS = tuple(f"{kind}.{axis}" for kind in ("blockIdx", "threadIdx") for axis in "xyz")
@@ -17,18 +18,38 @@ def _mark(func: PrimFunc, loop: str, kind: ForKind, by: str, thread: str = "") -
     old = loop_at(path)
     if old.kind is not ForKind.SERIAL and old.kind is not kind:
         raise ScheduleError(f"{by}: loop '{loop}' is already {old.kind}")
-    if kind is not ForKind.UNROLLED and (updates := reductions_over(old)):
+    reduced = [u.tensor.name for u in reductions_over(old)]
+    if reduced and kind not in (ForKind.UNROLLED, ForKind.VECTORIZED):
         raise ScheduleError(
-            f"{by}: loop '{loop}' reduces into {updates[0].tensor.name}, its iterations are not independent",
+            f"{by}: loop '{loop}' reduces into {reduced[0]}, its iterations are not independent",
             fix="choose a loop over the result, or rfactor first",
         )
+    if kind is ForKind.VECTORIZED and (private := _private(old, reduced)):
+        raise ScheduleError(
+            f"vectorize: {private} is computed inside '{loop}', once for all lanes",
+            fix=f"compute {private} outside of '{loop}' and vectorize its own loop",
+        )
     return replace_at(func, path, replace(old, kind=kind, thread=thread)), ()
+
+
+def _private(loop: For, reduced: list[str]) -> str:
+    """The first tensor stored inside the loop at places that do not depend on it, and that is no reduction over it."""
+    if loop.extent == 1:
+        return ""
+    for leaf in leaves(loop.body):
+        if isinstance(leaf, Evaluate) or leaf.tensor.name in reduced:
+            continue
+        if not any(loop.var in variables(i) for i in leaf.index):
+            return leaf.tensor.name
+    return ""
 
 
 def vectorize(func: PrimFunc, loop: str) -> tuple[PrimFunc, tuple[()]]:
     """`for i in range(n)` -> `for i in vectorized(n)`: its iterations become the lanes of vectors.
 
-    Called: vectorize in TVM and Halide. Raises ScheduleError: no such loop, another kind already, a reduction loop.
+    A reduction loop gives one horizontal sum per vector (rfactor first keeps the sums in lanes).
+    Called: vectorize in TVM and Halide.
+    Raises ScheduleError: no such loop, another kind already, a stage computed inside that has no lanes of its own.
     """
     return _mark(func, loop, ForKind.VECTORIZED, "vectorize")
 

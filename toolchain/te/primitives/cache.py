@@ -53,7 +53,12 @@ def cache_read(func: PrimFunc, tensor: str, scope: str, *readers: str) -> tuple[
     chosen = [stage_named(func, r, "cache_read") for r in readers] or readers_now
     if unread := [r.name for r in chosen if r not in readers_now]:
         raise ScheduleError(f"cache_read: {unread[0]} does not read {tensor}")
-    if func.buffers[source].type.shape != source.shape:
+    if not chosen:
+        raise ScheduleError(f"cache_read: nobody reads {tensor}")
+    roots = statements(func.body)
+    first = next(n for n, s in enumerate(roots) if any(writes(s, r) for r in chosen))
+    moved = source in func.stages and not any(writes(s, source) for s in roots[:first])
+    if moved or func.buffers[source].type.shape != source.shape:
         raise ScheduleError(f"cache_read: {tensor} was moved already", fix="call cache_read before compute_at")
     taken = names(func)
     axis = tuple(Var(fresh(f"ax{d}", taken), n) for d, n in enumerate(source.shape))
@@ -75,9 +80,8 @@ def cache_read(func: PrimFunc, tensor: str, scope: str, *readers: str) -> tuple[
                 return rewrite_loads(stmt, rule)  # type: ignore[no-any-return]
         return stmt
 
-    first = next(n for n, s in enumerate(statements(func.body)) if any(writes(s, r) for r in chosen))
-    roots = list(statements(visit(func.body)))
-    roots.insert(first, nest(copy, definition.body, axis, axis))
+    changed = statements(visit(func.body))
+    body = block(*changed[:first], nest(copy, definition.body, axis, axis), *changed[first:])
     stages: dict[Tensor, Compute] = {}
     for t, d in func.stages.items():
         if t in chosen:
@@ -85,7 +89,7 @@ def cache_read(func: PrimFunc, tensor: str, scope: str, *readers: str) -> tuple[
             d = replace(d, body=rewrite_loads(d.body, rule))
         stages[t] = d
     buffers = {**func.buffers, copy: Buffer(TensorType.plain(source.shape, source.dtype), scope)}
-    return replace(func, body=block(*roots), stages=stages, buffers=buffers), (copy,)
+    return replace(func, body=body, stages=stages, buffers=buffers), (copy,)
 
 
 def _new_tensor(func: PrimFunc, like: Tensor, suffix: str, definition: Compute) -> Tensor:
