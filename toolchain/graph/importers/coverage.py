@@ -82,7 +82,7 @@ def _walk(
         op = BECOMES.get(node.op_type, node.op_type)
         if node.domain not in ("", "ai.onnx"):
             yield f"{node.domain}.{node.op_type}", name
-        elif op not in supported and op not in VANISHES and not has_function(op):
+        elif op not in supported and op not in VANISHES and not _expands(op, supported, depth):
             yield op, name
 
 
@@ -90,6 +90,19 @@ def has_function(op: str) -> bool:
     """Whether ONNX describes the operator by simpler ones."""
     known = schema(op)
     return known is not None and bool(known.has_function or known.has_context_dependent_function)
+
+
+def is_covered(function: onnx.FunctionProto, supported: Collection[str], depth: int) -> bool:
+    """Whether all that the body of a function asks for is supported, given that its inputs are not constant."""
+    return depth > 0 and not any(_walk(function.node, {*function.input}, supported, {}, depth - 1))
+
+
+def _expands(op: str, supported: Collection[str], depth: int) -> bool:
+    """A body that depends on types is not known yet; the import looks at it when it gets there."""
+    known = schema(op)
+    if known is None or not known.has_function:
+        return has_function(op)
+    return is_covered(known.function_body, supported, depth)
 
 
 def _nodes(graph: Graph) -> Iterator[Node]:

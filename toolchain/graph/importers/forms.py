@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,33 @@ from onnx import AttributeProto, NodeProto
 from toolchain.core.errors import ImportModelError
 from toolchain.graph.ir import Node
 from toolchain.graph.protos import attribute_value
+
+
+def check_strings(model: onnx.ModelProto) -> None:
+    """Protobuf hands over a string that is not UTF-8 as bytes. Raises ImportModelError when a name is one."""
+    def check(*texts: object) -> None:
+        for text in texts:
+            if isinstance(text, bytes):
+                raise ImportModelError(f"a name is not valid UTF-8: {text[:60]!r}")
+
+    def check_nodes(nodes: Iterable[NodeProto]) -> None:
+        for n in nodes:
+            check(n.op_type, n.domain, n.name, n.overload, *n.input, *n.output)
+            for a in n.attribute:
+                check(a.name, a.ref_attr_name)
+                for body in (a.g, *a.graphs):
+                    check_graph(body)
+
+    def check_graph(graph: onnx.GraphProto) -> None:        # protobuf has bounded the depth already
+        check(graph.name, *(t.name for t in graph.initializer), *(t.values.name for t in graph.sparse_initializer))
+        for v in (*graph.input, *graph.output):
+            check(v.name, *(d.dim_param for d in v.type.tensor_type.shape.dim))
+        check_nodes(graph.node)
+
+    check_graph(model.graph)
+    for f in model.functions:
+        check(f.name, f.domain, f.overload, *f.input, *f.output, *f.attribute)
+        check_nodes(f.node)
 
 
 def plain(proto: AttributeProto, here: str) -> Any:

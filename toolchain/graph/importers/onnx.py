@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from toolchain.core.errors import ImportModelError
 from toolchain.graph.importers.coverage import refuse, unsupported, unsupported_in_model
+from toolchain.graph.importers.forms import check_strings
 from toolchain.graph.importers.inputs import bind_inputs
 from toolchain.graph.importers.limits import DEFAULT, Limits
 from toolchain.graph.importers.sweep import Model, read_graph
@@ -75,6 +76,7 @@ def import_model(
 
     constants: inputs to import as constants of that value, such as an axis or a shape that is the same for every run.
     """
+    check_strings(model)
     opset = _opset(model.opset_import, where)
     functions = {(f.domain, f.name, f.overload): f for f in model.functions}
     shared = Model(TensorReader(folder, limits), limits, supported, functions)

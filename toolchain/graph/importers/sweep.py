@@ -17,11 +17,11 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto
 from toolchain.core.dtype import itemsize, to_numpy
 from toolchain.core.errors import ImportModelError
 from toolchain.core.layout import TensorType
-from toolchain.graph.importers.coverage import has_function
+from toolchain.graph.importers.coverage import has_function, is_covered
 from toolchain.graph.importers.forms import check_form, constant_of, plain
 from toolchain.graph.importers.limits import Limits
 from toolchain.graph.importers.tensors import TensorReader
-from toolchain.graph.importers.upgrade import VANISHES, upgrade
+from toolchain.graph.importers.upgrade import UPGRADES, VANISHES, upgrade
 from toolchain.graph.infer import infer, where
 from toolchain.graph.interpret import evaluate
 from toolchain.graph.ir import Graph, Node
@@ -168,6 +168,8 @@ class Scope:
             self.inputs.append(value)
         self._read_initializers(proto, names)
         self._read_nodes(proto.node, names)
+        if self.parent is not None:                     # nobody asks a body's outputs by name
+            return self._graph(tuple(self.resolve(o.name, names, f"output {o.name!r}") for o in proto.output))
         self._name_outputs(dict.fromkeys(o.name for o in proto.output), names)
         return self._graph(tuple(o.name for o in proto.output))
 
@@ -231,7 +233,8 @@ class Scope:
         if function is not None:
             self._inline_function(proto, name, names, function)
             return
-        if proto.domain not in ("", "ai.onnx") or (known := schema(proto.op_type, names.opset)) is None or known.deprecated:
+        known = schema(proto.op_type, names.opset) if proto.domain in ("", "ai.onnx") else None
+        if known is None or (known.deprecated and proto.op_type not in UPGRADES):
             domain = f"{proto.domain}." if proto.domain else ""
             raise ImportModelError(f"ONNX opset {names.opset} has no operator {domain}{proto.op_type}", where=here)
         inputs = tuple(self.resolve(i, names, here) if i else "" for i in proto.input)
@@ -260,8 +263,7 @@ class Scope:
         here = where(node)
         known = node.op not in RANDOM and node.op not in CONTROL
         constant = known and all(i in self.params for i in node.inputs if i)
-        if not constant and self._is_foreign(node.op):
-            self._expand(node, names)
+        if not constant and self._is_foreign(node.op) and self._expand(node, names):
             return
         if constant and node.op in BY_DATA:
             self._fold_by_data(node, here)
@@ -350,8 +352,8 @@ class Scope:
         supported = self.model.supported
         return supported is not None and op not in supported and op not in VANISHES and has_function(op)
 
-    def _expand(self, node: Node, names: Names) -> None:
-        """An operator without an implementation that ONNX describes by simpler ones: those take its place."""
+    def _expand(self, node: Node, names: Names) -> bool:
+        """An operator without an implementation that ONNX describes by simpler ones: those take its place, if supported."""
         here = where(node)
         self.model.check_depth(names.depth + 1, here)
         known = schema(node.op)
@@ -362,18 +364,26 @@ class Scope:
             given_types = [type_proto(self.types[i]).SerializeToString() if i else b"" for i in node.inputs]
             function = FunctionProto.FromString(
                 known.get_context_dependent_function(node_proto(node).SerializeToString(), given_types))
+        if not is_covered(function, self.model.supported or (), self.model.limits.depth):
+            return False
         given = {formal: i for formal, i in zip(function.input, node.inputs) if i}
         defaults = {a: attribute_value(p.default_value) for a, p in known.attributes.items() if p.default_value.type}
+        start = len(self.nodes)
         results = self._inline(function, given, {**defaults, **node.attrs}, node.name, names, node.sources[0], here)
         for formal, out in zip(function.output, node.outputs):
             if out:
-                self._rename(results[formal], out, node)
+                value = results[formal]
+                self._rename(value, out, start, node)
+                results = {f: out if v == value else v for f, v in results.items()}
+        return True
 
-    def _rename(self, value: str, out: str, node: Node) -> None:
-        """The expanded value takes the name the rest of the model reads."""
+    def _rename(self, value: str, out: str, start: int, node: Node) -> None:
+        """The expanded value takes the name the rest of the model reads; nodes from `start` on made it."""
         self.types[out] = self.types[value]
         if value in self.params:
             self.params[out] = self.params[value]
+        elif any(value in n.outputs for n in self.nodes[start:]):
+            self.nodes[start:] = [_renamed(n, {value: out}) for n in self.nodes[start:]]
         else:
             self.nodes.append(Node("Identity", (value,), (out,), {}, self._node_name(f"{node.name}/{out}"), node.sources))
 
