@@ -163,17 +163,17 @@ def mermaid(tasks: Sequence[PlannedTask]) -> Iterator[str]:
 
 @command("show")
 @click.argument("task")
+@click.argument("member", required=False)
 @project_options
 @click.option("--after", "pass_name", metavar="PASS", help="What was there after that pass; 'list' names the passes.")
-@click.option("--file", "member", metavar="NAME", help="Print that file of the artifact.")
-def show_command(task: str, file: Path | None, folder: Path | None, pass_name: str | None, member: str | None) -> int:
-    """Print what TASK made: a graph, a schedule, a plan, code. TASK as for `tc explain`.
+def show_command(task: str, member: str | None, file: Path | None, folder: Path | None, pass_name: str | None) -> int:
+    """Print what TASK made: a graph, a schedule, a plan, code; or one file (MEMBER) of it. TASK as for `tc explain`.
 
     \b
     Example:
       tc show optimize:resnet18@x86                       the optimized graph
       tc show optimize:resnet18@x86 --after fold_batch_norm
-      tc show resnet18@x86 --file resnet18.h              a file of the artifact
+      tc show resnet18@x86 resnet18.h                     a file of the artifact
     """
     from toolchain.cli.show import show
 

@@ -11,7 +11,6 @@ task runs, never for a build with nothing to do. Failures are shown again at the
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,7 +57,15 @@ def style_of(stream: TextIO, settings: Settings, term: str) -> Style:
     """Decide for a stream. NO_COLOR wins over FORCE_COLOR; only a real terminal outside CI is animated."""
     terminal = stream.isatty() and term != "dumb"
     colour = not settings.no_color and (settings.force_color or terminal)
-    return Style(colour, terminal and not settings.ci, max(20, shutil.get_terminal_size((100, 24)).columns))
+    return Style(colour, terminal and not settings.ci, width_of(stream) if terminal else 100)
+
+
+def width_of(stream: TextIO) -> int:
+    """Columns of the terminal behind a stream, at least 20."""
+    try:
+        return max(20, os.get_terminal_size(stream.fileno()).columns)
+    except (OSError, ValueError):
+        return 100
 
 
 class Screen(Protocol):

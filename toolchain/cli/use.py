@@ -33,8 +33,8 @@ RIVALS = ("onnxruntime", "openvino", "torch")
 @command("run")
 @click.argument("artifact")
 @project_options
-@click.option("-i", "--input", "inputs", multiple=True, metavar="NAME=FILE", help="Values of an input: .npy, .npz.")
-@click.option("-o", "--output-dir", type=click.Path(path_type=Path, file_okay=False), help="Write each output there as .npy.")
+@click.option("-i", "--input", "inputs", multiple=True, metavar="NAME=FILE", help="An input's values: .npy or .npz.")
+@click.option("-o", "--output-dir", type=click.Path(path_type=Path, file_okay=False), help="Its values: .npy or .npz.")
 @click.option("--threads", type=click.IntRange(1), help="Threads that compute.  [default: one per CPU]")
 @click.option("--device", metavar="NAME", help="Run it on that device of the deployfile.")
 def run_command(
