@@ -1,0 +1,142 @@
+"""decompose: recurrent operators against ONNX's reference, function bodies, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from pass_graphs import Builder, assert_same, ops, random_inputs
+
+from toolchain.core.errors import ImportModelError
+from toolchain.graph.interpret import interpret
+from toolchain.graph.ir import Graph
+from toolchain.graph.ops import OPS
+from toolchain.graph.passes import FUSION, PASSES, check_memory, decompose, decomposing, plan_memory, run_passes
+from toolchain.graph.text import to_text
+
+NOT_FOR_US = ("LSTM", "GRU", "RNN", "Mish", "GroupNormalization", "LayerNormalization", "HardSwish", "Celu", "Attention",
+              "ReduceLogSumExp", "MeanVarianceNormalization")
+SUPPORTED = frozenset(OPS) - frozenset(NOT_FOR_US)
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+
+def recurrent(
+    op: str, direction: str = "forward", bias: bool = True, initial: bool = False, outputs: str = "yh", steps: int = 3, **attrs: object
+) -> Graph:
+    b = Builder()
+    batch, size, hidden, d = 2, 3, 4, 2 if direction == "bidirectional" else 1
+    x = b.input(*((batch, steps, size) if attrs.get("layout") else (steps, batch, size)))
+    inputs = [x, b.weight(d, GATES[op] * hidden, size), b.weight(d, GATES[op] * hidden, hidden)]
+    inputs.append(b.weight(d, 2 * GATES[op] * hidden) if bias else "")
+    if initial:
+        shape = (batch, d, hidden) if attrs.get("layout") else (d, batch, hidden)
+        inputs += ["", b.input(*shape)] + ([b.input(*shape)] if op == "LSTM" else [])
+    names = tuple(name if name in outputs else "" for name in "yhc"[:3 if op == "LSTM" else 2])
+    made = b.node(op, *inputs, out=names, direction=direction, hidden_size=hidden, **attrs)
+    return b.graph(*(name for name in made if name))
+
+
+VARIANTS: tuple[dict[str, object], ...] = ({}, {"initial": True, "outputs": "yhc"}, {"layout": 1, "initial": True}, {"bias": False})
+
+
+@pytest.mark.parametrize("op", GATES)
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("variant", range(len(VARIANTS)))
+def test_recurrent(op: str, direction: str, variant: int) -> None:
+    graph = recurrent(op, direction, **VARIANTS[variant])  # type: ignore[arg-type]
+    after = decompose(graph, SUPPORTED)
+    assert op not in ops(after) and ops(after).count("Scan") == (2 if direction == "bidirectional" else 1)
+    assert_same(graph, after)
+
+
+def test_gru_with_reset_behind_the_product() -> None:
+    graph = recurrent("GRU", linear_before_reset=1)
+    assert_same(graph, decompose(graph, SUPPORTED))
+
+
+def test_other_activations() -> None:
+    """Against NumPy: onnx.reference computes every LSTM with the default activations."""
+    graph = recurrent("LSTM", activations=("relu", "softsign", "Tanh"), outputs="y")
+    w, r, bias = (graph.params[name][0] for name in graph.nodes[0].inputs[1:4])
+    x = random_inputs(graph)["x0"]
+    h = c = np.zeros((2, 4), "float32")
+    expected = []
+    for element in x:
+        i, o, f, g = np.split(element @ w.T + h @ r.T + bias[:16] + bias[16:], 4, axis=1)
+        c = np.maximum(f, 0) * c + np.maximum(i, 0) * (g / (1 + np.abs(g)))
+        h = np.maximum(o, 0) * np.tanh(c)
+        expected.append(h[None])
+    found = interpret(decompose(graph, SUPPORTED), {"x0": x})["y"]
+    np.testing.assert_allclose(found, np.stack(expected), rtol=0, atol=1e-6)
+
+
+def test_the_loop_fuses_into_few_kernels() -> None:
+    """One product, one kernel per state: what an LSTM step costs."""
+    graph = recurrent("LSTM", outputs="yhc", initial=True)
+    after = run_passes(graph, (decomposing(SUPPORTED), *PASSES, *FUSION))
+    body = next(n.attrs["body"] for n in after.nodes if n.op == "Scan")
+    kernels = [tuple(m.op for m in n.attrs["body"].nodes) for n in body.nodes if n.op == "Fused"]
+    assert kernels[0] == ("MatMul", "Add") and len(kernels) <= 4
+    assert_same(graph, after)
+    check_memory(after, plan_memory(after))
+
+
+def test_golden(golden: Callable[[str], None]) -> None:
+    golden(to_text(decompose(recurrent("LSTM", outputs="y"), SUPPORTED)))
+
+
+REFUSED: dict[str, tuple[dict[str, object], str]] = {
+    "clip": ({"clip": 3.0}, "clip=3.0 is not supported"),
+    "input_forget": ({"input_forget": 1}, "input_forget=1 is not supported"),
+    "activation": ({"activations": ("Sigmoid", "Elu", "Tanh")}, "Elu"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refuses(name: str) -> None:
+    attrs, message = REFUSED[name]
+    with pytest.raises(ImportModelError, match=message) as e:
+        decompose(recurrent("LSTM", **attrs), SUPPORTED)  # type: ignore[arg-type]
+    assert "node 'n0' (LSTM)" in str(e.value)
+
+
+def test_refuses_peepholes_and_short_sequences() -> None:
+    for inputs, message in (((7, (1, 12)), "peephole"), ((4, (2,)), "sequence_lens")):
+        at, shape = inputs
+        b = Builder()
+        given = [b.input(3, 2, 3), b.weight(1, 16, 3), b.weight(1, 16, 4), "", "", "", "", ""]
+        given[at] = b.const(np.full(shape, 2), "int32" if at == 4 else "float32")
+        graph = b.graph(b.node("LSTM", *given[:at + 1], hidden_size=4))
+        with pytest.raises(ImportModelError, match=message):
+            decompose(graph, SUPPORTED)
+
+
+FUNCTIONS: dict[str, Callable[[Builder, str], str]] = {
+    "Mish": lambda b, x: b.node("Mish", x),
+    "HardSwish": lambda b, x: b.node("HardSwish", x),
+    "Celu": lambda b, x: b.node("Celu", x, alpha=0.5),
+    "ReduceLogSumExp": lambda b, x: b.node("ReduceLogSumExp", x, b.ints(1)),
+    "MeanVarianceNormalization": lambda b, x: b.node("MeanVarianceNormalization", x, axes=(0, 2, 3)),
+    "GroupNormalization": lambda b, x: b.node("GroupNormalization", x, b.weight(4), b.weight(4), num_groups=2),
+    "LayerNormalization": lambda b, x: b.node("LayerNormalization", x, b.weight(5), b.weight(5)),
+}
+
+
+@pytest.mark.parametrize("op", FUNCTIONS)
+def test_functions(op: str) -> None:
+    b = Builder()
+    x = b.input(2, 4, 5, 5)
+    graph = b.graph(b.node("Add", FUNCTIONS[op](b, x), FUNCTIONS[op](b, x)))
+    after = decompose(graph, SUPPORTED)
+    assert op not in ops(after)
+    assert all(n.sources[0] in ("n0", "n1", "n2") for n in after.nodes)
+    assert_same(graph, after)
+    assert_same(graph, run_passes(after, PASSES))
+
+
+def test_leaves_supported_operators_and_those_without_a_function_alone() -> None:
+    b = Builder()
+    x = b.input(2, 4, 5, 5)
+    graph = b.graph(b.node("Mish", b.node("GridSample", x, b.input(2, 3, 3, 2))))
+    assert decompose(graph, SUPPORTED | {"Mish"}) is graph

@@ -1,0 +1,206 @@
+"""plan_layouts: texts of small graphs, the solver against exhaustive search, halos, and where layouts must not go."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layout_fakes import BLOCKED, BLOCKED_HALO, conv_options
+from pass_graphs import Builder, assert_same, ops
+
+from toolchain.core.errors import InternalError
+from toolchain.core.layout import Layout
+from toolchain.graph.ir import Graph, Node
+from toolchain.graph.passes import ANY, LayoutOption, plan_layouts
+from toolchain.graph.passes.layout_options import base, broadcast_layout
+from toolchain.graph.passes.pbqp import Problem
+from toolchain.graph.text import to_text
+
+
+def layouts(graph: Graph) -> dict[str, str]:
+    """Layouts of computed values that are not plain."""
+    return {o: str(graph.types[o].layout) for n in graph.nodes for o in n.outputs if not graph.types[o].layout.is_row_major}
+
+
+def test_one_conversion_in_and_one_out(golden: Callable[[str], None]) -> None:
+    b = Builder()
+    y = b.node("Relu", b.conv(b.input(1, 8, 6, 6), 8, 3))
+    y = b.node("Add", b.conv(y, 8, 3), y)
+    graph = b.graph(b.node("Relu", y, out="y"))
+    after = plan_layouts(graph, conv_options)
+    assert_same(graph, after, tolerance=0)
+    golden(to_text(after))
+
+
+def test_conversions_are_shared_and_weights_are_free() -> None:
+    b = Builder()
+    x = b.node("Softmax", b.input(1, 16, 6, 6))
+    graph = b.graph(b.node("Add", b.conv(x, 16), b.node("Add", b.conv(x, 16), b.conv(x, 16))))
+    after = plan_layouts(graph, conv_options, conversion_us=0.01)
+    assert ops(after).count("Layout") == 2                      # one in, one out
+    packed = [n.inputs[1] for n in after.nodes if n.op == "Conv"]
+    assert [str(after.types[w].layout) for w in packed] == ["OIHW8i8o"] * 3
+    assert all(after.params[w].shape == (16, 16, 1, 1) for w in packed)
+
+
+def test_stays_plain_when_conversions_cost_more() -> None:
+    b = Builder()
+    graph = b.graph(b.conv(b.node("Softmax", b.input(1, 8, 2, 2)), 8))
+    assert plan_layouts(graph, conv_options, conversion_us=1e6) is graph
+
+
+def test_nothing_to_choose() -> None:
+    b = Builder()
+    graph = b.graph(b.node("Relu", b.input(1, 8, 4, 4)))
+    assert plan_layouts(graph, lambda node, g: ()) is graph
+
+
+def test_halo_is_the_maximum_over_readers_and_lies_on_the_value_itself() -> None:
+    b = Builder()
+    x = b.node("Relu", b.conv(b.input(1, 8, 8, 8), 8))
+    graph = b.graph(b.node("Add", b.conv(x, 8, 3), b.node("Add", b.conv(x, 8, 5), x)))
+    after = plan_layouts(graph, conv_options, conversion_us=0.01)
+    relu = next(n for n in after.nodes if n.op == "Relu")
+    assert str(after.types[relu.output].layout) == "NCHW8c+h2"
+    assert ops(after).count("Layout") == 2
+    assert_same(graph, after, tolerance=0)
+
+
+def wish_halo(node: Node, graph: Graph) -> Sequence[LayoutOption]:
+    """Convolutions on plain tensors with a halo of one."""
+    if node.op != "Conv":
+        return ()
+    halo = Layout.row_major(4).with_halo(((0, 0), (0, 0), (1, 1), (1, 1)))
+    return (LayoutOption((halo,) + (None,) * (len(node.inputs) - 1), (None,), 1.0),)
+
+
+@pytest.mark.parametrize("source", ["input", "view", "output", "loop"])
+def test_halo_needs_a_copy_where_the_value_has_no_storage_of_its_own(source: str) -> None:
+    b = Builder()
+    x = b.input(1, 8, 4, 4)
+    outputs: tuple[str, ...] = ()
+    if source == "view":
+        x = b.node("Reshape", b.node("Relu", b.input(8, 16)), b.ints(1, 8, 4, 4))
+    elif source == "output":
+        x = b.node("Relu", x)
+        outputs = (x,)
+    elif source == "loop":
+        inner = Builder()
+        state = inner.input(1, 8, 4, 4, name="s")
+        element = inner.input(1, 8, 4, 4, name="e")
+        (x,) = b.node("Scan", x, b.input(2, 1, 8, 4, 4), out=("s",), captures=0, num_scan_inputs=1,
+                      body=inner.graph(inner.node("Add", state, element)))
+    graph = b.graph(b.conv(x, 4, 3), b.conv(x, 4, 3), *outputs)
+    after = plan_layouts(graph, wish_halo)
+    assert ops(after).count("Layout") == 1
+    copy = next(n for n in after.nodes if n.op == "Layout")
+    assert after.types[x].layout.is_row_major and after.types[copy.output].layout.has_halo
+    assert_same(graph, after, tolerance=0)
+
+
+def test_outputs_stay_plain_and_keep_their_names() -> None:
+    b = Builder()
+    middle = b.node("Relu", b.conv(b.input(1, 8, 8, 8), 8), out="middle")
+    graph = b.graph(b.node("Softmax", b.conv(middle, 8, 3), out="end"), middle)
+    after = plan_layouts(graph, conv_options, conversion_us=0.01)
+    assert all(after.types[o].layout.is_row_major for o in after.outputs)
+    assert "NCHW8c+h1" in layouts(after).values()
+    assert_same(graph, after, tolerance=0)
+
+
+def test_concat_with_a_part_of_no_whole_blocks_is_plain() -> None:
+    b = Builder()
+    x = b.input(1, 8, 8, 8)
+    graph = b.graph(b.node("Concat", b.conv(x, 8, 3), b.conv(x, 4, 3), axis=1))
+    after = plan_layouts(graph, conv_options, conversion_us=0.01)
+    concat = next(n for n in after.nodes if n.op == "Concat")
+    assert all(after.types[i].layout.is_row_major for i in (*concat.inputs, concat.output))
+
+
+def test_an_option_of_the_wrong_size_is_our_bug() -> None:
+    b = Builder()
+    graph = b.graph(b.conv(b.input(1, 8, 4, 4), 8))
+    with pytest.raises(InternalError, match="an option of node 'n0'"):
+        plan_layouts(graph, lambda node, g: (LayoutOption((None,), (None,), 0.0),))
+
+
+def test_any_follows_its_data() -> None:
+    b = Builder()
+    pooled = b.node("MaxPool", b.conv(b.input(1, 8, 8, 8), 8, 3), kernel_shape=(2, 2))
+    graph = b.graph(b.node("Softmax", b.conv(pooled, 8, 3)))
+    after = plan_layouts(graph, conv_options, conversion_us=0.01)
+    assert str(after.types[pooled].layout) == str(BLOCKED_HALO)
+    plain = plan_layouts(graph, lambda n, g: () if n.op == "MaxPool" else conv_options(n, g), conversion_us=0.01)
+    assert plain.types[pooled].layout.is_row_major and len(plain.nodes) == len(after.nodes) + 2
+
+
+@pytest.mark.parametrize("shape, left", [
+    ((1, 8, 1, 1), None),               # the same places as plain
+    ((1, 8, 6, 1), "NCHW8c"),
+    ((1, 1, 6, 6), None),
+    ((2, 8, 6, 6), "NCHW8c"),
+])
+def test_broadcast_layout(shape: tuple[int, ...], left: str | None) -> None:
+    found = broadcast_layout(BLOCKED, shape, (2, 8, 6, 6))
+    assert (str(found) if found else None) == left
+
+
+def test_base_ignores_halo_and_letters() -> None:
+    assert base(BLOCKED_HALO) == base(BLOCKED) == base(Layout.parse("ABCD8b"))
+    assert base(Layout.parse("NCHW+h2")) is base(None) is None
+
+
+def brute_force(vertices: list[list[float]], edges: dict[tuple[int, int], np.ndarray]) -> float:
+    best = np.inf
+    for choice in itertools.product(*(range(len(v)) for v in vertices)):
+        cost = sum(v[c] for v, c in zip(vertices, choice)) + sum(m[choice[a], choice[b]] for (a, b), m in edges.items())
+        best = min(best, cost)
+    return float(best)
+
+
+def random_problem(draw: st.DrawFn, degree: int) -> tuple[list[list[float]], dict[tuple[int, int], np.ndarray]]:
+    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
+    vertices = [[float(c) for c in rng.integers(0, 20, rng.integers(1, 4))] for _ in range(draw(st.integers(1, 7)))]
+    edges = {}
+    for b in range(1, len(vertices)):
+        for a in {int(rng.integers(0, b)) for _ in range(degree)}:
+            edges[a, b] = rng.integers(0, 20, (len(vertices[a]), len(vertices[b]))).astype(float)
+    return vertices, edges
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.data())
+def test_pbqp_is_exact_when_vertices_reduce_to_degree_two(data: st.DataObject) -> None:
+    """Every vertex has at most two edges to earlier ones: taking the last one out is always R0, R1 or R2."""
+    vertices, edges = data.draw(st.composite(random_problem)(2))
+    problem, reference = Problem(), Problem()
+    for p in (problem, reference):
+        for v in vertices:
+            p.add_vertex(v)
+        for (a, b), m in edges.items():
+            p.add_edge(a, b, m)
+    assert reference.cost(problem.solve()) == pytest.approx(brute_force(vertices, edges))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.data())
+def test_pbqp_gives_a_valid_choice_for_dense_problems(data: st.DataObject) -> None:
+    vertices, edges = data.draw(st.composite(random_problem)(5))
+    problem, reference = Problem(), Problem()
+    for p in (problem, reference):
+        for v in vertices:
+            p.add_vertex(v)
+        for (a, b), m in edges.items():
+            p.add_edge(a, b, m)
+    choice = problem.solve()
+    assert all(0 <= c < len(v) for c, v in zip(choice, vertices))
+    worst = sum(max(v) for v in vertices) + sum(float(m.max()) for m in edges.values())
+    assert brute_force(vertices, edges) <= reference.cost(choice) <= worst
+
+
+def test_any_is_one_empty_option() -> None:
+    assert len(ANY) == 1 and ANY[0].inputs == ()
