@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-
 from small_models import assert_like_onnxruntime, imported, make_model, random_inputs
+
 from toolchain.core.errors import ImportModelError
 from toolchain.graph.importers.upgrade import UPGRADES
 from toolchain.graph.interpret import interpret

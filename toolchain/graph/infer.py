@@ -56,7 +56,8 @@ def _infer_onnx(node: Node, types: Mapping[str, TensorType], params: Mapping[str
     try:
         found = onnx.shape_inference.infer_node_outputs(
             known, node_proto(node), inputs, data, opset_imports=None, ir_version=onnx.IR_VERSION)
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, TypeError, IndexError) as e:
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError, TypeError,
+            IndexError) as e:
         given = ", ".join(str(types[name]) for name in node.inputs if name)
         raise ImportModelError(f"does not fit its inputs ({given}): {_reason(e)}", where=where(node)) from None
     made = {n: _static(node, n, found.get(f"o{n}"), types) for n, name in enumerate(node.outputs) if name}
