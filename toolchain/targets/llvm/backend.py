@@ -5,6 +5,7 @@ from __future__ import annotations
 from toolchain.core.target import Target
 from toolchain.targets.backend import Kernel, Made, Stage
 from toolchain.targets.llvm.emit import EMITTER_VERSION, emit
+from toolchain.targets.llvm.limits import check_limits
 from toolchain.targets.llvm.object import object_bytes
 from toolchain.targets.llvm.split_tasks import round_up, size_bytes, split_tasks
 from toolchain.te.loop_ir import PrimFunc
@@ -35,6 +36,7 @@ class LlvmBackend:
 
 
 def _text(func: PrimFunc, symbol: str, made: Made, target: Target) -> str:
+    check_limits(func, target)
     return emit(func, target, split_tasks(func), symbol)
 
 

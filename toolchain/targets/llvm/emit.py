@@ -15,7 +15,7 @@ from toolchain.core.errors import CodegenError
 from toolchain.core.target import Target
 from toolchain.targets.llvm.spelling import FALSE, MEMORY, TRUE, value_type, vector
 from toolchain.targets.llvm.split_tasks import Phase, Tasks
-from toolchain.targets.llvm.values import SPLAT_TRUE, Place, Values
+from toolchain.targets.llvm.values import LINE_BYTES, SPLAT_TRUE, Place, Values
 from toolchain.te.expr import Call, Const, Index, Load, Ramp
 from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, Stmt, Store
 from toolchain.te.lower.shared import Lanes, nodes
@@ -34,6 +34,12 @@ def emit(func: PrimFunc, target: Target, tasks: Tasks, symbol: str) -> str:
     return "\n".join([f'target triple = "{target.triple}"\n', *functions, *sorted(declared), attributes])
 
 
+def _alignment(func: PrimFunc, tensor: Tensor) -> int:
+    """Plain tensors may be the caller's arrays, aligned as their elements only; everything else lies where plans put it."""
+    kind = func.attrs.get("types", {}).get(tensor.name)
+    return dtypes.itemsize(tensor.dtype) if kind is not None and kind.layout.is_row_major else LINE_BYTES
+
+
 def _phase(func: PrimFunc, target: Target, tasks: Tasks, phase: Phase, name: str, declared: set[str]) -> str:
     table = (*func.params, *tasks.workspace)
     used = {n.tensor for n in nodes(phase.body) if isinstance(n, Load | Store)}
@@ -43,9 +49,10 @@ def _phase(func: PrimFunc, target: Target, tasks: Tasks, phase: Phase, name: str
     for n, t in enumerate(table):
         if t in used:
             loads += [f" %s{n} = getelementptr inbounds ptr, ptr %buf, i64 {n}", f" %q{n} = load ptr, ptr %s{n}, align 8"]
-            arguments.append(f"ptr noalias align 64 %b{n}")
+            alignment = _alignment(func, t)
+            arguments.append(f"ptr noalias align {alignment} %b{n}")
             passed.append(f"ptr %q{n}")
-            places[t] = Place(f"%b{n}", func.buffers[t].type.elements, False)
+            places[t] = Place(f"%b{n}", func.buffers[t].type.elements, False, alignment)
     for n, (t, offset) in enumerate(tasks.lane.items()):
         if t in used:
             loads.append(f" %w{n} = getelementptr inbounds i8, ptr %scratch, i64 {offset}")
@@ -54,8 +61,9 @@ def _phase(func: PrimFunc, target: Target, tasks: Tasks, phase: Phase, name: str
             places[t] = Place(f"%l{n}", func.buffers[t].type.elements, False)
     for n, (t, b) in enumerate(func.buffers.items()):
         if b.scope == "local" and t in used:
-            allocas.append(f" %a{n} = alloca [{b.type.elements} x {MEMORY[t.dtype]}], align 64")
-            places[t] = Place(f"%a{n}", b.type.elements, True)
+            room = b.type.elements + target.vector_bits // dtypes.bits(t.dtype)     # whole vectors are loaded at a masked end
+            allocas.append(f" %a{n} = alloca [{room} x {MEMORY[t.dtype]}], align 64")
+            places[t] = Place(f"%a{n}", room, True)
         elif b.scope not in ("global", "lane", "local"):
             raise CodegenError(f"{func.name}: {t.name} is in scope {b.scope}, which {target.name} does not have")
     task = _Task(places, declared, target)
@@ -156,6 +164,11 @@ class _Task(Values):
                 self.lines.append(f" store {element} {value}, ptr {pointer}, align {max(size, alignment)}")
             case Ramp(base, 1):
                 pointer, alignment = self.address(place, element, size, *self.linear(base))
+                if mask and place.local and self.within(s.index[0], place):     # a masked store would keep SROA away
+                    type = vector(element, lanes)
+                    old = self.emit(f"load {type}, ptr {pointer}, align {max(size, alignment)}")
+                    value = self.emit(f"select {vector('i1', lanes)} {mask}, {type} {value}, {type} {old}")
+                    mask = ""
                 self.store_vector(vector(element, lanes), lanes, value, pointer, max(size, alignment), mask)
             case Ramp(base, stride) if not mask:
                 pointer, _ = self.address(place, element, size, *self.linear(base))

@@ -8,7 +8,7 @@ belongs into a pass on the loop IR.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,11 +50,12 @@ SPLAT_TRUE = "splat (i1 true)"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Storage of a tensor within a task: its base pointer, element count, and whether it is an alloca (registers)."""
+    """Storage of a tensor within a task: its base pointer, element count, whether it is an alloca (registers), alignment."""
 
     base: str
     elements: int
     local: bool
+    alignment_bytes: int = LINE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +211,7 @@ class Values:
 
     def address(self, place: Place, element: str, size: int, terms: list[tuple[str, int]], total: int) -> tuple[str, int]:
         """The pointer to an element and its alignment in bytes. One getelementptr per loop, each in that loop's header."""
-        base, alignment = place.base, math.gcd(LINE_BYTES, total * size)
+        base, alignment = place.base, math.gcd(place.alignment_bytes, total * size)
         if len(terms) > 1:
             terms.sort(key=lambda term: self.depth[term[0]])
         for ssa, c in terms:
@@ -266,9 +267,7 @@ class Values:
             result = self.load_span(place, element, pointer, max(size, alignment), span if lanes else 0, guard)
             if lanes and stride != 1:
                 picks = range(lanes) if stride > 0 else range(lanes - 1, -1, -1)
-                picked = ", ".join(f"i32 {n * abs(stride)}" for n in picks)
-                wide = vector(element, span)
-                result = self.emit(f"shufflevector {wide} {result}, {wide} poison, <{lanes} x i32> <{picked}>")
+                result = self.pick(result, element, span, [n * abs(stride) for n in picks])
         result = self.from_memory(e, result)
         self.loaded[key] = result
         return result
@@ -513,25 +512,26 @@ class Values:
         raise CodegenError(f"no instruction for {e.name} of {e.dtype}", fix="lower_intrinsics has to expand it")
 
     def reduce(self, e: Call) -> str:
-        """All lanes into one: the upper half joins the lower half until one lane is left (an odd last lane joins at the end)."""
+        """All lanes into one: the upper half joins the lower half until one is left; of an odd number the middle one waits."""
         (source,) = e.args
         op = {"reduce_sum": "+", "reduce_prod": "*", "reduce_max": "max", "reduce_min": "min"}[e.name]
         lanes, element = self.lanes(source), VALUE[e.dtype]
-        value, odd = self.value(source), []
+        value = self.value(source)
         while lanes > 1:
-            type, half = vector(element, lanes), lanes // 2
+            pairs, half = lanes // 2, (lanes + 1) // 2
+            low, high = (self.pick(value, element, lanes, range(first, first + pairs)) for first in (0, half))
+            joined = self.arithmetic(op, e.dtype, pairs, low, high)
             if lanes % 2:
-                odd.append(self.emit(f"extractelement {type} {value}, i32 {lanes - 1}"))
-            parts = [
-                self.emit(f"shufflevector {type} {value}, {type} poison, <{half} x i32> "
-                          f"<{', '.join(f'i32 {n}' for n in range(first, first + half))}>")
-                for first in (0, half)
-            ]
-            value, lanes = self.arithmetic(op, e.dtype, half, *parts), half
-        value = self.emit(f"extractelement {vector(element, 1)} {value}, i32 0")
-        for last in reversed(odd):
-            value = self.arithmetic(op, e.dtype, 0, value, last)
-        return value
+                middle = self.emit(f"extractelement {vector(element, lanes)} {value}, i32 {pairs}")
+                wide = self.pick(joined, element, pairs, [*range(pairs), 0])
+                joined = self.emit(f"insertelement {vector(element, half)} {wide}, {element} {middle}, i32 {pairs}")
+            value, lanes = joined, half
+        return self.emit(f"extractelement {vector(element, 1)} {value}, i32 0")
+
+    def pick(self, value: str, element: str, lanes: int, chosen: Sequence[int]) -> str:
+        """Some lanes of a vector, in that order."""
+        type, picks = vector(element, lanes), ", ".join(f"i32 {n}" for n in chosen)
+        return self.emit(f"shufflevector {type} {value}, {type} poison, <{len(chosen)} x i32> <{picks}>")
 
     # --- conversions ---
 

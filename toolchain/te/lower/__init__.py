@@ -13,6 +13,8 @@ from toolchain.core.target import Target
 from toolchain.te.loop_ir import PrimFunc
 from toolchain.te.lower.contract_fma import contract_fma
 from toolchain.te.lower.elide_guards import elide_guards
+from toolchain.te.lower.factor_lanes import factor_lanes
+from toolchain.te.lower.fill_tails import fill_tails
 from toolchain.te.lower.flatten_buffers import flatten_buffers
 from toolchain.te.lower.lower_intrinsics import lower_intrinsics
 from toolchain.te.lower.place_init import place_init
@@ -24,8 +26,10 @@ from toolchain.te.text import to_text
 LoopPass: TypeAlias = Callable[[PrimFunc, Target], PrimFunc]
 
 COMMON: tuple[LoopPass, ...] = (
-    place_init,            # first: everything after it sees stores only
+    factor_lanes,          # first: it tells reductions by their Update
+    place_init,            # everything after it sees stores only
     elide_guards,          # before flatten_buffers: it needs the index of each dimension and the layouts
+    fill_tails,            # after elide_guards: which tails are stored is known
     flatten_buffers,       # before vectorize_loops: the stride of a lane is known once the layout is
     widen_half,            # before lower_intrinsics: functions exist for float32 and float64 only
     lower_intrinsics,      # before vectorize_loops: expansions are written without lanes

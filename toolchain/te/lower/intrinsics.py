@@ -254,7 +254,7 @@ def _pow(x: Expr, y: Expr) -> Expr:
     return select(small, squared, select(x.equal(1.0), const(1.0, "float64"), general))
 
 
-def pow(x: Expr, y: Expr) -> Expr:  # noqa: A001 - the function's name
+def pow(x: Expr, y: Expr) -> Expr:
     """x**y. Constant exponents that networks use become products and roots."""
     match y.value if isinstance(y, Const) else None:
         case None:

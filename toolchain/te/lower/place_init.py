@@ -9,7 +9,7 @@ from toolchain.core.errors import CodegenError
 from toolchain.core.rewrite import map_children, rewrite, walk
 from toolchain.core.target import Target
 from toolchain.te.expr import COMBINERS, TRUE, Bin, Const, Expr, Index, Load, Var, binary, substitute, variables
-from toolchain.te.loop_ir import Block, For, If, PrimFunc, Stmt, Store, Update, block, loops, statements
+from toolchain.te.loop_ir import Block, For, If, PrimFunc, Stmt, Store, Update, block, is_reduction_loop, loops, statements
 from toolchain.te.tensor import Tensor
 
 
@@ -96,10 +96,10 @@ class _Placer:
         """The inits of every Update for which `loop` is the outermost reduction loop, and the loop that only accumulates."""
         inits: list[Stmt] = []
         done: list[_Region] = []
-        read = _tensors_read(loop)                  # a loop that reads the result too makes it anew each time round
         for path in _pending(loop):
             update = path[-1]
-            if loop.var in _destination_vars(update) or update.tensor in read:
+            assert isinstance(update, Update)
+            if not is_reduction_loop(loop, update):
                 continue
             region = _region(path)
             if not any(region.tensor is r.tensor and region.relation(r) == "inside" for r in done):

@@ -1,0 +1,116 @@
+"""Refuses code that would compile badly before LLVM sees it: too many instructions, or more accumulators than registers.
+
+The caller answers a refusal with a smaller tile. Both figures come from the rolled loop IR, in microseconds.
+"""
+
+from __future__ import annotations
+
+from toolchain.core import dtype as dtypes
+from toolchain.core.errors import CodegenError
+from toolchain.core.target import Target
+from toolchain.te.expr import Bin, Broadcast, Call, Cast, Const, Expr, Load, Ramp, Select
+from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, Stmt, Store
+from toolchain.te.lower.shared import Lanes, nodes
+from toolchain.te.tensor import Tensor
+
+MAX_INSTRUCTIONS = 6000            # LLVM's time grows faster than the code from here on: half a second and more
+_COST = {Load: 2, Bin: 1, Call: 1, Cast: 1, Select: 1}
+
+
+def check_limits(func: PrimFunc, target: Target) -> None:
+    """Raises CodegenError when lowered code is over a limit; names the kernel and the figure."""
+    count = instructions(func, target)
+    if count > MAX_INSTRUCTIONS:
+        raise CodegenError(f"{func.name} would unroll to about {count} instructions, the limit is {MAX_INSTRUCTIONS}",
+                           fix="unroll less, or take a smaller tile")
+    live = peak_live_vectors(func, target)
+    if live > target.vector_registers:
+        raise CodegenError(f"{func.name} keeps {live} vectors alive in its hot loop, {target.name} has "
+                           f"{target.vector_registers} vector registers", fix="take a smaller register tile")
+
+
+def instructions(func: PrimFunc, target: Target) -> int:
+    """About how many instructions will be emitted, unrolled loops repeated and wide vectors in pieces."""
+    lanes = Lanes()
+
+    def expr(e: Expr) -> int:
+        total = 0
+        for n in nodes(e):
+            cost = _COST.get(type(n), 0)
+            if isinstance(n, Broadcast) and not isinstance(n.value, Const):
+                cost = 2
+            if cost:
+                assert isinstance(n, Expr)
+                total += cost * pieces(n.dtype, lanes(n))
+        return total
+
+    def pieces(dtype: str, count: int) -> int:
+        return max(1, -(-count * dtypes.bits(dtype) // target.vector_bits))
+
+    def stmt(s: Stmt) -> int:
+        match s:
+            case Block(stmts):
+                return sum(map(stmt, stmts))
+            case For(var, body, kind):
+                return stmt(body) * var.extent if kind is ForKind.UNROLLED else stmt(body) + 4
+            case If(condition, body):
+                return stmt(body) + expr(condition) + 2
+            case Store(tensor, idx, value):
+                return expr(value) + 2 * pieces(tensor.dtype, lanes(idx[0]))
+            case Evaluate():
+                return 2
+        return 0
+
+    return stmt(func.body)
+
+
+def peak_live_vectors(func: PrimFunc, target: Target) -> int:
+    """The registers that accumulators need at once: `local` tensors that an innermost serial loop both reads and writes at
+    places known when it is unrolled. Tensors indexed by a serial loop inside are arrays in memory and do not count."""
+    peak = 0
+
+    def visit(s: Stmt) -> bool:
+        """Whether `s` holds a serial loop."""
+        nonlocal peak
+        match s:
+            case Block(stmts):
+                return any([visit(part) for part in stmts])
+            case If(body=body):
+                return visit(body)
+            case For(var, body, kind):
+                inner = visit(body)
+                if kind is ForKind.UNROLLED or var.extent == 1:
+                    return inner
+                if not inner:
+                    peak = max(peak, _accumulators(func, target, s))
+                return True
+        return False
+
+    visit(func.body)
+    return peak
+
+
+def _accumulators(func: PrimFunc, target: Target, loop: For) -> int:
+    read: dict[Tensor, list[Expr]] = {}
+    written: set[Tensor] = set()
+    for n in nodes(loop.body):
+        if isinstance(n, Load) and func.buffers[n.tensor].scope == "local":
+            read.setdefault(n.tensor, []).append(n.index[0])
+        elif isinstance(n, Store):
+            written.add(n.tensor)
+    total = 0
+    for tensor, at in read.items():
+        if tensor not in written or any(loop.var in _variables(i) for i in at):
+            continue
+        elements = func.buffers[tensor].type.elements
+        widest = max((i.lanes for i in at if isinstance(i, Ramp)), default=1)
+        per_register = min(widest, target.lanes(dtypes.bits(tensor.dtype)))
+        total += -(-elements // per_register)
+    return total
+
+
+def _variables(i: Expr) -> set[object]:
+    return set(i.base.vars()) if isinstance(i, Ramp) else set(getattr(i, "vars", set)())
+
+
+__all__ = ["MAX_INSTRUCTIONS", "check_limits", "instructions", "peak_live_vectors"]
