@@ -153,6 +153,24 @@ def test_a_light_model_computes_its_reference_output(tmp_path: Path) -> None:
     np.testing.assert_allclose(session.run(None, {"data_0": x})[0], y, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["shufflenet", "squeezenet", "densenet121"])
+def test_seeded_light_models_tell_their_classes_apart(name: str, tmp_path: Path) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        run_recipe(RECIPES / "light" / "models.py", f"{name}_seeded", tmp_path / folder / "model.onnx")
+    assert (tmp_path / "a" / "model.onnx").read_bytes() == (tmp_path / "b" / "model.onnx").read_bytes()
+    model = onnx.load(tmp_path / "a" / "model.onnx")
+    onnx.checker.check_model(model)
+    assert all(node.op_type != "ConstantOfShape" for node in model.graph.node) and len(model.graph.input) == 1
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(0).random((1, 3, 224, 224), np.float32)
+    outputs = session.run(None, {session.get_inputs()[0].name: x})
+    logits = outputs[-1].ravel()
+    assert logits.size == 1000 and np.unique(logits).size > 300 and 0.1 < logits.std() < 10
+    assert len(outputs) == 1 + (model.graph.node[-1].op_type == "Softmax")
+
+
 @pytest.mark.parametrize("recipe", ["paper", "light", "quickstart", "ocr"])
 def test_deployfiles_are_valid_and_name_what_is_there(recipe: str) -> None:
     folder = RECIPES / recipe

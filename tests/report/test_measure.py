@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -90,6 +92,35 @@ def test_a_waiting_contender_is_stopped_and_a_closed_one_is_gone(tmp_path: Path)
     assert _state(pid) == "T"                               # stopped, see proc(5)
     runner.close()
     assert not Path(f"/proc/{pid}").exists()
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from toolchain.report.contenders import Entry
+from toolchain.report.measure import _Runner
+runner = _Runner(Entry("a", "fakes:Fake", Path("m")), Path(sys.argv[1]))
+print(runner._process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_stopped_contenders_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path / "a")], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while _alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not _alive(pid)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return _state(pid) not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _state(pid: int) -> str:
