@@ -26,7 +26,8 @@ names = st.text(max_size=8)
 scalars = st.one_of(st.integers(-2**63, 2**63 - 1), st.floats(width=32), st.booleans(), names)
 arrays = st.sampled_from([d for d in DTYPES if d != "bfloat16"]).flatmap(
     lambda d: hnp.arrays(to_numpy(d), hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)))
-layouts = st.sampled_from([Layout.row_major(4), Layout.parse("NCHW4c+h1"), Layout.parse("OIHW4i4o"), Layout.parse("NHWC", "NCHW")])
+layouts = st.sampled_from([
+    Layout.row_major(4), Layout.parse("NCHW4c+h1"), Layout.parse("OIHW4i4o"), Layout.parse("NHWC", "NCHW")])
 
 
 @st.composite
@@ -34,7 +35,8 @@ def graphs(draw: st.DrawFn, depth: int = 1) -> Graph:
     """Any graph the format can hold; it need not mean anything."""
     params = draw(st.dictionaries(names, arrays, max_size=3))
     types = {n: array_type(a) for n, a in params.items()}
-    types |= {n: TensorType((1, 4, 2, 3), "float32", draw(layouts)) for n in draw(st.lists(names, max_size=3)) if n not in types}
+    others = [n for n in draw(st.lists(names, max_size=3)) if n not in types]
+    types |= {n: TensorType((1, 4, 2, 3), "float32", draw(layouts)) for n in others}
     attrs = st.dictionaries(names, st.one_of(scalars, arrays, st.lists(scalars, max_size=3).map(tuple),
                                              *([graphs(depth - 1)] if depth else [])), max_size=3)
     some = st.lists(names, max_size=3).map(tuple)

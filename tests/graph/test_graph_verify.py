@@ -122,7 +122,7 @@ def test_a_fused_body_must_fit_its_node():
     body: Graph = graph.nodes[2].attrs["body"]
     other = replace(body, types={**body.types, "c": t((1, 4, 8, 9)), "y": t((1, 4, 8, 9))})
     nodes = (*graph.nodes[:2], replace(graph.nodes[2], attrs={"body": other}))
-    with pytest.raises(InternalError, match="differ from its body's|its operator yields"):
+    with pytest.raises(InternalError, match=r"differ from its body's|its operator yields"):
         verify(replace(graph, nodes=nodes))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import onnx
 import pytest
@@ -41,7 +43,7 @@ def test_light_models_have_only_layers_left(name: str):
 
 @pytest.mark.parametrize("name", ["light_squeezenet.onnx", "light_bvlc_alexnet.onnx", "light_shufflenet.onnx"])
 def test_light_models_compute_what_onnxruntime_does(name: str):
-    """Their weights are constant, so the answer is nearly uniform; 1e-4 relative covers sums of 9216 terms in another order."""
+    """Their weights are constant, so the answer is nearly uniform; 1e-4 covers sums of 9216 terms in another order."""
     graph = import_onnx(LIGHT / name)
     x = random_inputs(graph)
     ours, theirs = interpret(graph, x), run_onnxruntime(LIGHT / name, x)
@@ -168,8 +170,8 @@ def test_missing_optional_outputs_stay_missing():
 # --- functions and branches
 
 def _function(name: str, nodes: list[onnx.NodeProto], attributes: tuple[str, ...] = ()) -> onnx.FunctionProto:
-    return helper.make_function("mine", name, ["a"], ["r"], nodes, [helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)],
-                                attributes)
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)]
+    return helper.make_function("mine", name, ["a"], ["r"], nodes, imports, attributes)
 
 
 MINE = {"opset_imports": [helper.make_opsetid("mine", 1)]}
@@ -207,7 +209,8 @@ def test_functions_that_multiply_are_stopped():
     """Twelve functions, each calling the one before four times: 16 million nodes from 50."""
     functions = [_function("f0", [node("Relu", ["a"], ["r"])])]
     for n in range(1, 13):
-        steps = [node(f"f{n - 1}", [f"t{k}" if k else "a"], [f"t{k + 1}" if k < 3 else "r"], domain="mine") for k in range(4)]
+        values = ("a", "t1", "t2", "t3", "r")
+        steps = [node(f"f{n - 1}", [a], [b], domain="mine") for a, b in itertools.pairwise(values)]
         functions.append(_function(f"f{n}", steps))
     model = make_model([node("f12", ["x"], ["y"], domain="mine")], {"x": (2,)}, ["y"], functions=functions, **MINE)
     with pytest.raises(ImportModelError, match="more than 2000 nodes"):
@@ -215,7 +218,8 @@ def test_functions_that_multiply_are_stopped():
 
 
 def _branch(name: str, nodes: list[onnx.NodeProto], params: dict[str, np.ndarray] | None = None) -> onnx.GraphProto:
-    return helper.make_graph(nodes, name, [], [value("r")], [numpy_helper.from_array(a, n) for n, a in (params or {}).items()])
+    arrays = [numpy_helper.from_array(a, n) for n, a in (params or {}).items()]
+    return helper.make_graph(nodes, name, [], [value("r")], arrays)
 
 
 def _if(cond: dict[str, np.ndarray], inputs: dict[str, tuple[int, ...]]) -> onnx.ModelProto:
@@ -302,7 +306,8 @@ def test_operators_that_onnx_describes_by_others_are_expanded():
 
 def test_unsupported_in_a_graph_looks_into_bodies():
     graph = imported(_if({}, {"c": ()}))
-    assert unsupported(graph, {"Relu", "If", "Neg", "Add"}) == (Unsupported("Mul", ("Mul_0",)), Unsupported("Sub", ("Sub_1",)))
+    found = unsupported(graph, {"Relu", "If", "Neg", "Add"})
+    assert found == (Unsupported("Mul", ("Mul_0",)), Unsupported("Sub", ("Sub_1",)))
 
 
 # --- malformed nodes

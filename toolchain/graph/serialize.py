@@ -46,7 +46,7 @@ def save(graph: Graph, folder: Path) -> None:
             at += stored.nbytes
             return entry
         data = {"version": VERSION, "graph": _graph_json(graph, put)}
-    (folder / GRAPH_FILE).write_text(canonical_json(data))
+    (folder / GRAPH_FILE).write_text(canonical_json(data), encoding="utf-8")
 
 
 def load(folder: Path) -> Graph:
@@ -56,7 +56,7 @@ def load(folder: Path) -> Graph:
 
 def load_files(files: Mapping[str, Path]) -> Graph:
     """`load` for a graph whose two files lie anywhere (a content-addressed store), by their names."""
-    data = json.loads(files[GRAPH_FILE].read_text())
+    data = json.loads(files[GRAPH_FILE].read_text(encoding="utf-8"))
     if data.get("version") != VERSION:
         raise InternalError(f"{files[GRAPH_FILE]}: graph format {data.get('version')}, this is {VERSION}")
     params = files[PARAMS_FILE]
