@@ -186,6 +186,9 @@ def test_an_exception_of_a_hook_comes_out(tmp_path):
     with load(plan, tmp_path) as module:
         with pytest.raises(ZeroDivisionError):
             module.trace(some_inputs(plan), lambda i, op: 1 // 0)
+        for use in (lambda i, op: module.run(some_inputs(plan)), lambda i, op: module.close()):
+            with pytest.raises(UsageError, match="a hook may not"):
+                module.trace(some_inputs(plan), use)
         module.run(some_inputs(plan))
 
 

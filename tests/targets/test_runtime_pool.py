@@ -1,4 +1,4 @@
-"""The thread pool under load: many runs, lanes that help out, several modules and callers, fork, sleep, and a race detector."""
+"""The thread pool under load: many runs, lanes that help out, several modules and callers, fork, sleep; a race detector."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ _TEMPLATE = """\
 extern "C" {
 #endif
 
-typedef struct tc_model @name@_model;
+typedef struct @name@_model @name@_model;
 
 enum {
     @NAME@_OK = 0,

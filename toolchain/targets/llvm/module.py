@@ -9,8 +9,10 @@ import os
 import re
 import shutil
 import statistics
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,16 +55,15 @@ class Bound:
 
     def __init__(self, module: Module, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
         self.inputs, self.outputs = dict(inputs), dict(outputs)  # keeps the memory alive
-        self._module, self._run = module, module._function("run")
+        self._module = module
         self._pointers = (_pointers(inputs, module.inputs), _pointers(outputs, module.outputs))
 
     def __call__(self) -> None:
-        if status := self._run(self._module._handle(), *self._pointers):
-            self._module._refuse(status)
+        self._module._call("run", *self._pointers)
 
 
 class Module:
-    """A compiled network in this process. Runs of one module take turns; close() (or `with`) frees it.
+    """A compiled network in this process. Any thread may call it, and calls take turns; close() (or `with`) frees it.
 
     threads: lanes that compute, the calling thread included.
     """
@@ -73,11 +74,15 @@ class Module:
         self.inputs: tuple[Value, ...] = plan.inputs
         self.outputs: tuple[Value, ...] = plan.outputs
         self._model: ctypes.c_void_p | None = None
+        self._turn = threading.Lock()  # also keeps close() from a run that is going on
+        self._taken_by = 0
         self._library = _open_library(folder / f"lib{manifest['identifier']}.so")
         model = ctypes.c_void_p()
         path = os.fsencode(folder / WEIGHTS_FILE)
         if status := self._function("create")(ctypes.byref(model), path, threads):
-            self._refuse(status)
+            error = self._error(status)
+            _ctypes.dlclose(self._library._handle)
+            raise error
         self._model = model
         self.threads = int(self._function("threads")(model))
 
@@ -126,7 +131,7 @@ class Module:
         """Compute the outputs, in new arrays. Raises UsageError for a wrong name, dtype or shape."""
         arrays = _check("input", inputs, self.inputs)
         outputs = self._new_outputs()
-        self._run_range(arrays, outputs, 0, self._n_ops())
+        Bound(self, arrays, outputs)()
         return outputs
 
     def run_range(
@@ -136,7 +141,8 @@ class Module:
         if not {first, end} <= self._outermost():
             raise UsageError(f"ops {first} to {end} do not begin and end on the outermost level", where=self.name)
         _check("output", outputs, self.outputs, in_place=True)
-        self._run_range(_check("input", inputs, self.inputs), outputs, first, end)
+        checked = _check("input", inputs, self.inputs)
+        self._call("run_range", _pointers(checked, self.inputs), _pointers(outputs, self.outputs), first, end)
 
     def bind(
         self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray] | None = None
@@ -174,10 +180,10 @@ class Module:
         ns = np.zeros((repeats, len(ops)), np.int64)
         try:
             for row in ns:
-                self._function("set_profile")(self._handle(), row.ctypes.data)
+                self._call("set_profile", row.ctypes.data)
                 bound()
         finally:
-            self._function("set_profile")(self._handle(), None)
+            self._call("set_profile", None)
         medians = [int(statistics.median(ns[:, i])) for i in range(len(ops))]
         return tuple(
             OpTime(i, op.name, type(op).__name__.lower(), op.sources, medians[i])
@@ -190,7 +196,7 @@ class Module:
     ) -> dict[str, np.ndarray]:
         """As run(), and call `after_op(index, op)` after each op, while no other runs; `arena()` shows what it computed.
 
-        An exception of the callback is raised here when the run has ended. It may not call this module's runs.
+        An exception of the callback is raised here when the run has ended. It may not run this module.
         """
         ops = tuple(walk(self.plan.ops))
         raised: list[BaseException] = []
@@ -203,11 +209,11 @@ class Module:
             except BaseException as error:  # an exception cannot pass through C: carried around it
                 raised.append(error)
 
-        self._function("set_after_op")(self._handle(), hook, None)
+        self._call("set_after_op", hook, None)
         try:
             outputs = self.run(inputs)
         finally:
-            self._function("set_after_op")(self._handle(), _HOOK(), None)
+            self._call("set_after_op", _HOOK(), None)
         if raised:
             raise raised[0]
         return outputs
@@ -216,15 +222,16 @@ class Module:
         """The memory of intermediate values as bytes, in place; valid until close()."""
         if not self.plan.arena_bytes:
             return np.empty(0, np.uint8)
-        address = self._function("arena")(self._handle(), None)
+        address = self._function("arena")(self._handle(), None)  # not _call: hooks look at it during a run
         return np.ctypeslib.as_array((ctypes.c_uint8 * self.plan.arena_bytes).from_address(address))
 
     def close(self) -> None:
         """Stop the threads, free the memory, unload the library. Closing twice is fine."""
-        model, self._model = self._model, None
-        if model is not None:
-            self._function("destroy")(model)
-            _ctypes.dlclose(self._library._handle)
+        with self._take_turn():
+            model, self._model = self._model, None
+            if model is not None:
+                self._function("destroy")(model)
+                _ctypes.dlclose(self._library._handle)
 
     def __enter__(self) -> Module:
         return self
@@ -244,9 +251,6 @@ class Module:
     def _function(self, name: str) -> Any:
         return getattr(self._library, f"{self.manifest['identifier']}_{name}")
 
-    def _n_ops(self) -> int:
-        return int(self._function("n_ops")())
-
     def _outermost(self) -> set[int]:
         """Numbers of the outermost ops, and one past the last."""
         places, at = {0}, 0
@@ -258,17 +262,30 @@ class Module:
     def _new_outputs(self) -> dict[str, np.ndarray]:
         return {v.name: np.empty(v.shape, to_numpy(v.dtype)) for v in self.outputs}
 
-    def _run_range(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray], first: int, end: int) -> None:
-        pointers = (_pointers(inputs, self.inputs), _pointers(outputs, self.outputs))
-        if status := self._function("run_range")(self._handle(), *pointers, first, end):
-            self._refuse(status)
+    @contextmanager
+    def _take_turn(self) -> Iterator[None]:
+        me = threading.get_ident()
+        if self._taken_by == me:
+            raise UsageError("a hook may not call the module that is running", where=self.name)
+        with self._turn:
+            self._taken_by = me
+            try:
+                yield
+            finally:
+                self._taken_by = 0
 
-    def _refuse(self, status: int) -> None:
+    def _call(self, function: str, *arguments: Any) -> None:
+        with self._take_turn():
+            status = self._function(function)(self._handle(), *arguments)
+        if status:
+            raise self._error(status)
+
+    def _error(self, status: int) -> ToolchainError:
         text = self._function("status_text")(status).decode()
         kind: type[ToolchainError] = DeviceError if status in (_MISSING_FEATURE, _NO_PERMISSION) else UsageError
         if status == _MISSING_FEATURE:
             text += f": {self._function('missing_feature')().decode()}"
-        raise kind(text, where=f"{self.name} ({self.folder})")
+        return kind(text, where=f"{self.name} ({self.folder})")
 
 
 def _open_library(path: Path) -> ctypes.CDLL:
@@ -285,7 +302,6 @@ def _open_library(path: Path) -> ctypes.CDLL:
         "threads": (ctypes.c_int, [pointer]),
         "status_text": (ctypes.c_char_p, [ctypes.c_int]),
         "missing_feature": (ctypes.c_char_p, []),
-        "n_ops": (i64, []),
         "set_profile": (None, [pointer, pointer]),
         "set_after_op": (None, [pointer, _HOOK, pointer]),
         "arena": (pointer, [pointer, pointer]),
