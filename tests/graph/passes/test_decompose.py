@@ -22,10 +22,10 @@ GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
 def recurrent(
-    op: str, direction: str = "forward", bias: bool = True, initial: bool = False, outputs: str = "yh", steps: int = 3, **attrs: object
+    op: str, direction: str = "forward", bias: bool = True, initial: bool = False, outputs: str = "yh", **attrs: object
 ) -> Graph:
     b = Builder()
-    batch, size, hidden, d = 2, 3, 4, 2 if direction == "bidirectional" else 1
+    steps, batch, size, hidden, d = 3, 2, 3, 4, 2 if direction == "bidirectional" else 1
     x = b.input(*((batch, steps, size) if attrs.get("layout") else (steps, batch, size)))
     inputs = [x, b.weight(d, GATES[op] * hidden, size), b.weight(d, GATES[op] * hidden, hidden)]
     inputs.append(b.weight(d, 2 * GATES[op] * hidden) if bias else "")
@@ -37,7 +37,9 @@ def recurrent(
     return b.graph(*(name for name in made if name))
 
 
-VARIANTS: tuple[dict[str, object], ...] = ({}, {"initial": True, "outputs": "yhc"}, {"layout": 1, "initial": True}, {"bias": False})
+VARIANTS: tuple[dict[str, object], ...] = (
+    {}, {"initial": True, "outputs": "yhc"}, {"layout": 1, "initial": True}, {"bias": False},
+)
 
 
 @pytest.mark.parametrize("op", GATES)

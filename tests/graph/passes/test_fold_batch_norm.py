@@ -25,13 +25,15 @@ FOLDS: dict[str, tuple[Case, list[str]]] = {
     "conv_without_bias": (lambda b: b.batch_norm(b.conv(b.input(1, 4, 5, 5), 6, bias=False)), ["Conv"]),
     "depthwise": (lambda b: b.batch_norm(b.conv(b.input(1, 4, 5, 5), 4, 3, group=4)), ["Conv"]),
     "normalization_and_scale": (lambda b: _scaled(b, b.batch_norm(b.conv(b.input(1, 4, 5, 5), 6))), ["Conv"]),
-    "scalars": (lambda b: b.node("Add", b.const([2.0]), b.node("Mul", b.conv(b.input(1, 4, 5, 5), 6), b.const(3.0))), ["Conv"]),
+    "scalars": (
+        lambda b: b.node("Add", b.const([2.0]), b.node("Mul", b.conv(b.input(1, 4, 5, 5), 6), b.const(3.0))), ["Conv"]),
     "grouped_transposed": (
         lambda b: b.batch_norm(b.node("ConvTranspose", b.input(1, 4, 5, 5), b.weight(4, 3, 2, 2), b.weight(6), group=2)),
         ["ConvTranspose"]),
     "matmul": (lambda b: b.batch_norm(b.node("MatMul", b.input(3, 4), b.weight(4, 5))), ["MatMul", "Add"]),
     "matmul_with_bias": (
-        lambda b: b.batch_norm(b.node("Add", b.node("MatMul", b.input(3, 4), b.weight(4, 5)), b.weight(5))), ["MatMul", "Add"]),
+        lambda b: b.batch_norm(b.node("Add", b.node("MatMul", b.input(3, 4), b.weight(4, 5)), b.weight(5))),
+        ["MatMul", "Add"]),
     "gemm": (lambda b: b.batch_norm(b.node("Gemm", b.input(3, 4), b.weight(5, 4), b.weight(5), transB=1)), ["Gemm"]),
     "one_dimensional": (
         lambda b: b.batch_norm(b.node("Conv", b.input(1, 4, 9), b.weight(6, 4, 3), kernel_shape=(3,))), ["Conv"]),

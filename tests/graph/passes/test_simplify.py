@@ -14,21 +14,49 @@ from toolchain.graph.text import to_text
 
 Case = Callable[[Builder, str], str]
 
+SPATIAL = (0, 0, 1, 1, 0, 0, 1, 1)      # pads of one around H and W
+
+
+def _neutral(b: Builder, x: str) -> str:
+    return b.node("Relu", b.node("Div", b.node("Add", b.node("Mul", x, b.const([1.0])), b.const(0.0)), b.const(1.0)))
+
+
+def _gemm(b: Builder, x: str) -> str:
+    a = b.node("Reshape", x, b.ints(8, 16))
+    return b.node("Gemm", a, b.weight(3, 16), b.weight(3), transB=1, alpha=0.5, beta=2.0)
+
+
+def _gelu(b: Builder, x: str) -> str:
+    erf = b.node("Erf", b.node("Mul", x, b.const(0.5 ** 0.5)))
+    return b.node("Mul", b.node("Mul", x, b.const(0.5)), b.node("Add", b.const(1.0), erf))
+
+
+def _gelu_tanh(b: Builder, x: str) -> str:
+    cubic = b.node("Add", x, b.node("Mul", b.const(0.044715), b.node("Pow", x, b.const(3.0))))
+    tanh = b.node("Tanh", b.node("Mul", b.const((2 / math.pi) ** 0.5), cubic))
+    return b.node("Mul", b.node("Mul", b.const(0.5), x), b.node("Add", tanh, b.const(1.0)))
+
+
 REWRITES: dict[str, tuple[Case, list[str]]] = {
     "squeeze": (lambda b, x: b.node("Relu", b.node("Squeeze", x, b.ints(0))), ["Reshape", "Relu"]),
     "flatten": (lambda b, x: b.node("Flatten", b.node("Unsqueeze", x, b.ints(0)), axis=1), ["Reshape"]),
     "reshape_twice": (lambda b, x: b.node("Reshape", b.node("Reshape", x, b.ints(-1)), b.ints(8, 16)), ["Reshape"]),
-    "reshape_back": (lambda b, x: b.node("Relu", b.node("Reshape", b.node("Reshape", x, b.ints(-1)), b.ints(1, 8, 4, 4))), ["Relu"]),
-    "transpose_twice": (lambda b, x: b.node("Transpose", b.node("Transpose", x, perm=(0, 2, 3, 1)), perm=(0, 2, 1, 3)), ["Transpose"]),
+    "reshape_back": (
+        lambda b, x: b.node("Relu", b.node("Reshape", b.node("Reshape", x, b.ints(-1)), b.ints(1, 8, 4, 4))), ["Relu"]),
+    "transpose_twice": (
+        lambda b, x: b.node("Transpose", b.node("Transpose", x, perm=(0, 2, 3, 1)), perm=(0, 2, 1, 3)), ["Transpose"]),
     "transpose_back": (
-        lambda b, x: b.node("Relu", b.node("Transpose", b.node("Transpose", x, perm=(0, 2, 3, 1)), perm=(0, 3, 1, 2))), ["Relu"]),
+        lambda b, x: b.node("Relu", b.node("Transpose", b.node("Transpose", x, perm=(0, 2, 3, 1)), perm=(0, 3, 1, 2))),
+        ["Relu"]),
     "transpose_units": (lambda b, x: b.node("Transpose", x, perm=(1, 0, 2, 3)), ["Reshape"]),
     "cast": (lambda b, x: b.node("Relu", b.node("Cast", b.node("Cast", x, to=11), to=1)), ["Relu"]),
     "slice_all": (lambda b, x: b.node("Relu", b.node("Slice", x, b.ints(0), b.ints(99), b.ints(1))), ["Relu"]),
     "pad_nothing": (lambda b, x: b.node("Relu", b.node("Pad", x, b.ints(*[0] * 8))), ["Relu"]),
     "concat_one": (lambda b, x: b.node("Relu", b.node("Concat", x, axis=1)), ["Relu"]),
-    "split": (lambda b, x: b.node("Add", *b.node("Split", x, b.ints(4, 4), out=("a", "b"), axis=1)), ["Slice", "Slice", "Add"]),
-    "expand_tile": (lambda b, x: b.node("Relu", b.node("Tile", b.node("Expand", x, b.ints(4)), b.ints(1, 1, 1, 1))), ["Relu"]),
+    "split": (
+        lambda b, x: b.node("Add", *b.node("Split", x, b.ints(4, 4), out=("a", "b"), axis=1)), ["Slice", "Slice", "Add"]),
+    "expand_tile": (
+        lambda b, x: b.node("Relu", b.node("Tile", b.node("Expand", x, b.ints(4)), b.ints(1, 1, 1, 1))), ["Relu"]),
     "dropout": (lambda b, x: b.node("Relu", b.node("Dropout", x)), ["Relu"]),
     "mean_of_units": (lambda b, x: b.node("ReduceMean", x, b.ints(0), keepdims=0), ["Reshape"]),
     "pool_of_one": (lambda b, x: b.node("Relu", b.node("MaxPool", x, kernel_shape=(1, 1))), ["Relu"]),
@@ -38,10 +66,9 @@ REWRITES: dict[str, tuple[Case, list[str]]] = {
         lambda b, x: b.node("AveragePool", b.node("Pad", x, b.ints(1, 1), b.const(0.0), b.ints(3)), kernel_shape=(3, 3)),
         ["AveragePool"]),
     "pad_max_pool": (
-        lambda b, x: b.node("MaxPool", b.node("Pad", x, b.ints(0, 0, 1, 1, 0, 0, 1, 1), b.const(-math.inf)), kernel_shape=(3, 3)),
+        lambda b, x: b.node("MaxPool", b.node("Pad", x, b.ints(*SPATIAL), b.const(-math.inf)), kernel_shape=(3, 3)),
         ["MaxPool"]),
-    "neutral": (lambda b, x: b.node("Relu", b.node("Div", b.node("Add", b.node("Mul", x, b.const([1.0])), b.const(0.0)), b.const(1.0))),
-                ["Relu"]),
+    "neutral": (_neutral, ["Relu"]),
     "divide_by_power_of_two": (lambda b, x: b.node("Div", x, b.const([2.0, 0.25, -8.0, 1.0])), ["Mul"]),
     "subtract": (lambda b, x: b.node("Sub", b.node("Add", x, b.const(1.5)), b.const(0.25)), ["Add"]),
     "multiply_chain": (lambda b, x: b.node("Mul", b.const(3.0), b.node("Mul", x, b.weight(8, 1, 1))), ["Mul"]),
@@ -50,19 +77,13 @@ REWRITES: dict[str, tuple[Case, list[str]]] = {
     "square_root": (lambda b, x: b.node("Pow", b.node("Exp", x), b.const(0.5)), ["Exp", "Sqrt"]),
     "sum": (lambda b, x: b.node("Sum", x, b.input(8, 1, 1), x), ["Add", "Add"]),
     "relu_twice": (lambda b, x: b.node("Relu", b.node("Clip", x, b.const(0.0))), ["Relu"]),
-    "gemm": (lambda b, x: b.node("Gemm", b.node("Reshape", x, b.ints(8, 16)), b.weight(3, 16), b.weight(3), transB=1, alpha=0.5, beta=2.0),
-             ["Reshape", "MatMul", "Add"]),
+    "gemm": (_gemm, ["Reshape", "MatMul", "Add"]),
     "gemm_computed": (
         lambda b, x: b.node("Gemm", b.node("Reshape", x, b.ints(8, 16)), b.input(8, 3), transA=1, alpha=0.5),
         ["Reshape", "Transpose", "Mul", "MatMul"]),
     "layer_norm": (lambda b, x: layer_norm(b, x, b.weight(4), b.weight(1, 4)), ["LayerNormalization"]),
-    "gelu": (
-        lambda b, x: b.node("Mul", b.node("Mul", x, b.const(0.5)),
-                            b.node("Add", b.const(1.0), b.node("Erf", b.node("Mul", x, b.const(0.5 ** 0.5))))), ["Gelu"]),
-    "gelu_tanh": (
-        lambda b, x: b.node("Mul", b.node("Mul", b.const(0.5), x), b.node("Add", b.node("Tanh", b.node(
-            "Mul", b.const((2 / math.pi) ** 0.5), b.node("Add", x, b.node("Mul", b.const(0.044715), b.node("Pow", x, b.const(3.0)))),
-        )), b.const(1.0))), ["Gelu"]),
+    "gelu": (_gelu, ["Gelu"]),
+    "gelu_tanh": (_gelu_tanh, ["Gelu"]),
 }
 
 
@@ -85,9 +106,9 @@ LEFT_ALONE: dict[str, Case] = {
     "merged_would_grow": lambda b, x: b.node("Mul", b.node("Mul", x, b.weight(8, 1, 1)), b.weight(1, 4)),
     "lossy_cast": lambda b, x: b.node("Cast", b.node("Cast", x, to=10), to=1),
     "padded_channels": lambda b, x: b.conv(b.node("Pad", x, b.ints(0, 1, 0, 0, 0, 0, 0, 0)), 4, 3),
-    "padded_with_one": lambda b, x: b.conv(b.node("Pad", x, b.ints(0, 0, 1, 1, 0, 0, 1, 1), b.const(1.0)), 4, 3),
+    "padded_with_one": lambda b, x: b.conv(b.node("Pad", x, b.ints(*SPATIAL), b.const(1.0)), 4, 3),
     "zero_padded_max_pool": lambda b, x: b.node(
-        "MaxPool", b.node("Pad", x, b.ints(0, 0, 1, 1, 0, 0, 1, 1)), kernel_shape=(3, 3)),
+        "MaxPool", b.node("Pad", x, b.ints(*SPATIAL)), kernel_shape=(3, 3)),
     "clip_at_one": lambda b, x: b.node("Clip", x, b.const(0.0), b.const(1.0)),
     "resize": lambda b, x: b.node("Resize", x, "", b.const([1.0, 1.0, 2.0, 2.0]), mode="nearest"),
     "mean": lambda b, x: b.node("ReduceMean", x, b.ints(2, 3), keepdims=1),

@@ -47,7 +47,7 @@ def plan_memory(graph: Graph, workspace: Workspace = lambda node: ()) -> MemoryP
     buffers, halos = _buffers(graph, storage)
     region = {key: _Buffer(f"{key[0]}.{key[1]}", plan.arena_bytes, at, at)
               for at, n in enumerate(graph.nodes) for key, plan in inner.items() if key[0] == n.output}
-    scratch = {n.output: [_Buffer(f"{n.output}.workspace.{i}", size, at, at) for i, size in enumerate(workspace(n))]
+    scratch = {n.output: [_Buffer(f"{n.output}.workspace.{i}", aligned(size), at, at) for i, size in enumerate(workspace(n))]
                for at, n in enumerate(graph.nodes)}
     everything = [*buffers.values(), *region.values(), *(b for found in scratch.values() for b in found)]
     pools, halo_bytes = _place_halos(halos)
