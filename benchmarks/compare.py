@@ -25,7 +25,7 @@ from toolchain.report import json as report_json
 from toolchain.report.contenders import BASELINES, Entry, baseline_entries, missing_baselines
 from toolchain.report.facts import BuildFacts, BuildReport, Report
 from toolchain.report.measure import measure, rounds_for
-from toolchain.report.tables import speed
+from toolchain.report.tables import accuracy, speed
 from toolchain.tasks.contender import artifact_entry
 
 
@@ -36,7 +36,9 @@ def main() -> int:
     except ToolchainError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    console.show_section(speed(report), Console())
+    screen = Console()
+    for section in (speed(report), accuracy(report)):
+        console.show_section(section, screen)
     if options.json:
         options.json.write_text(report_json.render(report), encoding="utf-8")
     return 0

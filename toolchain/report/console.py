@@ -14,6 +14,7 @@ from toolchain.report.gate import GateResult
 from toolchain.report.tables import SHOWN_LAYERS, Level, Section, Table, Verdict, level, sections
 
 STYLES: dict[Level, str] = {"pass": "green", "fail": "bold red", "warn": "yellow", "note": ""}
+ROOM = 8            # columns that a folded name needs at least
 MARKS: dict[Level, str] = {"pass": "ok  ", "fail": "FAIL", "warn": "note", "note": "    "}
 
 
@@ -30,7 +31,7 @@ def show_section(section: Section, console: Console) -> None:
         console.print(_line(verdict))
     for table in section.tables:
         if table.rows:
-            console.print(_rich_table(table))
+            console.print(_rich_table(table, console.width))
             console.print()
     for note in section.notes:
         console.print(Text(f"  {note}", style="dim"))
@@ -43,11 +44,12 @@ def _line(verdict: Verdict) -> Text:
     return Text.assemble("  ", (MARKS[verdict.level], style), "  ", verdict.text)
 
 
-def _rich_table(table: Table) -> RichTable:
+def _rich_table(table: Table, width: int) -> RichTable:
+    keep = _fits(table, width)
     out = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
     for column in table.columns:
         side: JustifyMethod = "right" if column.right else "left"
-        out.add_column(Text(column.title), justify=side, overflow="fold", no_wrap=column.right)
+        out.add_column(Text(column.title), justify=side, overflow="fold", no_wrap=keep and (column.right or column.whole))
     last = ""
     for row in table.rows:
         first = "" if row[0] == last and table.columns[0].title == "build" else row[0]      # name a build once
@@ -55,6 +57,15 @@ def _rich_table(table: Table) -> RichTable:
         cells = [Text(first), *(_cell(text, column.badge) for text, column in zip(row[1:], table.columns[1:], strict=True))]
         out.add_row(*cells)
     return out
+
+
+def _fits(table: Table, width: int) -> bool:
+    """Whether numbers and whole columns can stand unfolded, with some room left for the columns that fold."""
+    needed = 0
+    for i, column in enumerate(table.columns):
+        widest = max(len(column.title), *(len(row[i]) for row in table.rows))
+        needed += 3 + (widest if column.right or column.whole else min(widest, ROOM))
+    return needed <= width
 
 
 def _cell(text: str, badge: bool) -> Text:

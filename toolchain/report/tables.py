@@ -4,7 +4,7 @@
                                                              artifacts, layers of each build, provenance
 
 Names from models are made printable here (no control characters reach a terminal or a file); each renderer escapes its own
-markup. A cell is text; the columns named in `Column.badge` hold words that a renderer may colour by `level`.
+markup. A cell is text; columns with `badge` hold words that a renderer may colour by `level`.
 """
 
 from __future__ import annotations
@@ -43,9 +43,12 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Column:
+    """right: aligned there; badge: its words may be coloured; whole: never folded on a narrow screen."""
+
     title: str
     right: bool = False
     badge: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ def sections(report: Report, gates: Sequence[GateResult] = (), *, layers: int = 
     found = [
         Section("Verdict", tuple(_verdicts(report, gates))),
         speed(report),
-        _accuracy(report),
+        accuracy(report),
         _artifacts(report),
         *(_layers(b, layers) for b in report.builds if b.layers),
         _provenance(report),
@@ -184,7 +187,7 @@ def _gate_verdict(gate: GateResult) -> Verdict:
 def speed(report: Report) -> Section:
     """Every contender's times, ours against each baseline, and the configurations they ran with."""
     measured = [(b.build.name, b.measure) for b in report.builds if b.measure]
-    columns = (Column("build"), Column("contender"), Column("median", True), Column("p10 - p90", True),
+    columns = (Column("build"), Column("contender", whole=True), Column("median", True), Column("p10 - p90", True),
                Column("ours is [95 %]", True), Column("", badge=True))
     rows = [row for name, m in measured for row in _speed_rows(name, m)]
     tables = (Table(columns, tuple(rows)), _loading(measured), _configurations([m for _, m in measured]))
@@ -208,7 +211,8 @@ def _speed_rows(name: str, m: MeasureFacts) -> Iterable[tuple[str, ...]]:
 def _loading(measured: Sequence[tuple[str, MeasureFacts]]) -> Table:
     rows = [(show_name(name), show_name(c.name), show_time(c.load_ms * 1e3), show_bytes(c.peak_bytes))
             for name, m in measured for c in m.contenders if c.bursts_us]
-    columns = (Column("build"), Column("contender"), Column("until loaded", True), Column("peak of its process", True))
+    columns = (Column("build"), Column("contender", whole=True), Column("until loaded", True),
+               Column("peak of its process", True))
     return Table(columns, tuple(rows))
 
 
@@ -218,7 +222,7 @@ def _configurations(measured: Sequence[MeasureFacts]) -> Table:
         (show_name(c.name), show_name(c.version), ", ".join(f"{show_name(k)} {show_name(v)}" for k, v in c.config.items()))
         for m in measured for c in m.contenders if c.config
     )
-    return Table((Column("contender"), Column("version"), Column("configuration")), tuple(rows))
+    return Table((Column("contender", whole=True), Column("version"), Column("configuration")), tuple(rows))
 
 
 def _speed_notes(measured: Sequence[tuple[str, MeasureFacts]]) -> Iterable[str]:
@@ -242,7 +246,8 @@ def _speed_notes(measured: Sequence[tuple[str, MeasureFacts]]) -> Iterable[str]:
 
 # --- accuracy, artifacts, layers, provenance -------------------------------------------------------------------------------
 
-def _accuracy(report: Report) -> Section:
+def accuracy(report: Report) -> Section:
+    """Every output's error: ours as verified (as measured, where it was not verified), and the rivals' among themselves."""
     rows: list[tuple[str, ...]] = []
     for b in report.builds:
         name = show_name(b.build.name)
@@ -252,8 +257,8 @@ def _accuracy(report: Report) -> Section:
         if b.measure and b.measure.reference:
             judge = show_name(b.measure.reference)
             rows += [(name, show_name(c.name), *_errors(o), "", judge)
-                     for c in b.measure.contenders if not c.ours for o in c.outputs]
-    columns = (Column("build"), Column("contender"), Column("output"), Column("max abs error", True),
+                     for c in b.measure.contenders if not (c.ours and v) for o in c.outputs]
+    columns = (Column("build"), Column("contender", whole=True), Column("output"), Column("max abs error", True),
                Column("max rel error", True), Column("", badge=True), Column("against"))
     return Section("Accuracy", tables=(Table(columns, tuple(rows)),))
 
