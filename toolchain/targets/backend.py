@@ -1,4 +1,4 @@
-"""What a code generator is: passes after the common ones, then stages named by file extension. And what it makes: a Kernel."""
+"""What a code generator is: passes after the common ones, then stages named by file extension. It makes a Kernel."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Kernel:
 
 
 class Backend(Protocol):
-    """A code generator: `passes` after te.lower's common ones, `stages` whose last one makes the binary, `version` of both."""
+    """A code generator: `passes` after te.lower's common ones, `stages` (the last one makes the binary), a `version`."""
 
     kind: str
     version: int

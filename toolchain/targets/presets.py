@@ -45,7 +45,8 @@ def target(spec: str | Mapping[str, Any] | Target) -> Target:
 
 def _named(name: str) -> Target:
     if name in HOST:
-        from toolchain.targets.llvm.cpu import host_target          # loads LLVM; planning for a preset does not need it
+        # here, for it loads LLVM: planning for a preset does not need that
+        from toolchain.targets.llvm.cpu import host_target
 
         return host_target()
     if name in PRESETS:

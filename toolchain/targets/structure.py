@@ -1,5 +1,5 @@
-"""A lowered function as plain data: the part of a kernel's identity that is its program. Names of tensors and loops are left out,
-so two layers of one shape give one kernel; shared parts of expressions are listed once."""
+"""A lowered function as plain data: the part of a kernel's identity that is its program. Names of tensors and loops are left
+out, so two layers of one shape give one kernel; shared parts of expressions are listed once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The machine this runs on, as a Target: features from cpuid, caches from the kernel. Never from the CPU's name, which lies."""
+"""The machine this runs on, as a Target: features from cpuid, caches from the kernel. Never from the CPU's name: it lies."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _with_vectors(target: Target) -> Target:
 
 
 def cache_sizes(folder: Path) -> dict[str, int]:
-    """`l1d_bytes`, `l2_bytes`, `l3_bytes`, `line_bytes` from the kernel's description of a CPU's caches; what is not there is left out."""
+    """`l1d_bytes`, `l2_bytes`, `l3_bytes`, `line_bytes` as the kernel tells them; unknown ones are left out."""
     sizes: dict[str, int] = {}
     for cache in sorted(folder.glob("index*")):
         level, kind = _read(cache / "level"), _read(cache / "type")

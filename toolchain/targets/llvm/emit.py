@@ -2,10 +2,10 @@
 
     void symbol_p(void *const *buf, int64_t lo, int64_t hi, void *scratch)          one function per phase p
 
-The exported function loads the pointers and calls an internal one whose pointers are `noalias align 64` arguments; all shapes
-are constants. Unrolled loops are repeated here, with a Python int as loop variable; the loop IR stays rolled. A `local` buffer
-is one alloca with constant offsets: the single LLVM pass that runs, SROA, makes registers of it. An address is computed in the
-header of the innermost loop it depends on.
+The exported function loads the pointers and calls an internal one whose pointers are `noalias align` arguments; all shapes
+are constants. Unrolled loops are repeated here, with a Python int as loop variable; the loop IR stays rolled. A `local`
+buffer is one alloca with constant offsets: the single LLVM pass that runs, SROA, makes registers of it. An address is
+computed in the header of the innermost loop it depends on.
 """
 
 from __future__ import annotations
@@ -61,7 +61,10 @@ def _phase(func: PrimFunc, target: Target, tasks: Tasks, phase: Phase, name: str
             places[t] = Place(f"%l{n}", func.buffers[t].type.elements, False)
     for n, (t, b) in enumerate(func.buffers.items()):
         if b.scope == "local" and t in used:
-            room = b.type.elements + target.vector_bits // dtypes.bits(t.dtype)     # whole vectors are loaded at a masked end
+            room = b.type.elements + target.vector_bits // dtypes.bits(t.dtype)  # whole vectors: the masked end
+            if room * dtypes.itemsize(t.dtype) > MAX_LOCAL_BYTES:
+                raise CodegenError(f"{func.name}: {t.name} takes {room * dtypes.itemsize(t.dtype)} bytes of stack",
+                                   fix=f"give {t.name} the scope lane")
             allocas.append(f" %a{n} = alloca [{room} x {MEMORY[t.dtype]}], align 64")
             places[t] = Place(f"%a{n}", room, True)
         elif b.scope not in ("global", "lane", "local"):

@@ -74,7 +74,8 @@ def peak_live_vectors(func: PrimFunc, target: Target) -> int:
         nonlocal peak
         match s:
             case Block(stmts):
-                return any([visit(part) for part in stmts])
+                inside = [visit(part) for part in stmts]              # all of them: each may hold a loop to count
+                return any(inside)
             case If(body=body):
                 return visit(body)
             case For(var, body, kind):

@@ -1,23 +1,27 @@
-"""Kernels called in this process: for tests, tuning and small runs. Artifacts are linked and run by the C runtime instead."""
+"""Kernels called in this process: for tests, tuning and small runs. Artifacts are linked and run by the C runtime."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import llvmlite.binding as llvm
 import numpy as np
 
+from toolchain.core.dtype import to_numpy
+from toolchain.core.target import Target
 from toolchain.targets.backend import Kernel
+from toolchain.targets.base import compile_kernel
 from toolchain.targets.llvm.object import initialize
+from toolchain.te.loop_ir import PrimFunc
 
 ALIGNMENT_BYTES = 64
 _TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 
 
 class LoadedKernel:
-    """A kernel's functions in memory. Calling it runs all phases over their whole extent on physical, 64-byte aligned arrays."""
+    """A kernel's functions in memory. Calling it runs all phases over their whole extent on physical, aligned arrays."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -50,6 +54,18 @@ def load(kernel: Kernel) -> LoadedKernel:
     return LoadedKernel(kernel)
 
 
+def run(func: PrimFunc, target: Target, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Compile, pack, run, unpack: what `te.interpret` does with NumPy, done by the machine. Logical arrays by name."""
+    kernel = load(compile_kernel(func, target))
+    types = {t.name: func.buffers[t].type for t in func.params}
+    inputs = [t for t in func.params if t not in func.stages]
+    storage = {name: aligned(type.layout.size(type.shape), to_numpy(type.dtype)) for name, type in types.items()}
+    for t in inputs:
+        storage[t.name][:] = types[t.name].layout.pack(np.asarray(arrays[t.name])).reshape(-1)
+    kernel(*(storage[t.name] for t in func.params))
+    return {t.name: types[t.name].layout.unpack(storage[t.name], types[t.name].shape) for t in func.outputs}
+
+
 def aligned(size: int, dtype: str | np.dtype[np.generic] = "uint8") -> np.ndarray:
     """A zeroed one-dimensional array of `size` elements that starts on a 64-byte boundary."""
     item = np.dtype(dtype).itemsize
@@ -74,4 +90,4 @@ def _jit() -> llvm.LLJIT:
     return llvm.create_lljit_compiler()
 
 
-__all__ = ["LoadedKernel", "aligned", "aligned_copy", "load"]
+__all__ = ["LoadedKernel", "aligned", "aligned_copy", "load", "run"]

@@ -17,7 +17,7 @@ ALIGNMENT_BYTES = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Phase:
-    """One task: `parallel` is the extent that [lo, hi) cuts (1: nothing to cut). Phases of a kernel run one after the other."""
+    """One task: `parallel` is the extent that [lo, hi) cuts (1: nothing to cut). Phases run one after the other."""
 
     body: Stmt
     parallel: int
@@ -87,7 +87,7 @@ def _parallel_extent(func: PrimFunc, root: Stmt) -> int:
     for s in _outside(root):
         if isinstance(s, Store) and func.buffers[s.tensor].scope == "global":
             raise CodegenError(f"{func.name}: every lane would store {s.tensor.name}, outside of the parallel loop",
-                               fix=f"give {s.tensor.name} the scope lane or local, or compute it inside of the parallel loop")
+                               fix=f"give {s.tensor.name} the scope lane or local, or compute it in the parallel loop")
     return extents.pop()
 
 

@@ -1,8 +1,8 @@
 """Expressions -> LLVM text: arithmetic, conversions, loads. `emit` adds statements around it.
 
-Every method returns an operand: an SSA name, or a literal. Operands are remembered per statement (by node) and loads per basic
-block (by address): a shared part of an expression is computed once, as is a value loaded twice. More optimisation than that
-belongs into a pass on the loop IR.
+Every method returns an operand: an SSA name, or a literal. Operands are remembered per statement (by node) and loads per
+basic block (by address): a shared part of an expression is computed once, as is a value loaded twice. More optimisation than
+that belongs into a pass on the loop IR.
 """
 
 from __future__ import annotations
@@ -66,6 +66,9 @@ class Guard:
     lanes: str = ""
 
 
+NO_GUARD = Guard()
+
+
 class Values:
     """The state of one task function and the emission of expressions. `places` says where each tensor is."""
 
@@ -80,7 +83,7 @@ class Values:
         self.hoisted_keys: list[list[Any]] = [[]]
         self.loaded: dict[Any, str] = {}               # this basic block's loads
         self.memo: dict[Any, tuple[Expr, str]] = {}    # this statement's values
-        self.guard = Guard()
+        self.guard = NO_GUARD
         self._loads: dict[int, tuple[Expr, bool]] = {}
         self._emitters: dict[type, Callable[[Any], str]] = {
             Const: self.const, Index: self.index_value, Var: self.index_value, Load: self.load, Bin: self.bin,
@@ -160,8 +163,8 @@ class Values:
         if whole.is_constant:
             return whole.constant
         match whole.terms:
-            case ((FloorDiv(inner, k) | FloorMod(inner, k) as opaque, 1),) if whole.constant == 0:
-                return self.division(opaque, *self.linear(inner))
+            case ((FloorDiv() | FloorMod() as opaque, 1),) if whole.constant == 0:
+                return self.division(opaque, *self.linear(opaque.index))
         return self.sum(*self.linear(whole))
 
     def division(self, atom: FloorDiv | FloorMod, terms: list[tuple[str, int]], total: int) -> int | str:
@@ -253,7 +256,7 @@ class Values:
         if stride < 0:
             total += stride * (lanes - 1)
         span = 1 if not lanes else abs(stride) * (lanes - 1) + 1
-        guard = self.guard if (self.guard.scalar or self.guard.lanes) and not self.within(at, place) else Guard()
+        guard = self.guard if (self.guard.scalar or self.guard.lanes) and not self.within(at, place) else NO_GUARD
         if place.local and not terms and not 0 <= total <= place.elements - span:
             return "poison"                      # a guarded read of a register tile that the guard excludes
         key = (e.tensor, tuple(terms), total, stride, lanes, guard)
@@ -385,8 +388,8 @@ class Values:
     def compare(self, e: Compare) -> str:
         terms, total = self.linear(e.index)
         if not terms:
-            return constant({"<": total < e.bound, ">=": total >= e.bound, "==": total == e.bound, "!=": total != e.bound}[e.op],
-                            "bool")
+            n, bound = total, e.bound
+            return constant({"<": n < bound, ">=": n >= bound, "==": n == bound, "!=": n != bound}[e.op], "bool")
         value = self.sum(terms, total)
         predicate = {"<": "slt", ">=": "sge", "==": "eq", "!=": "ne"}[e.op]
         return self.hoist(self.depth[str(value)], f"icmp {predicate} i64 {value}, {e.bound}")
@@ -409,7 +412,7 @@ class Values:
         return self.arithmetic(e.op, e.a.dtype, self.lanes(e), a, b)
 
     def mask(self, op: str, ramp: Ramp, bound: int) -> str:
-        """Which lanes pass `base + stride*lane op bound`: decided now where the base is known, else one narrow comparison."""
+        """Which lanes pass `base + stride*lane op bound`: decided now where the base is known, else narrowly compared."""
         terms, total = self.linear(ramp.base)
         test: dict[str, Callable[[int], bool]] = {
             "<": lambda n: n < bound, "<=": lambda n: n <= bound, ">": lambda n: n > bound, ">=": lambda n: n >= bound}
@@ -459,7 +462,7 @@ class Values:
         raise CodegenError(f"no instruction for {dtype} {op}")
 
     def extremum(self, op: str, type: str, lanes: int, a: str, b: str) -> str:
-        """max or min as x86 has it: where an operand is NaN the result is `b`, so a constant stands first and NaNs pass it."""
+        """max or min as x86 has it: with a NaN the result is `b`. A constant stands first: NaNs pass it."""
         if self.native_max:
             name = "maximum" if op == "max" else "minimum"
             return self.emit(self.intrinsic(type, name, (type,), ((type, a), (type, b))))
@@ -469,7 +472,7 @@ class Values:
         return self.emit(f"select {vector('i1', lanes)} {test}, {type} {a}, {type} {b}")
 
     def divide(self, op: str, dtype: str, lanes: int, a: str, b: str) -> str:
-        """Integer division that never traps: x/0 is 0 (as NumPy), the lowest value over -1 wraps. `//` and `%` floor, `/` truncates."""
+        """Integer division that never traps: x/0 is 0 (NumPy's), the lowest value over -1 wraps. `/` truncates, `//` floors."""
         type, bit = value_type(dtype, lanes), vector("i1", lanes)
         zero, one = constant(0, dtype, lanes), constant(1, dtype, lanes)
         signed = dtype in dtypes.INTS
@@ -512,7 +515,7 @@ class Values:
         raise CodegenError(f"no instruction for {e.name} of {e.dtype}", fix="lower_intrinsics has to expand it")
 
     def reduce(self, e: Call) -> str:
-        """All lanes into one: the upper half joins the lower half until one is left; of an odd number the middle one waits."""
+        """All lanes into one: the upper half joins the lower half until one is left; of an odd number the middle waits."""
         (source,) = e.args
         op = {"reduce_sum": "+", "reduce_prod": "*", "reduce_max": "max", "reduce_min": "min"}[e.name]
         lanes, element = self.lanes(source), VALUE[e.dtype]

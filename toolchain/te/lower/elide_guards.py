@@ -1,8 +1,8 @@
-"""elide_guards: drop conditions that the storage makes unnecessary, because what they keep away is a zero that is really there.
+"""elide_guards: drop conditions that the storage makes unnecessary: what they keep away is a zero that is really there.
 
-Two rules of layouts (core/layout.py) are what this pass lives from: the halo of a parameter holds zeros, and so does the tail
-of a blocked dimension, for everybody who writes a tensor writes zeros there. In return a guard that stands between a store and
-its tail must go: where the value is not zero by itself, it becomes `select(inside, value, 0)`.
+Two rules of layouts (core/layout.py) are what this pass lives from: the halo of a parameter holds zeros, and so does the
+tail of a blocked dimension, for everybody who writes a tensor writes zeros there. In return a guard that stands between a
+store and its tail must go: where the value is not zero by itself, it becomes `select(inside, value, 0)`.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def elide_guards(func: PrimFunc, target: Target) -> PrimFunc:
         if 16*c + k < 30: acc[x] = acc[x] + A[16*c + k, x]*W[16*c + k] ->  acc[x] = acc[x] + A[...]*W[...]
 
     A condition goes when the memory it protects exists (halo, tail), and what is computed where it fails is what would be
-    there: the select's other value, the tail's zero, a sum's zero, or anything in registers that nobody reads. A product with a
-    zero counts as zero: tails hold no infinity. What cannot be dropped stays, as a mask or a branch.
+    there: the select's other value, the tail's zero, a sum's zero, or anything in registers that nobody reads. A product
+    with a zero counts as zero: tails hold no infinity. What cannot be dropped stays, as a mask or a branch.
 
     Needs: no Update; logical indices. Keeps: every value of every output, halos, and zeros in tails.
     """
@@ -160,9 +160,9 @@ class _Eliding:
             moves = any(isinstance(b := region.index - i, Index) and b.vars() <= alive for i in s.index)
             return "drop" if moves and self.readable(s.value, known, region) else None
         n = self.func.buffers[s.tensor].type.shape
-        tail = any((at := region.of(index(i))) is not None and at[0] is not None and at[0] >= n[d] for d, i in enumerate(s.index))
-        if not tail:
-            return None
+        starts = [(region.of(index(i)) or (None, None))[0] for i in s.index]
+        if not any(low is not None and low >= n[d] for d, low in enumerate(starts)):
+            return None                          # the guard keeps more away than a tail
         zero = self.constant(s.value, region) == 0 and self.readable(s.value, known, region)
         return "drop" if zero else "select"
 
@@ -237,8 +237,8 @@ class _Eliding:
                     return 0
                 if x is None or y is None:
                     return None
-                dtype = dtypes.to_numpy(a.dtype)
-                return _evaluate(OPERATORS[op], np.asarray(x, dtype), np.asarray(y, dtype))
+                kind = dtypes.to_numpy(a.dtype)
+                return _evaluate(OPERATORS[op], np.asarray(x, kind), np.asarray(y, kind))
             case Call(name, args) if name in FUNCTIONS:
                 values = [self.constant(a, region) for a in args]
                 if any(v is None for v in values):
@@ -323,10 +323,13 @@ def bounds(idx: Index, known: Conditions) -> tuple[int, int]:
         rest = idx - test.index * m
         assert isinstance(rest, Index)
         first, last = rest.range()
-        if test.op == "<":
-            low, high = (low, min(high, m * (test.bound - 1) + last)) if m > 0 else (max(low, m * (test.bound - 1) + first), high)
-        elif test.op == ">=":
-            low, high = (max(low, m * test.bound + first), high) if m > 0 else (low, min(high, m * test.bound + last))
+        if test.op not in ("<", ">="):
+            continue
+        end = m * (test.bound - 1 if test.op == "<" else test.bound)     # the index minus rest, at the end that holds
+        if (m > 0) == (test.op == "<"):
+            high = min(high, end + last)
+        else:
+            low = max(low, end + first)
     return low, high
 
 

@@ -29,6 +29,8 @@ def factor_lanes(func: PrimFunc, target: Target) -> PrimFunc:
     Needs: nothing done yet. Keeps: values up to the order of the reduction, which becomes: per lane over `k`, then the lanes
     by halves (see vectorize_loops).
     """
+    if not any(_reduces_over_lanes(path) for path in _paths(func.body)):
+        return func
     factor = _Factor(func)
     body = factor.stmt(func.body)
     return func if body is func.body else replace(func, body=body, buffers={**func.buffers, **factor.buffers})
@@ -50,7 +52,7 @@ class _Factor:
             lane = _lane_to_factor(path, update)
             if lane is not None:
                 new, join = self.factor(path, update, lane)
-                s = rewrite(s, lambda n, old=update, new=new: new if n is old else None)
+                s = _swap(s, update, new)
                 after.append(join)
         return block(map_children(s, lambda n: self.stmt(n) if isinstance(n, Stmt) else n), *after)
 
@@ -74,6 +76,10 @@ class _Factor:
         return accumulate, join
 
 
+def _swap(s: For, old: Update, new: Update) -> For:
+    return rewrite(s, lambda n: new if n is old else None)  # type: ignore[no-any-return]
+
+
 def _paths(stmt: Stmt) -> Iterator[tuple[Stmt, ...]]:
     """The way from `stmt` to each Update below it."""
     match stmt:
@@ -85,6 +91,13 @@ def _paths(stmt: Stmt) -> Iterator[tuple[Stmt, ...]]:
         case For(body=body) | If(body=body):
             for path in _paths(body):
                 yield (stmt, *path)
+
+
+def _reduces_over_lanes(path: tuple[Stmt, ...]) -> bool:
+    update = path[-1]
+    assert isinstance(update, Update)
+    lanes = [s for s in path if isinstance(s, For) and s.kind is ForKind.VECTORIZED]
+    return any(is_reduction_loop(s, update) for s in lanes)
 
 
 def _lane_to_factor(path: tuple[Stmt, ...], update: Update) -> For | None:

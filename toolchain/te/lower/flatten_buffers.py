@@ -19,7 +19,8 @@ def flatten_buffers(func: PrimFunc, target: Target) -> PrimFunc:
         X : float32[1, 64, 56, 56] NCHW16c+h1
         X[0, 16*cb + ci, y, x]   ->   X[53824*cb + 928*y + 16*x + ci + 944]
 
-    The types the parameters had stay in `attrs["types"]`, by tensor name: whoever runs the function packs and unpacks with them.
+    The types the parameters had stay in `attrs["types"]`, by tensor name: who runs the function packs and
+    unpacks with them.
 
     Needs: logical indices, no Update. Keeps: every value stored.
     """
@@ -37,7 +38,9 @@ def flatten_buffers(func: PrimFunc, target: Target) -> PrimFunc:
                 return replace(n, index=offset(tensor, idx))
         return None
 
-    flat = {t: b.with_type(TensorType.plain((b.type.layout.size(b.type.shape),), b.type.dtype)) for t, b in func.buffers.items()}
+    flat = {
+        t: b.with_type(TensorType.plain((b.type.layout.size(b.type.shape),), b.type.dtype)) for t, b in func.buffers.items()
+    }
     attrs = {**func.attrs, "types": {t.name: types[t] for t in func.params}}
     return replace(func, body=rewrite_shared(func.body, rule), buffers=flat, attrs=attrs)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TypeAlias, TypeVar
 
 from toolchain.core.errors import CodegenError
 from toolchain.core.rewrite import map_children, rewrite, walk
@@ -30,6 +31,9 @@ def place_init(func: PrimFunc, target: Target) -> PrimFunc:
     """
     body = _Placer({loop.var.name for loop in loops(func.body)}).place(func.body)
     return func if body is func.body else replace(func, body=body)
+
+
+S = TypeVar("S", bound=Stmt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +85,12 @@ class _Placer:
         out: list[Stmt] = []
         for s in statements(stmt):
             for path in _pending(s):
-                relations = {_region(path).relation(r) for r in started if r.tensor is path[-1].tensor}
+                update = _update(path)
+                relations = {_region(path).relation(r) for r in started if r.tensor is update.tensor}
                 if "inside" in relations:
-                    s = _continue(s, path[-1])
+                    s = _continue(s, update)
                 elif "overlap" in relations:
-                    raise CodegenError(f"place_init: two pieces of {path[-1].tensor.name} overlap only in part")
+                    raise CodegenError(f"place_init: two pieces of {update.tensor.name} overlap only in part")
             read = _tensors_read(s)
             fresh = [_region(path) for path in _pending(s)]
             out.append(self.place(s))
@@ -97,8 +102,7 @@ class _Placer:
         inits: list[Stmt] = []
         done: list[_Region] = []
         for path in _pending(loop):
-            update = path[-1]
-            assert isinstance(update, Update)
+            update = _update(path)
             if not is_reduction_loop(loop, update):
                 continue
             region = _region(path)
@@ -108,10 +112,10 @@ class _Placer:
             loop = _continue(loop, update)
         return inits, loop
 
-    def init_nest(self, path: tuple[Stmt, ...]) -> Stmt:
+    def init_nest(self, path: Path) -> Stmt:
         """The store of an Update's init under the loops and guards of `path` that its destination depends on."""
-        update = path[-1]
-        assert isinstance(update, Update) and update.init is not None
+        update = _update(path)
+        assert update.init is not None
         spatial = _destination_vars(update)
         dropped = {s.var for s in path if isinstance(s, For) and s.var not in spatial}
         fresh = {s.var: Var(self._fresh(s.var.name), s.var.extent) for s in path if isinstance(s, For) and s.var in spatial}
@@ -133,7 +137,16 @@ class _Placer:
         return new
 
 
-def _pending(stmt: Stmt) -> Iterator[tuple[Stmt, ...]]:
+Path: TypeAlias = tuple[Stmt, ...]              # the loops and guards around an Update, outermost first, and the Update
+
+
+def _update(path: Path) -> Update:
+    update = path[-1]
+    assert isinstance(update, Update)
+    return update
+
+
+def _pending(stmt: Stmt) -> Iterator[Path]:
     """The path from `stmt` to each Update whose init is pending, Blocks left out."""
     match stmt:
         case Update(init=init):
@@ -147,14 +160,12 @@ def _pending(stmt: Stmt) -> Iterator[tuple[Stmt, ...]]:
                 yield (stmt, *path)
 
 
-def _destination_vars(update: Stmt) -> set[Var]:
-    assert isinstance(update, Update)
+def _destination_vars(update: Update) -> set[Var]:
     return {v for i in update.index for v in variables(i)}
 
 
-def _region(path: tuple[Stmt, ...]) -> _Region:
-    update = path[-1]
-    assert isinstance(update, Update)
+def _region(path: Path) -> _Region:
+    update = _update(path)
     inner = {s.var for s in path if isinstance(s, For)}
     box = []
     for i in update.index:
@@ -166,9 +177,10 @@ def _region(path: tuple[Stmt, ...]) -> _Region:
     return _Region(update.tensor, tuple(box))
 
 
-def _continue(stmt: Stmt, update: Stmt) -> For:
+def _continue(stmt: S, update: Update) -> S:
     """`stmt` with this Update only accumulating."""
-    return rewrite(stmt, lambda n: replace(n, init=None) if n is update else None)  # type: ignore[no-any-return]
+    accumulate = replace(update, init=None)
+    return rewrite(stmt, lambda n: accumulate if n is update else None)  # type: ignore[no-any-return]
 
 
 def _tensors_read(stmt: Stmt) -> set[Tensor]:

@@ -7,6 +7,7 @@ constant strided, and a lane inside a division or a value read at run time a gat
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from toolchain.core import dtype as dtypes
 from toolchain.core.errors import CodegenError
@@ -50,10 +51,11 @@ def vectorize_loops(func: PrimFunc, target: Target) -> PrimFunc:
 
     A reduce_ call adds the upper half of the lanes to the lower half until one is left: the same order everywhere.
 
-    Needs: flattened indices; no vectorized loop inside another. Keeps: every value stored; a reduction over lanes changes its order.
+    Needs: flattened indices; no vectorized loop inside another. Keeps: every value stored; a reduction over
+    lanes changes its order.
     Raises CodegenError: a store whose place no lane decides, and which is no reduction.
     """
-    def visit(node: object) -> object:
+    def visit(node: Any) -> Any:
         match node:
             case For(var, body, ForKind.VECTORIZED):
                 if var.extent == 1:
@@ -63,8 +65,7 @@ def vectorize_loops(func: PrimFunc, target: Target) -> PrimFunc:
                 return map_children(node, visit)
         return node
 
-    body = visit(func.body)
-    assert isinstance(body, Stmt)
+    body: Stmt = visit(func.body)
     return func if body is func.body else replace(func, body=body)
 
 

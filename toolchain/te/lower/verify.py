@@ -12,7 +12,7 @@ from toolchain.te.lower.shared import nodes
 
 
 def verify(func: PrimFunc, done: Collection[str] = ()) -> None:
-    """Check `func` after the passes named in `done`. Raises CodegenError naming the kernel, the pass and the statement's tensor."""
+    """Check `func` after the passes named in `done`. Raises CodegenError naming kernel, passes and tensor."""
     _Verifier(func, frozenset(done)).stmt(func.body, ())
 
 

@@ -1,4 +1,4 @@
-"""widen_half: float16 and bfloat16 are storage; arithmetic happens in float32, as CPUs without their own half units do it."""
+"""widen_half: float16 and bfloat16 are storage; arithmetic happens in float32, as CPUs without half units do it."""
 
 from __future__ import annotations
 
