@@ -46,7 +46,12 @@ def test_junit(golden: Callable[..., None]) -> None:
 def test_a_narrow_screen_folds_but_loses_nothing() -> None:
     narrow = on_console(width=60)
     assert max(map(len, narrow.splitlines())) <= 60
-    assert "1.10x [1.10, 1.10]" in narrow
+    for word in ("resnet18@x86", "onnxrunti", "1.10x", "[1.10,", "SIGSEGV"):
+        assert word in narrow
+
+
+def test_numbers_stay_whole_where_they_fit() -> None:
+    assert "1.10x [1.10, 1.10]" in on_console(width=80)
 
 
 def test_no_control_character_reaches_any_output() -> None:

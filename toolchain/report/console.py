@@ -14,6 +14,7 @@ from toolchain.report.gate import GateResult
 from toolchain.report.tables import SHOWN_LAYERS, Level, Section, Table, Verdict, level, sections
 
 STYLES: dict[Level, str] = {"pass": "green", "fail": "bold red", "warn": "yellow", "note": ""}
+GAP = 2             # between columns
 ROOM = 8            # columns that a folded name needs at least
 MARKS: dict[Level, str] = {"pass": "ok  ", "fail": "FAIL", "warn": "note", "note": "    "}
 
@@ -46,7 +47,7 @@ def _line(verdict: Verdict) -> Text:
 
 def _rich_table(table: Table, width: int) -> RichTable:
     keep = _fits(table, width)
-    out = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
+    out = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="dim")
     for column in table.columns:
         side: JustifyMethod = "right" if column.right else "left"
         out.add_column(Text(column.title), justify=side, overflow="fold", no_wrap=keep and (column.right or column.whole))
@@ -64,7 +65,7 @@ def _fits(table: Table, width: int) -> bool:
     needed = 0
     for i, column in enumerate(table.columns):
         widest = max(len(column.title), *(len(row[i]) for row in table.rows))
-        needed += 3 + (widest if column.right or column.whole else min(widest, ROOM))
+        needed += GAP + (widest if column.right or column.whole else min(widest, ROOM))
     return needed <= width
 
 
