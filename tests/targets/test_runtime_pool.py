@@ -171,10 +171,36 @@ os._exit(0)
 """
 
 
+FORKING_IN_A_RUN = """
+import os, sys, threading
+import numpy as np
+sys.path.insert(0, {tests!r})
+from small_plans import Reference, some_inputs
+from toolchain.targets.llvm.module import Module
+module = Module.load({folder!r}, threads=3)
+inputs = some_inputs(module.plan)
+expected = Reference(module.plan, inputs).outputs["y0"]
+bound, stop = module.bind(inputs), threading.Event()
+def run():
+    while not stop.is_set():
+        bound()
+runner = threading.Thread(target=run)
+runner.start()
+for _ in range(30):                               # forks at any moment of a run in another thread
+    if (pid := os.fork()) == 0:
+        os._exit(0 if (module.run(inputs)["y0"] == expected).all() else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+stop.set()
+runner.join()
+os._exit(0)
+"""
+
+
 @pytest.mark.parametrize("scheduler", ["steal", "spmd"])
-def test_after_fork(tmp_path, scheduler):
+@pytest.mark.parametrize("code", [FORKING, FORKING_IN_A_RUN], ids=["idle", "running"])
+def test_after_fork(tmp_path, scheduler, code):
     write(busy_plan(scheduler), tmp_path)
-    script = FORKING.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    script = code.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # the only threads are ours
     command = [sys.executable, "-W", "ignore", "-c", script]
     done = subprocess.run(command, env=environment, timeout=60, capture_output=True, text=True, check=False)

@@ -11,8 +11,8 @@ import shutil
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,38 @@ class OpTime:
     ns: int
 
 
+class _Turn:
+    """A lock whose holder is refused, not left waiting for itself. Also keeps close() from a run that is going on."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self._lock, self._taken_by = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        if self._taken_by == (me := threading.get_ident()):
+            raise UsageError("a hook may not call the module that is running")
+        self._lock.acquire()
+        self._taken_by = me
+
+    def __exit__(self, *_: object) -> None:
+        self._taken_by = 0
+        self._lock.release()
+
+
+_turns: weakref.WeakSet[_Turn] = weakref.WeakSet()
+
+
+def _free_turns() -> None:
+    """In the child of a fork nobody runs a module, whoever did so in the parent."""
+    for turn in _turns:
+        turn.reset()
+
+
+os.register_at_fork(after_in_child=_free_turns)
+
+
 class Bound:
     """A run on fixed arrays: calling it computes `outputs` from what is in `inputs` then. Costs about a microsecond."""
 
@@ -59,7 +91,12 @@ class Bound:
         self._pointers = (_pointers(inputs, module.inputs), _pointers(outputs, module.outputs))
 
     def __call__(self) -> None:
-        self._module._call("run", *self._pointers)
+        with self._module._turn:
+            self._run()
+
+    def _run(self) -> None:
+        """For who has the turn already."""
+        self._module._native("run", *self._pointers)
 
 
 class Module:
@@ -74,8 +111,8 @@ class Module:
         self.inputs: tuple[Value, ...] = plan.inputs
         self.outputs: tuple[Value, ...] = plan.outputs
         self._model: ctypes.c_void_p | None = None
-        self._turn = threading.Lock()  # also keeps close() from a run that is going on
-        self._taken_by = 0
+        self._turn = _Turn()
+        _turns.add(self._turn)
         self._library = _open_library(folder / f"lib{manifest['identifier']}.so")
         model = ctypes.c_void_p()
         path = os.fsencode(folder / WEIGHTS_FILE)
@@ -142,7 +179,8 @@ class Module:
             raise UsageError(f"ops {first} to {end} do not begin and end on the outermost level", where=self.name)
         _check("output", outputs, self.outputs, in_place=True)
         checked = _check("input", inputs, self.inputs)
-        self._call("run_range", _pointers(checked, self.inputs), _pointers(outputs, self.outputs), first, end)
+        with self._turn:
+            self._native("run_range", _pointers(checked, self.inputs), _pointers(outputs, self.outputs), first, end)
 
     def bind(
         self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray] | None = None
@@ -178,12 +216,13 @@ class Module:
         bound()
         ops = tuple(walk(self.plan.ops))
         ns = np.zeros((repeats, len(ops)), np.int64)
-        try:
-            for row in ns:
-                self._call("set_profile", row.ctypes.data)
-                bound()
-        finally:
-            self._call("set_profile", None)
+        with self._turn:
+            try:
+                for row in ns:
+                    self._native("set_profile", row.ctypes.data)
+                    bound._run()
+            finally:
+                self._native("set_profile", None)
         medians = [int(statistics.median(ns[:, i])) for i in range(len(ops))]
         return tuple(
             OpTime(i, op.name, type(op).__name__.lower(), op.sources, medians[i])
@@ -201,22 +240,24 @@ class Module:
         ops = tuple(walk(self.plan.ops))
         raised: list[BaseException] = []
 
-        @_HOOK
-        def hook(_user: int, index: int) -> None:
+        def call(_user: int, index: int) -> None:
             try:
                 if not raised:
                     after_op(index, ops[index])
             except BaseException as error:  # an exception cannot pass through C: carried around it
                 raised.append(error)
 
-        self._call("set_after_op", hook, None)
-        try:
-            outputs = self.run(inputs)
-        finally:
-            self._call("set_after_op", _HOOK(), None)
+        hook = _HOOK(call)
+        bound = Bound(self, _check("input", inputs, self.inputs), self._new_outputs())
+        with self._turn:
+            try:
+                self._native("set_after_op", hook, None)
+                bound._run()
+            finally:
+                self._native("set_after_op", _HOOK(), None)
         if raised:
             raise raised[0]
-        return outputs
+        return bound.outputs
 
     def arena(self) -> np.ndarray:
         """The memory of intermediate values as bytes, in place; valid until close()."""
@@ -227,7 +268,7 @@ class Module:
 
     def close(self) -> None:
         """Stop the threads, free the memory, unload the library. Closing twice is fine."""
-        with self._take_turn():
+        with self._turn:
             model, self._model = self._model, None
             if model is not None:
                 self._function("destroy")(model)
@@ -262,22 +303,9 @@ class Module:
     def _new_outputs(self) -> dict[str, np.ndarray]:
         return {v.name: np.empty(v.shape, to_numpy(v.dtype)) for v in self.outputs}
 
-    @contextmanager
-    def _take_turn(self) -> Iterator[None]:
-        me = threading.get_ident()
-        if self._taken_by == me:
-            raise UsageError("a hook may not call the module that is running", where=self.name)
-        with self._turn:
-            self._taken_by = me
-            try:
-                yield
-            finally:
-                self._taken_by = 0
-
-    def _call(self, function: str, *arguments: Any) -> None:
-        with self._take_turn():
-            status = self._function(function)(self._handle(), *arguments)
-        if status:
+    def _native(self, function: str, *arguments: Any) -> None:
+        """Call the library; needs the turn."""
+        if status := self._function(function)(self._handle(), *arguments):
             raise self._error(status)
 
     def _error(self, status: int) -> ToolchainError:
