@@ -10,6 +10,7 @@
 
 from toolchain.te.expr import Expr, Index, Var, all_of, any_of, call, cast, const, index, maximum, minimum, select
 from toolchain.te.interpret import interpret
+from toolchain.te.intrin import Intrin, intrin
 from toolchain.te.loop_ir import PrimFunc
 from toolchain.te.math import (
     abs,
@@ -56,10 +57,10 @@ all = all_of
 any = any_of
 
 __all__ = [
-    "Compute", "Expr", "Index", "Placeholder", "PrimFunc", "Schedule", "Stage", "Step", "Tensor", "Thread", "Var", "abs",
-    "acos", "all", "all_of", "any", "any_of", "asin", "atan", "call", "cast", "ceil", "compute", "const", "cos", "cosh",
-    "create_schedule", "erf", "exp", "floor", "fma", "if_then_else", "index", "interpret", "isinf", "isnan", "log", "max",
-    "maximum", "min", "minimum", "placeholder", "pow", "prod", "reduce_axis", "replay", "round", "rsqrt", "select",
-    "sigmoid", "sin", "sinh", "sqrt", "steps_from_json", "steps_to_json", "sum", "tan", "tanh", "thread_axis", "to_text",
-    "trunc",
+    "Compute", "Expr", "Index", "Intrin", "Placeholder", "PrimFunc", "Schedule", "Stage", "Step", "Tensor", "Thread",
+    "Var", "abs", "acos", "all", "all_of", "any", "any_of", "asin", "atan", "call", "cast", "ceil", "compute", "const",
+    "cos", "cosh", "create_schedule", "erf", "exp", "floor", "fma", "if_then_else", "index", "interpret", "intrin",
+    "isinf", "isnan", "log", "max", "maximum", "min", "minimum", "placeholder", "pow", "prod", "reduce_axis", "replay",
+    "round", "rsqrt", "select", "sigmoid", "sin", "sinh", "sqrt", "steps_from_json", "steps_to_json", "sum", "tan",
+    "tanh", "thread_axis", "to_text", "trunc",
 ]

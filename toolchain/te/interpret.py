@@ -11,8 +11,7 @@ a Select evaluates only the branch taken, an fma rounds once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -24,16 +23,14 @@ from toolchain.te.numpy_source import generate
 from toolchain.te.tensor import Tensor
 
 
-def interpret(
-    func: PrimFunc, arrays: Mapping[str, np.ndarray], intrinsics: Mapping[str, Callable[..., Any]] | None = None
-) -> dict[str, np.ndarray]:
+def interpret(func: PrimFunc, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The outputs of `func`, by name, as logical arrays. `arrays` holds every input (outputs in it are ignored).
 
-    `intrinsics` gives the meaning of instruction calls by name, see `toolchain.te.intrin`.
+    Instructions are executed by the meaning they were declared with (`func.attrs["intrinsics"]`, see `te.intrin`).
     Raises ScheduleError: a missing input or one of another shape or type, an access out of bounds.
     """
     storage = {t.name: _storage(func, t, arrays) for t in func.buffers}
-    run = generate(func, storage, dict(intrinsics or {}))
+    run = generate(func, storage)
     with np.errstate(all="ignore"):
         run()
     outputs = func.outputs or tuple(t for t in func.params if t.name not in arrays)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +39,7 @@ from toolchain.te.expr import (
     variables,
     walk_all,
 )
+from toolchain.te.intrin import Intrin
 from toolchain.te.loop_ir import Block, Evaluate, For, If, PrimFunc, Stmt, Store, Update, is_reduction_loop
 from toolchain.te.tensor import Tensor
 
@@ -46,12 +47,9 @@ GRID_LIMIT = 1 << 16        # elements of one NumPy operation: index arrays of h
 LANES = 1                   # arrays have one axis more than the grid: the lanes
 
 
-Intrinsics: TypeAlias = Mapping[str, Callable[..., Any]]
-
-
-def generate(func: PrimFunc, storage: Mapping[str, np.ndarray], intrinsics: Intrinsics) -> Callable[[], None]:
+def generate(func: PrimFunc, storage: Mapping[str, np.ndarray]) -> Callable[[], None]:
     """A function that runs `func` on flat physical storage (by tensor name, changed in place)."""
-    source = _Source(func, storage, intrinsics)
+    source = _Source(func, storage)
     source.statement(func.body)
     text = "def run():\n" + "\n".join(source.lines or ["  pass"])
     exec(compile(text, f"<interpret {func.name}>", "exec"), source.env)
@@ -59,12 +57,30 @@ def generate(func: PrimFunc, storage: Mapping[str, np.ndarray], intrinsics: Intr
     return run
 
 
+def instruction(intrin: Intrin) -> Callable[..., None]:
+    """A function of (storage, offset) per operand, output first, that does what the instruction means on dense fragments."""
+    func = intrin.function()
+    fragments = {t.name: np.zeros(math.prod(t.shape), dtypes.to_numpy(t.dtype)) for t in func.buffers}
+    run = generate(func, fragments)
+
+    def call(*operands: tuple[np.ndarray, int]) -> None:
+        for tensor, (storage, offset) in zip(intrin.operands, operands, strict=True):
+            fragment = fragments[tensor.name]
+            fragment[:] = storage[offset : offset + fragment.size]
+        run()
+        storage, offset = operands[0]
+        fragment = fragments[intrin.output.name]
+        storage[offset : offset + fragment.size] = fragment
+
+    return call
+
+
 class _Source:
     """The source being written, the names it uses, and the loops around the current statement."""
 
-    def __init__(self, func: PrimFunc, storage: Mapping[str, np.ndarray], intrinsics: Intrinsics) -> None:
+    def __init__(self, func: PrimFunc, storage: Mapping[str, np.ndarray]) -> None:
         self.func = func
-        self.intrinsics = intrinsics
+        self.intrinsics: Mapping[str, Intrin] = func.attrs.get("intrinsics", {})
         self.flat = "types" in func.attrs
         self.storage = storage
         self.lines: list[str] = []
@@ -201,7 +217,12 @@ class _Source:
         if call.name in runtime.NO_EFFECT:
             self.line("pass")
             return
-        raise ScheduleError(f"the interpreter has no meaning for the call {call.name}", where=self.func.name)
+        if call.name not in self.intrinsics:
+            raise ScheduleError(f"the interpreter has no meaning for the call {call.name}", where=self.func.name)
+        name = f"do_{call.name}".replace(".", "_")
+        self.env[name] = instruction(self.intrinsics[call.name])
+        places = [(a.tensor, self.place(a.tensor, a.index, "None")) for a in call.args if isinstance(a, Load)]
+        self.line(f"{name}({', '.join(f'({self.buffers[tensor]}, {place})' for tensor, place in places)})")
 
     # ---- places
 

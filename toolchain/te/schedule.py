@@ -12,7 +12,7 @@ list of the loops there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from toolchain.core.errors import ScheduleError
 from toolchain.core.layout import Layout
 from toolchain.te.create import create_func
 from toolchain.te.expr import Var
+from toolchain.te.intrin import Intrin
 from toolchain.te.loop_ir import PrimFunc, loops
 from toolchain.te.primitives import PRIMITIVES
 from toolchain.te.primitives.loops import root_nest
@@ -110,6 +111,14 @@ class Schedule:
         """Let `readers` (default: all) read `tensor` through a copy in `scope`, which is returned."""
         chosen = (readers,) if isinstance(readers, Tensor) else readers
         return self.apply("cache_read", tensor.name, scope, *(r.name for r in chosen))[0]  # type: ignore[no-any-return]
+
+    def cache_window(
+        self, tensor: Tensor, scope: str, at: Var | str
+    ) -> tuple[Tensor, tuple[Var, ...], tuple[Var, ...]]:
+        """Keep what one iteration of `at` updates of `tensor` in `scope`: the new tensor, its load axes, its store axes."""
+        window, *axes = self.apply("cache_window", tensor.name, self.loop(at, tensor), scope)
+        rank = len(tensor.shape)
+        return window, tuple(axes[:rank]), tuple(axes[rank:])
 
     def rfactor(self, tensor: Tensor, axis: Var | str, position: int = 0) -> Tensor:
         """Reduce into one partial result per iteration of `axis` (returned), then reduce those into `tensor`."""
@@ -235,6 +244,14 @@ class Stage:
     def set_scope(self, scope: str) -> None:
         self.schedule.apply("set_scope", self.tensor.name, scope)
 
+    def tensorize(self, axis: Var | str, intrin: Intrin) -> None:
+        """Replace the nest at `axis` by the instruction; both must mean the same."""
+        self._apply("tensorize", axis, extra=(intrin,))
+
+    def decompose_reduction(self) -> tuple[Var, ...]:
+        """Split the pending initialisation off into a nest of its own (its loops are returned)."""
+        return self.schedule.apply("decompose_reduction", self.tensor.name)
+
     def double_buffer(self) -> None:
         self.schedule.apply("double_buffer", self.tensor.name)
 
@@ -274,27 +291,35 @@ def replay(func: PrimFunc, steps: Iterable[Step]) -> Schedule:
 
 
 def steps_to_json(steps: Iterable[Step]) -> list[list[Any]]:
-    """Plain data: [name, argument, ...] per step; a layout is {"axes", "dims", "halo"}."""
+    """Plain data: [name, argument, ...] per step; a layout is {"axes", "dims", "halo"}, an instruction {"intrin"}."""
     return [[s.name, *(_arg_to_json(a) for a in s.args)] for s in steps]
 
 
-def steps_from_json(data: Iterable[Sequence[Any]]) -> tuple[Step, ...]:
-    return tuple(Step(name, tuple(_arg_from_json(a) for a in args)) for name, *args in data)
+def steps_from_json(data: Iterable[Sequence[Any]], intrinsics: Mapping[str, Intrin] | None = None) -> tuple[Step, ...]:
+    """The steps of `steps_to_json`; `intrinsics` are the instructions that may occur, by name."""
+    known = intrinsics or {}
+    return tuple(Step(name, tuple(_arg_from_json(a, known) for a in args)) for name, *args in data)
 
 
 def _arg_to_json(arg: Any) -> Any:
     match arg:
         case Layout(axes, dims, halo):
             return {"axes": axes, "dims": [list(d) for d in dims], "halo": [list(h) for h in halo]}
+        case Intrin(name):
+            return {"intrin": name}
         case tuple():
             return [_arg_to_json(a) for a in arg]
     return arg
 
 
-def _arg_from_json(arg: Any) -> Any:
+def _arg_from_json(arg: Any, intrinsics: Mapping[str, Intrin]) -> Any:
     match arg:
         case {"axes": axes, "dims": dims, "halo": halo}:
             return Layout(axes, tuple((d[0], d[1]) for d in dims), tuple((h[0], h[1]) for h in halo))
+        case {"intrin": name}:
+            if name not in intrinsics:
+                raise ScheduleError(f"a step uses the instruction {name}, which is not known here")
+            return intrinsics[name]
         case list():
-            return tuple(_arg_from_json(a) for a in arg)
+            return tuple(_arg_from_json(a, intrinsics) for a in arg)
     return arg

@@ -12,7 +12,7 @@ Two functions that differ in meaning differ in text: constants other than float3
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from toolchain.te.expr import (
     COMBINERS,
@@ -69,7 +69,7 @@ def _func(func: PrimFunc) -> Iterator[str]:
             yield f"  {tensor.name}: {buffer.type} in {buffer.scope}"
     for key, value in func.attrs.items():
         if key != "types":
-            yield f"  {key} = {value}"
+            yield f"  {key} = {', '.join(value) if isinstance(value, Mapping | tuple) else value}"
     for line in _stmt(func.body):
         yield "  " + line
 

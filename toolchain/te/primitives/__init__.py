@@ -8,6 +8,7 @@ from typing import Any
 from toolchain.te.loop_ir import PrimFunc
 from toolchain.te.primitives.annotate import bind, parallel, pragma, unroll, vectorize
 from toolchain.te.primitives.cache import cache_read, cache_write
+from toolchain.te.primitives.cache_window import cache_window
 from toolchain.te.primitives.compute_at import compute_at
 from toolchain.te.primitives.inline import compute_inline
 from toolchain.te.primitives.partition import partition
@@ -15,6 +16,7 @@ from toolchain.te.primitives.prefetch import prefetch
 from toolchain.te.primitives.restructure import fuse, reorder, split
 from toolchain.te.primitives.rfactor import rfactor
 from toolchain.te.primitives.storage import double_buffer, set_layout, set_scope, storage_align
+from toolchain.te.primitives.tensorize import decompose_reduction, tensorize
 
 Primitive = Callable[..., tuple[PrimFunc, tuple[Any, ...]]]
 
@@ -31,6 +33,7 @@ PRIMITIVES: Mapping[str, Primitive] = {     # what `replay` looks steps up in: a
     "compute_inline": compute_inline,
     "cache_write": cache_write,
     "cache_read": cache_read,
+    "cache_window": cache_window,
     "set_scope": set_scope,
     "set_layout": set_layout,
     "double_buffer": double_buffer,
@@ -38,4 +41,6 @@ PRIMITIVES: Mapping[str, Primitive] = {     # what `replay` looks steps up in: a
     "partition": partition,
     "prefetch": prefetch,
     "rfactor": rfactor,
+    "decompose_reduction": decompose_reduction,
+    "tensorize": tensorize,
 }

@@ -97,14 +97,18 @@ def boxes_read(func: PrimFunc, path: Path, tensor: Tensor, by: str, everywhere: 
         raise ScheduleError(f"{by}: {tensor.name} is also read outside loop '{host.var.name}'", fix=fix)
     scope = func.buffers[tensor].scope
     varies = {s.var for s in path if isinstance(s, For) and _is_range(s, scope)} | {s.var for s in loops(host.body)}
+    what = f"{by}: the readers of {tensor.name} in loop '{host.var.name}'"
+    return box_of([load.index for load in reads], tensor.shape, varies, what)
+
+
+def box_of(points: Sequence[Sequence[Expr]], shape: Sequence[int], varies: set[Var], what: str) -> list[Interval]:
+    """Per dimension, the interval around all `points` while the variables in `varies` run. `what` starts the refusal."""
     box = []
-    for d, extent in enumerate(tensor.shape):
-        union = _union([interval(index(load.index[d]), varies) for load in reads])
+    for d, extent in enumerate(shape):
+        union = _union([interval(index(at[d]), varies) for at in points])
         if union is None:
             raise ScheduleError(
-                f"{by}: the readers of {tensor.name} in loop '{host.var.name}' need parts of dimension {d} without a "
-                "constant distance",
-                fix="choose an outer loop",
+                f"{what} need parts of dimension {d} without a constant distance", fix="choose an outer loop"
             )
         box.append(_clip(union, extent))
     return box

@@ -1,0 +1,96 @@
+"""cache_window: accumulate one chunk of a reduction in registers, between a load and a store of the window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from toolchain.core.errors import ScheduleError
+from toolchain.core.layout import TensorType
+from toolchain.te.create import fresh, nest
+from toolchain.te.expr import Expr, Index, IndexLike, Load, Reduce, Var, all_of, compare, index, select, substitute
+from toolchain.te.loop_ir import (
+    Block,
+    Buffer,
+    For,
+    If,
+    PrimFunc,
+    Stmt,
+    Update,
+    block,
+    is_reduction_loop,
+    leaves,
+    loops,
+    reads,
+)
+from toolchain.te.primitives.compute_at import Interval, box_of
+from toolchain.te.primitives.loops import loop_at, names, path_to_loop, put, stage_named, writes
+from toolchain.te.tensor import Compute, Tensor
+
+
+def cache_window(func: PrimFunc, stage: str, loop: str, scope: str) -> tuple[PrimFunc, tuple[Tensor | Var, ...]]:
+    """In each iteration of `loop`, keep the part of a reduction's result that it updates in a new tensor in `scope`.
+
+        for k_0: for i_0:                            for k_0: for i_0:
+          for i_1: for k_1:                            for i_l: C_local[i_l] = select(k_0 == 0, 0, C[4*i_0 + i_l])
+            C[4*i_0 + i_1] += f    init 0     ->       for i_1: for k_1: C_local[i_1] += f
+                                                       for i_s: C[4*i_0 + i_s] = C_local[i_s]
+
+    So a reduction runs in chunks while its accumulators stay in registers; `partition(k_0)` peels the first chunk, whose
+    window needs no load. Unlike cache_write it comes after the tiling. Returns the tensor, the load axes, the store axes.
+    Called: cache_write in TVM's TensorIR, stage_mem(accum) in Exo.
+    Raises ScheduleError: no such loop, the loop holds not exactly the updates of `stage`, or a window without constant size.
+    """
+    tensor = stage_named(func, stage, "cache_window")
+    path = path_to_loop(func, loop, "cache_window")
+    host, body = loop_at(path), func.stages[tensor].body
+    updates = [s for s in leaves(host.body) if isinstance(s, Update) and s.tensor is tensor]
+    inside = [s for s in leaves(host.body) if writes(s, tensor)]
+    whole = len(inside) == len(updates) and not writes(put(path, block()), tensor)
+    if not updates or not whole or not isinstance(body, Reduce) or reads(host.body, tensor):
+        raise ScheduleError(f"cache_window: loop '{loop}' does not hold exactly the updates of {stage}")
+    varies = {s.var for s in loops(host.body)}
+    box = box_of([u.index for u in updates], tensor.shape, varies, f"cache_window: the updates of {stage} in loop '{loop}'")
+    taken = names(func)
+    first = all_of(*(
+        compare("==", s.var, 0) for s in path if isinstance(s, For) and any(is_reduction_loop(s, u) for u in updates)
+    ))
+    load, store = (_axes(tensor, func.stages[tensor], box, suffix, taken) for suffix in "ls")
+    source, target = (_points(box, axis) for axis in (load, store))
+    start: dict[Var, IndexLike] = dict(zip(func.stages[tensor].axis, source))
+    extents = tuple(v.extent for v in load)
+    definition = Compute(load, select(first, substitute(body.init, start), tensor[source]))
+    name = fresh(f"{stage}_{scope.replace('.', '_')}", {t.name for t in func.buffers})
+    window = Tensor(name, extents, tensor.dtype, definition)
+    made = block(
+        nest(window, definition.body, load, load, _inside(source, tensor)),
+        _redirect(host.body, tensor, window, box),
+        nest(tensor, Load(window, tuple(index(v) for v in store)), store, target, _inside(target, tensor)),
+    )
+    buffers = {**func.buffers, window: Buffer(TensorType.plain(extents, tensor.dtype), scope)}
+    return replace(func, body=put(path, replace(host, body=made)), buffers=buffers), (window, *load, *store)
+
+
+def _axes(tensor: Tensor, definition: Compute, box: Sequence[Interval], suffix: str, taken: set[str]) -> tuple[Var, ...]:
+    return tuple(Var(fresh(f"{v.name}_{suffix}", taken), part.width + 1) for v, part in zip(definition.axis, box))
+
+
+def _points(box: Sequence[Interval], axis: Sequence[Var]) -> tuple[Index, ...]:
+    return tuple(index(part.low + v) for part, v in zip(box, axis))
+
+
+def _inside(at: Sequence[Index], tensor: Tensor) -> Expr:
+    return all_of(*(c for i, n in zip(at, tensor.shape) for c in (compare(">=", i, 0), compare("<", i, n))))
+
+
+def _redirect(stmt: Stmt, tensor: Tensor, window: Tensor, box: Sequence[Interval]) -> Stmt:
+    """The updates of `tensor` go to the window, relative to its start; the window already holds their start value."""
+    match stmt:
+        case Update(t, at) if t is tensor:
+            moved = tuple(index(i - part.low) for i, part in zip(at, box))
+            return replace(stmt, tensor=window, index=moved, init=None)
+        case For(body=body) | If(body=body):
+            return replace(stmt, body=_redirect(body, tensor, window, box))
+        case Block(stmts):
+            return block(*(_redirect(s, tensor, window, box) for s in stmts))
+    return stmt
