@@ -111,7 +111,8 @@ class Plain:
             case TaskFailed():
                 self.done += 1
                 self.failures.append(event)
-                self.line("failed", "red", f"{event.task}  {event.what}")
+                first, *_ = event.what.split("\n")
+                self.line("failed", "red", f"{event.task}  {first}")
             case TaskSkipped():
                 self.skipped.append(event)
             case TaskWaiting():
@@ -210,14 +211,14 @@ class Live(Plain):
         from rich.live import Live as RichLive
 
         colour: Any = "standard" if self.style.colour else None
-        console = Console(file=self.progress, color_system=colour, no_color=not self.style.colour, highlight=False)
+        console = Console(file=self.progress, color_system=colour, no_color=not self.style.colour, highlight=False,
+                          force_terminal=True, width=self.style.width)
         self.live = RichLive(console=console, refresh_per_second=8, transient=True)
         self.live.start()
 
     def _block(self) -> Any:
         """The tasks that run now, the longest-running first, each with what it says about its progress."""
         from rich.console import Group
-        from rich.progress_bar import ProgressBar
         from rich.spinner import Spinner
         from rich.text import Text
 
@@ -232,7 +233,8 @@ class Live(Plain):
             lines.append(Text(f"  and {len(self.running) - SHOWN_RUNNING} more"))
         width = min(40, self.style.width - 14)
         if width >= 10 and self.total:
-            lines += [ProgressBar(total=self.total, completed=self.done, width=width), Text(f"{self.done}/{self.total}")]
+            filled = width * self.done // max(self.total, self.done)
+            lines.append(Text(f"{'━' * filled}{'─' * (width - filled)} {self.done}/{self.total}"))
         return Group(*lines)
 
 

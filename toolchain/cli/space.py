@@ -46,7 +46,7 @@ def clean_command(file: Path | None, folder: Path | None, whole_store: bool) -> 
     folders = clean(store, project)
     print(f"removed the artifacts of {count(len(folders), 'builds')}, logs and run records below {project}")
     if whole_store:
-        swept = gc(store, max_bytes=0)
+        swept = gc(store, max_bytes=0, max_age_s=0)
         print(f"emptied the store {store.root}: {size(swept.freed_bytes)}")
     store.close()
     return 0

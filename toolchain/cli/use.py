@@ -34,7 +34,7 @@ RIVALS = ("onnxruntime", "openvino", "torch")
 @click.argument("artifact")
 @project_options
 @click.option("-i", "--input", "inputs", multiple=True, metavar="NAME=FILE", help="An input's values: .npy or .npz.")
-@click.option("-o", "--output-dir", type=click.Path(path_type=Path, file_okay=False), help="Its values: .npy or .npz.")
+@click.option("-o", "--output-dir", type=click.Path(path_type=Path, file_okay=False), help="Write outputs there, as .npy.")
 @click.option("--threads", type=click.IntRange(1), help="Threads that compute.  [default: one per CPU]")
 @click.option("--device", metavar="NAME", help="Run it on that device of the deployfile.")
 def run_command(
@@ -246,11 +246,11 @@ def report_command(
       tc report
       tc report --against onnxruntime --md report.md --fail-on-regression 5%
     """
+    if html_file is not None:
+        raise not_yet("HTML reports", "--md writes Markdown, --json all facts")
     from toolchain.report import gate
     from toolchain.tasks.commands import collect
 
-    if html_file is not None:
-        raise not_yet("HTML reports", "--md writes Markdown, --json all facts")
     project = with_rivals(open_project(file, folder), against)
     tasks = project.tasks(names)
     goals = {b.name: (b.module, b.verify, b.measure) for b in tasks}

@@ -1,0 +1,136 @@
+"""The command line itself: help, exit codes, errors, other people's commands, and what it imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from toolchain.cli import is_iproute2, main
+from toolchain.cli import project as project_module
+from toolchain.cli.commands import COMMANDS, EXIT_CODES, tc
+from toolchain.core.errors import DeviceError, RegressionError
+
+HEAVY = ("numpy", "onnx", "pydantic", "yaml", "rich", "llvmlite", "paramiko", "ml_dtypes", "onnxruntime")
+
+
+def test_help_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out[out.index("Commands:"):out.index("Exit codes:")].splitlines()[1:]
+            if line.startswith("  ") and line[2] != " "] == list(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_commands_help_teaches(name, capsys):
+    assert main([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "Example:\n" in out and f"\n    tc {name}" in out
+    assert "Exit codes:\n  0" in out
+    for code in COMMANDS[name][2]:
+        assert EXIT_CODES[code] in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_its_options(name):
+    command = tc.get_command(click.Context(tc), name)
+    for option in command.params:
+        if isinstance(option, click.Option) and option.name != "form":
+            assert option.help, option.name
+
+
+def test_no_arguments_shows_the_help(capsys):
+    assert main([]) == 2
+    assert "Commands:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("args", [["--help"], ["build", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(args):
+    code = (f"import sys; sys.argv = ['tc', *{args!r}]; from toolchain.cli import main; main(); "
+            f"sys.stderr.write(' '.join(m for m in {HEAVY!r} if m in sys.modules))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_module_and_version():
+    done = subprocess.run([sys.executable, "-m", "toolchain", "--version"], capture_output=True, text=True)
+    assert done.stdout.startswith("tc (toolchain) ")
+
+
+@pytest.mark.parametrize("args", [
+    ["qdisc", "add", "dev", "eth0", "root", "netem"], ["class", "show"], ["filter"], ["action", "ls"], ["actions"],
+    ["chain"], ["monitor"], ["exec", "bpf"], ["-s", "qdisc"], ["-d"], ["-p"], ["-b", "file"], ["-batch", "file"],
+    ["-j", "qdisc"], ["-V"], ["-statistics"], ["qd"]])
+def test_iproute2s_commands_are_pointed_elsewhere(args, capsys):
+    assert main(args) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"'tc {args[0]}' belongs to iproute2's tc" in err and "/usr/sbin/tc" in err
+
+
+def test_our_words_are_not_iproute2s():
+    assert not any(map(is_iproute2, [*COMMANDS, "--help", "-h", "--version"]))
+
+
+@pytest.mark.parametrize(("args", "message"), [
+    (["biuld"], "error: no command 'biuld'\nfix: did you mean 'build'?\n"),
+    (["xyzzy"], f"error: no command 'xyzzy'\nfix: the commands are: {', '.join(COMMANDS)}\n"),
+    (["build", "--jbos", "2"], "error: No such option '--jbos'."),
+    (["build", "-j", "0"], "error: Invalid value for '-j' / '--jobs': 0 is not in the range x>=1."),
+    (["explain"], "error: Missing argument 'TASK'.\nfix: see `tc explain --help`\n"),
+    (["graph", "--format", "png"], "error: Invalid value for '--format'"),
+])
+def test_wrong_usage(args, message, capsys):
+    assert main(args) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(message)
+
+
+@pytest.mark.parametrize(("args", "capability"), [
+    (["tune"], "tuning schedules"), (["devices"], "devices (boards over SSH)"), (["export"], "exporting other forms"),
+    (["run", "x", "--device", "pi"], "devices (boards over SSH)"),
+    (["bench", "x", "--device", "pi"], "devices (boards over SSH)"),
+    (["report", "--html", "x.html"], "HTML reports")])
+def test_what_is_not_there_yet_says_so(args, capability, capsys):
+    assert main(args) == 2
+    assert capsys.readouterr().err.startswith(f"error: not yet: {capability}\nfix: ")
+
+
+@pytest.mark.parametrize(("error", "code", "screen"), [
+    (DeviceError("no route", where="kitchen", fix="switch it on"), 5, "error: kitchen: no route\nfix: switch it on\n"),
+    (RegressionError("slower"), 4, "error: slower\n"), (KeyboardInterrupt(), 130, "\nerror: interrupted\n"),
+    (click.exceptions.Abort(), 130, "error: interrupted\n")])
+def test_exit_codes(error, code, screen, monkeypatch, capsys):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(project_module, "load_deployfile", fail)
+    monkeypatch.setattr(project_module, "find_deployfile", lambda *_: project_module.Path("deployfile.yaml"))
+    assert main(["plan"]) == code
+    assert capsys.readouterr() == ("", screen)
+
+
+def test_our_own_bugs_are_called_so_and_keep_the_traceback(monkeypatch, capsys, tmp_path):
+    def fail(*_):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TC_STORE", str(tmp_path / "store"))
+    monkeypatch.delenv("TC_DEBUG", raising=False)
+    (tmp_path / "deployfile.yaml").write_text("version: 1\n")
+    monkeypatch.setattr(project_module, "load_deployfile", fail)
+    assert main(["plan"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and "Traceback" not in err
+    assert err.startswith("this is a bug in the toolchain: ZeroDivisionError: division by zero\nin: ")
+    log = err.splitlines()[-1].removeprefix("log: ")
+    text = Path(log).read_text()
+    assert text.startswith("tc plan\n\nTraceback") and "ZeroDivisionError" in text
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    done = subprocess.run(f"{sys.executable} -m toolchain schema | head -c 10", shell=True, capture_output=True, text=True)
+    assert done.stderr == ""
