@@ -1,0 +1,65 @@
+"""A fused group of graph nodes -> te stages -> scheduled PrimFunc. The one way a kernel comes to be, for every target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from toolchain import te
+from toolchain.core.errors import CodegenError
+from toolchain.core.target import Target
+from toolchain.graph.ir import Graph, Node
+from toolchain.kernels.choices import Choices
+from toolchain.kernels.op import Op
+from toolchain.kernels.table import COMPUTES
+from toolchain.te.loop_ir import PrimFunc
+
+
+def define(body: Graph) -> tuple[list[te.Tensor], list[te.Tensor]]:
+    """The te definitions of a fused body: (inputs, outputs). Stage and tensor names are ours, never the model's."""
+    values: dict[str, te.Tensor] = {}
+    for n, name in enumerate(body.inputs):
+        type_ = body.types[name]
+        values[name] = te.placeholder(type_.shape, type_.dtype, name=f"x{n}")
+    for node in body.nodes:
+        results = _compute(node, body, values)
+        values.update({name: t for name, t in zip(node.outputs, results, strict=False) if name})
+    return [values[i] for i in body.inputs], [values[o] for o in body.outputs]
+
+
+def _compute(node: Node, body: Graph, values: Mapping[str, te.Tensor]) -> tuple[te.Tensor, ...]:
+    compute = COMPUTES.get(node.op)
+    if compute is None:
+        raise CodegenError(f"no kernel for operator {node.op}", where=", ".join(node.sources) or node.name)
+    constants: list[np.ndarray | None] = [body.params.get(i) if i else None for i in node.inputs]
+    op = Op(
+        node, tuple(values.get(i) if i else None for i in node.inputs), tuple(constants),
+        tuple(body.types[o] for o in node.outputs if o), tuple(body.types[i] if i else None for i in node.inputs),
+    )
+    made = compute(op)
+    return made if isinstance(made, tuple) else (made,)
+
+
+Sketcher = Callable[[te.Schedule, Target, Choices], None]
+
+
+def schedule(body: Graph, target: Target, sketch: Sketcher, answers: Mapping[str, Any] | None = None) -> te.Schedule:
+    """Define the group, attach the layouts its types ask for, and let the sketch schedule it."""
+    inputs, outputs = define(body)
+    s = te.create_schedule(outputs, name=anchor_name(body), inputs=inputs)
+    for name, tensor in zip((*body.inputs, *body.outputs), (*inputs, *outputs), strict=True):
+        s.set_layout(tensor, body.types[name].layout)
+    sketch(s, target, Choices(answers or {}))
+    return s
+
+
+def anchor_name(body: Graph) -> str:
+    """What the kernel is called in dumps and reports: its operators, the model's names left out."""
+    ops = [n.op.lower() for n in body.nodes]
+    return "_".join(ops[:4]) + (f"_{len(ops) - 4}more" if len(ops) > 4 else "")
+
+
+def primfunc(body: Graph, target: Target, sketch: Sketcher, answers: Mapping[str, Any] | None = None) -> PrimFunc:
+    return schedule(body, target, sketch, answers).func

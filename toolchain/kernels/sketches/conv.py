@@ -1,0 +1,191 @@
+"""Register-tiled windows over blocked layouts: direct convolution, transposed and depthwise convolution, pooling.
+
+    for g (channel groups) x rows x column tiles:           one register tile of rows x columns x vectors accumulators
+        for ic blocks, kh, kw, ic:                           weights stream, inputs are broadcast
+            tile += x * w                                    unrolled, vectors over output channels
+        store epilogue(tile)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from toolchain import te
+from toolchain.core.layout import Layout, default_axes
+from toolchain.core.target import Target
+from toolchain.kernels.choices import Choices
+from toolchain.kernels.sketches.stages import accumulator, channel_lanes, layout_of, peel, share_first, split
+from toolchain.kernels.tiling import Tile, conv_tiles, largest_divisor
+from toolchain.te.tensor import Tensor
+
+UNROLLED_CHANNELS = 4        # more in one basic block gains nothing and lets loads of overlapping windows merge into spills
+
+
+def register_layout(rank: int, lanes: int) -> Layout:
+    """Accumulators: channels innermost, one vector per block, everything else outside."""
+    order = (0, *range(2, rank), 1)
+    return Layout(default_axes(rank), (*((d, 0) for d in order), (1, lanes)), ((0, 0),) * rank)
+
+
+def conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> None:
+    """Direct convolution from NCHW<l>c (or plain, for a first layer) to NCHW<l>c."""
+    lanes = channel_lanes(s, s.func.outputs[0])
+    tile = _tile(s, anchor, lanes, target, choices)
+    acc, out = accumulator(s, anchor)
+    n, o, *spatial = s[out].op.axis
+    ragged: list[te.Var] = []
+    g, o = s[out].split(o, factor=tile.vectors * lanes)
+    if -(-anchor.shape[1] // lanes) % tile.vectors:
+        ragged.append(g)
+    ov, ol = s[out].split(o, factor=lanes)
+    outer, inner = _tile_spatial(s, out, spatial, tile, ragged)
+    shared = _shared(s, n, g, outer, anchor, target, choices)
+    s[out].reorder(*share_first(shared, ragged, [n, g, *outer]), *inner, ov, ol)
+    s[acc].compute_at(s[out], outer[-1])
+    _, ao, *at = s[acc].op.axis
+    ic, *taps = s[acc].op.reduce_axis
+    av, al = s[acc].split(ao, factor=lanes)
+    s[acc].reorder(*_channel_loops(s, acc, ic, taps, lanes), *at, av, al)
+    s.set_layout(acc, register_layout(len(anchor.shape), lanes))
+    for axis in (*at, av):
+        s[acc].unroll(axis)
+    for axis in (*inner, ov):
+        s[out].unroll(axis)
+    s[acc].vectorize(al)
+    s[out].vectorize(ol)
+    s[out].parallel(shared)
+    peel(s, out, ragged)
+
+
+def _tile(s: te.Schedule, anchor: Tensor, lanes: int, target: Target, choices: Choices) -> Tile:
+    """The register tile: its vectors are fixed by the packed weights, the rest is a choice."""
+    height, width = math.prod(anchor.shape[2:-1]), anchor.shape[-1]
+    blocks = -(-anchor.shape[1] // lanes)
+    weight = s.func.stages[anchor].input_tensors[-1 if len(s.func.stages[anchor].input_tensors) == 2 else 1]
+    packed = layout_of(s, weight).dims[-1]
+    tiles = conv_tiles(height, width, blocks, target)
+    if packed[1]:
+        vectors = packed[1] // lanes
+        tiles = [t for t in tiles if t.vectors == vectors] or [Tile(1, 1, vectors)]
+    if len(anchor.shape) != 4:
+        tiles = [t for t in tiles if t.rows == 1] or [Tile(1, 1, tiles[0].vectors)]
+    return choices.one_of("tile", tiles, tiles[0])
+
+
+def _tile_spatial(
+    s: te.Schedule, out: Tensor, spatial: Sequence[te.Var], tile: Tile, ragged: list[te.Var]
+) -> tuple[list[te.Var], list[te.Var]]:
+    """Split rows and columns by the tile: (outer loops, inner loops)."""
+    *rows, x = spatial
+    outer, inner = list(rows), []
+    if tile.rows > 1 and rows:
+        outer[-1], yi = split(s, out, rows[-1], tile.rows, ragged)
+        inner.append(yi)
+    xo, xi = split(s, out, x, tile.columns, ragged)
+    return [*outer, xo], [*inner, xi]
+
+
+def _channel_loops(s: te.Schedule, acc: Tensor, ic: te.Var, taps: Sequence[te.Var], lanes: int) -> list[te.Var]:
+    """Input channels in blocks outside the taps, a few of them unrolled inside; few channels stay outside whole."""
+    if ic.extent < lanes:
+        s[acc].unroll(taps[-1])
+        return [ic, *taps]
+    block, channel = s[acc].split(ic, factor=lanes)
+    rolled, unrolled = s[acc].split(channel, factor=largest_divisor(lanes, UNROLLED_CHANNELS))
+    s[acc].unroll(unrolled)
+    return [block, *taps, rolled, unrolled]
+
+
+def _shared(
+    s: te.Schedule, n: te.Var, g: te.Var, outer: Sequence[te.Var], anchor: Tensor, target: Target, choices: Choices
+) -> te.Var:
+    """The loop cores share: images, channel groups where weights outweigh activations, else rows inside the groups."""
+    x, w = s.func.stages[anchor].input_tensors[:2] if anchor in s.func.stages else (None, None)
+    heavy = x is not None and w is not None and math.prod(w.shape) > math.prod(x.shape)
+    enough = 2 * target.cores
+    if n.extent >= enough:
+        default = "images"
+    elif g.extent >= enough and (heavy or outer[0].extent < enough):
+        default = "groups"
+    else:
+        default = "rows"
+    return {"images": n, "groups": g, "rows": outer[0]}[choices.one_of("parallel", ("images", "groups", "rows"), default)]
+
+
+def depthwise(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> None:
+    """One vector of channels at a time: depthwise convolution and pooling in NCHW<l>c."""
+    lanes = channel_lanes(s, s.func.outputs[0])
+    registers = target.vector_registers
+    width = anchor.shape[-1]
+    limit = max(1, registers // 2 - 2)
+    tiles = sorted({*(c for c in range(1, min(width, limit) + 1))}, key=lambda c: (-(-width // c) * (c + 2), -c))
+    columns = choices.one_of("columns", tiles, tiles[0])
+    acc, out = accumulator(s, anchor)
+    n, o, *spatial = s[out].op.axis
+    g, ol = s[out].split(o, factor=lanes)
+    ragged: list[te.Var] = []
+    outer, inner = _tile_spatial(s, out, spatial, Tile(1, columns, 1), ragged)
+    shared = max((n, g, outer[0]), key=lambda axis: min(axis.extent, 2 * target.cores))
+    s[out].reorder(*share_first(shared, ragged, [n, g, *outer]), *inner, ol)
+    s[acc].compute_at(s[out], outer[-1])
+    _, ao, *at = s[acc].op.axis
+    taps = [r for r in s[acc].op.reduce_axis if r.extent > 1] or list(s[acc].op.reduce_axis)
+    s[acc].reorder(*s[acc].op.reduce_axis, *at, ao)
+    s.set_layout(acc, register_layout(len(anchor.shape), lanes))
+    for axis in (*at, *inner):
+        s[acc if axis in at else out].unroll(axis)
+    if taps[-1].extent <= 8:
+        s[acc].unroll(taps[-1])
+    s[acc].vectorize(ao)
+    s[out].vectorize(ol)
+    s[out].parallel(shared)
+    peel(s, out, ragged)
+
+
+
+def conv_transpose(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> None:
+    """One dense convolution per phase of the output (see compute.nn.conv_transpose), phases outside the columns."""
+    lanes = channel_lanes(s, s.func.outputs[0])
+    rank = (len(anchor.shape) - 2) // 2
+    strides = anchor.shape[2:2 + rank]
+    acc, out = accumulator(s, anchor)
+    weight = s.func.stages[acc].input_tensors[1]
+    packed = layout_of(s, weight).dims[-1][1] or lanes
+    tiles = [t for t in conv_tiles(1, anchor.shape[-1], -(-anchor.shape[1] // lanes), target) if t.vectors == packed // lanes]
+    tile = choices.one_of("tile", tiles or [Tile(1, 1, packed // lanes)], (tiles or [Tile(1, 1, packed // lanes)])[0])
+    n, o, *spatial = s[out].op.axis
+    ragged: list[te.Var] = []
+    g, o = s[out].split(o, factor=packed)
+    if -(-anchor.shape[1] // lanes) % tile.vectors:
+        ragged.append(g)
+    ov, ol = s[out].split(o, factor=lanes)
+    outer, phases = [], []
+    for axis, stride in zip(spatial, strides, strict=True):
+        i, phase = split(s, out, axis, stride, ragged)
+        outer.append(i)
+        phases.append(phase)
+    xo, xi = split(s, out, outer[-1], tile.columns, ragged)
+    shared = max((n, g, outer[0]), key=lambda axis: min(axis.extent, 2 * target.cores))
+    s[out].reorder(*share_first(shared, ragged, [n, g, *outer[:-1], *phases, xo]), xi, ov, ol)
+    s[acc].compute_at(s[out], xo)
+    _, ao, *at = s[acc].op.axis
+    ic, *taps = s[acc].op.reduce_axis
+    av, al = s[acc].split(ao, factor=lanes)
+    if ic.extent < lanes:
+        channels = [ic]
+    else:
+        block, channel = s[acc].split(ic, factor=lanes)
+        rolled, unrolled = s[acc].split(channel, factor=largest_divisor(lanes, UNROLLED_CHANNELS))
+        s[acc].unroll(unrolled)
+        channels = [block, rolled, unrolled]
+    s[acc].reorder(*taps, *channels, *at, av, al)
+    s.set_layout(acc, register_layout(len(anchor.shape), lanes))
+    for axis in (*at, av):
+        s[acc].unroll(axis)
+    for axis in (xi, ov):
+        s[out].unroll(axis)
+    s[acc].vectorize(al)
+    s[out].vectorize(ol)
+    s[out].parallel(shared)
+    peel(s, out, ragged)

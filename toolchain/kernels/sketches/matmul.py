@@ -1,0 +1,78 @@
+"""Register-tiled matrix products: rows of A broadcast, columns of B in vectors, packed panels streaming.
+
+    for panel (columns of B) x row tiles:     one register tile of rows x vectors accumulators
+        for k:                                B streams, A is broadcast
+            tile += a * b
+        store epilogue(tile)
+"""
+
+from __future__ import annotations
+
+from toolchain import te
+from toolchain.core import dtype as dtypes
+from toolchain.core.layout import Layout, default_axes
+from toolchain.core.target import Target
+from toolchain.kernels.choices import Choices
+from toolchain.kernels.sketches.stages import accumulator, layout_of, peel, share_first, split
+from toolchain.kernels.tiling import Tile, largest_divisor, matmul_tiles
+from toolchain.te.tensor import Tensor
+
+UNROLLED_K = 4
+
+
+def matmul(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> None:
+    lanes = target.lanes(dtypes.bits(anchor.dtype))
+    rows, columns = ((1, *anchor.shape) if len(anchor.shape) == 1 else anchor.shape)[-2:]
+    tile = _tile(s, anchor, rows, columns, lanes, target, choices)
+    acc, out = accumulator(s, anchor)
+    *outer, j = s[out].op.axis
+    ragged: list[te.Var] = []
+    panel, j = s[out].split(j, factor=tile.vectors * lanes)      # not peeled: packed B has room, stores are masked
+    jv, jl = s[out].split(j, factor=lanes)
+    if outer:
+        io, ii = split(s, out, outer[-1], tile.columns, ragged)
+        shared = _shared([*outer[:-1], panel, io], panel, io, target, choices)
+        s[out].reorder(*share_first(shared, ragged, [*outer[:-1], panel, io]), ii, jv, jl)
+        inner, at = [ii], io
+    else:
+        shared, inner, at = panel, [], panel
+    s[acc].compute_at(s[out], at)
+    *an, aj = s[acc].op.axis
+    (k,) = s[acc].op.reduce_axis
+    av, al = s[acc].split(aj, factor=lanes)
+    ko, ki = s[acc].split(k, factor=largest_divisor(k.extent, UNROLLED_K))
+    s[acc].reorder(ko, ki, *an, av, al)
+    s.set_layout(acc, _register_layout(len(anchor.shape), lanes))
+    for axis in (ki, *an, av):
+        s[acc].unroll(axis)
+    for axis in (*inner, jv):
+        s[out].unroll(axis)
+    s[acc].vectorize(al)
+    s[out].vectorize(jl)
+    s[out].parallel(shared)
+    peel(s, out, ragged)
+
+
+def _tile(s: te.Schedule, anchor: Tensor, rows: int, columns: int, lanes: int, target: Target, choices: Choices) -> Tile:
+    tiles = matmul_tiles(rows, -(-columns // lanes), target)
+    packed = layout_of(s, s.func.stages[anchor].input_tensors[1]).dims[-1]
+    if packed[1]:
+        vectors = packed[1] // lanes
+        tiles = [t for t in tiles if t.vectors == vectors] or [Tile(1, 1, vectors)]
+    return choices.one_of("tile", tiles, tiles[0])
+
+
+def _register_layout(rank: int, lanes: int) -> Layout:
+    """Accumulators row by row, columns in whole vectors."""
+    return Layout(default_axes(rank), (*((d, 0) for d in range(rank)), (rank - 1, lanes)), ((0, 0),) * rank)
+
+
+def _shared(loops: list[te.Var], panel: te.Var, rows: te.Var, target: Target, choices: Choices) -> te.Var:
+    """The loop cores share: whole matrices when there are several, else panels of B, else rows."""
+    enough = 2 * target.cores
+    batch = max(loops[:-2], key=lambda axis: axis.extent, default=panel)
+    if batch.extent >= enough:
+        default = "batch"
+    else:
+        default = "columns" if panel.extent >= min(enough, rows.extent) else "rows"
+    return {"batch": batch, "columns": panel, "rows": rows}[choices.one_of("parallel", ("batch", "columns", "rows"), default)]

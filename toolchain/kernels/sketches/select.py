@@ -1,0 +1,45 @@
+"""Which sketch schedules a group: by the tag of its one heavy stage and the layout of its output."""
+
+from __future__ import annotations
+
+from toolchain import te
+from toolchain.core.target import Target
+from toolchain.kernels.choices import Choices
+from toolchain.kernels.sketches.conv import conv, conv_transpose, depthwise
+from toolchain.kernels.sketches.matmul import matmul
+from toolchain.kernels.sketches.pointwise import pointwise
+from toolchain.kernels.sketches.rows import rows
+from toolchain.kernels.sketches.stages import channel_lanes, inline_injective, readers, reductions
+
+BLOCKED = {"conv": conv, "conv_transpose": conv_transpose, "depthwise": depthwise, "pool": depthwise}
+
+
+def sketch(s: te.Schedule, target: Target, choices: Choices) -> None:
+    """Inline what is cheap, then hand the schedule to the sketch of its anchor."""
+    inline_injective(s)
+    anchors = reductions(s)
+    if not anchors:
+        pointwise(s, target, choices)
+        return
+    (first, *more) = anchors
+    alone = not more and len(s.func.outputs) == 1 and len(readers(s, first)) <= 1 and len(s.func.stages) <= 2
+    tag = s.func.stages[first].tag
+    if alone and tag in BLOCKED and channel_lanes(s, s.func.outputs[0]) > 1:
+        BLOCKED[tag](s, first, target, choices)
+    elif alone and tag == "matmul":
+        matmul(s, first, target, choices)
+    else:
+        rows(s, target, choices)
+
+
+def plain(s: te.Schedule, target: Target, choices: Choices) -> None:
+    """Each stage its own nest, innermost dimension in vectors: for groups the better sketches refuse."""
+    inline_injective(s)
+    pointwise(s, target, choices)
+
+
+def unscheduled(s: te.Schedule, target: Target, choices: Choices) -> None:
+    """The definition's own loops, one after the other: always legal, never fast."""
+
+
+SKETCHES = (sketch, plain, unscheduled)        # tried in this order

