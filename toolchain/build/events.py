@@ -2,12 +2,13 @@
 
 Each event is a frozen record (a NamedTuple: an eighth of a dataclass's start-up time) and, as JSON, one line:
 {"v":1,"event":"task_started","at_s":0.012,...}. `at_s` counts
-from the start of the run. VERSION is raised when a field changes its meaning or goes; fields and events may be added any time.
+from the start of the run. VERSION is raised when a field changes its meaning or goes.
 
     run_started  planned*  (task_started task_log? (task_finished | task_failed) | task_finished | task_waiting |
     task_skipped | progress | warning)*  run_finished
 
-`planned` comes again whenever dynamic needs made the plan grow. A task found in the store has only its `task_finished`.
+New fields and events may be added at any time. `planned` comes again whenever dynamic needs made the plan grow. A task found
+in the store has only its `task_finished`.
 """
 
 from __future__ import annotations

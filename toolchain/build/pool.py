@@ -80,13 +80,11 @@ class Pool:
             poll.register(fd, select.POLLIN)
         if self._control is not None:
             poll.register(self._control, select.POLLIN)
-        control = self._control and self._control.fileno()
         ready = [fd for fd, _ in poll.poll(None if timeout_s is None else timeout_s * 1000)]
         for fd in ready:                                    # first what workers said, then who ended
             if fd in self._workers:
                 yield from self._hear(self._workers[fd])
-        if control in ready:
-            yield from self._hear_server()
+        yield from self._hear_server()
 
     def _hear(self, worker: Worker) -> Iterator[tuple[Work, Outcome | Died | Said]]:
         try:
@@ -104,7 +102,8 @@ class Pool:
 
     def _hear_server(self) -> Iterator[tuple[Work, Outcome | Died | Said]]:
         """A worker ended. Its channel may still be open, in a process that its step left behind."""
-        assert self._control is not None
+        if self._control is None or not _readable(self._control):
+            return                                          # `_status` may have read what woke us
         try:
             _, pid, status = receive(self._control)
         except EOFError:
@@ -191,6 +190,12 @@ class Pool:
             yield worker.work, Died(os.WTERMSIG(status), 0)
         else:
             yield worker.work, Died(0, os.waitstatus_to_exitcode(status))
+
+
+def _readable(channel: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _kill_group(pid: int) -> None:

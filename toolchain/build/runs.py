@@ -40,17 +40,16 @@ class Run(NamedTuple):
 
 
 def begin(folder: Path) -> Run:
-    """Start a record below `folder` and remove old ones."""
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    name, n = f"{stamp}-{os.getpid()}", 1
+    """Start a record below `folder` and remove old ones. Its name sorts by time: 20260131-235959-123-PID."""
     while True:
+        now = time.time()
+        name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{int(now % 1 * 1000):03}-{os.getpid()}"
         try:
             (folder / name / "logs").mkdir(parents=True)
             break
         except FileExistsError:
-            n += 1
-            name = f"{stamp}-{os.getpid()}-{n}"
-    for old in _names(folder)[:-KEEP]:
+            time.sleep(0.001)
+    for old in [other for other in _names(folder) if other != name][:1 - KEEP]:
         remove_tree(folder / old)
     return Run(name, folder / name, (folder / name / "events.jsonl").open("w"))
 

@@ -153,8 +153,9 @@ def _typed(error: Exception, work: Work) -> ToolchainError:
     if isinstance(error, ToolchainError):
         try:
             pickle.loads(pickle.dumps(error))
-        except Exception:
-            return TaskError(error.what, where=error.where, fix=error.fix)
+        except Exception:                                   # a class of its own, with another constructor
+            known = next(kind for kind in type(error).__mro__ if kind.__module__ == ToolchainError.__module__)
+            return known(error.what, where=error.where, fix=error.fix)
         return error
     if (full := disk_full(error, _where(work))) is not None:
         return full
