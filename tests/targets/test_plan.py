@@ -59,6 +59,7 @@ plans = st.builds(
 @given(plans)
 def test_json_gives_the_same_plan(plan):
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert Plan.from_json(json.loads(plan.to_text())) == plan
 
 
 def test_walk_is_preorder_and_slots_line_up_with_it():

@@ -75,7 +75,7 @@ def write_artifact(
     files = {
         f"lib{identifier}.so": library,
         f"{identifier}.h": header_text(plan, identifier).encode(),
-        "plan.json": _json(plan.to_json()),
+        "plan.json": plan.to_text().encode(),
     }
     for file, data in files.items():
         write_atomically(out / file, data)

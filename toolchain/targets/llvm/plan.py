@@ -14,10 +14,11 @@ A loop's `strides` moves its body's slots from iteration to iteration: one numbe
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from toolchain.core.dtype import DTYPES, itemsize
@@ -150,10 +151,14 @@ class Plan:
     permissions: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            **asdict(self),
-            "ops": [_op_to_json(op) for op in self.ops],
-        }
+        """Plain data. Slots are [segment, at] or [segment, at, offset_bytes]; an op says its kind under "op"."""
+        return _fields(self)
+
+    def to_text(self) -> str:
+        """to_json() as JSON text with a line per op: what plan.json holds."""
+        data = {name: json.dumps(_plain(getattr(self, name))) for name in self.__slots__ if name != "ops"}
+        data["ops"] = "[" + ",".join("\n  " + json.dumps(_op_to_json(op)) for op in self.ops) + "]"
+        return "{" + ",".join(f"\n {json.dumps(name)}: {text}" for name, text in data.items()) + "\n}\n"
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
@@ -172,10 +177,26 @@ def _value(data: Mapping[str, Any]) -> Value:
     return Value(data["name"], data["dtype"], tuple(data["shape"]))
 
 
+def _fields(node: Any) -> dict[str, Any]:
+    """Field name -> plain value, as dataclasses.asdict: that one copies deeply and takes ten times as long."""
+    return {name: _plain(getattr(node, name)) for name in node.__slots__}
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case str() | int():
+            return value
+        case Slot(segment, at, offset):
+            return [segment, at, offset] if offset else [segment, at]
+        case Value():
+            return {"name": value.name, "dtype": value.dtype, "shape": list(value.shape)}
+        case tuple():
+            return [_plain(v) for v in value]
+    return _op_to_json(value)
+
+
 def _op_to_json(op: Op) -> dict[str, Any]:
-    kind = type(op).__name__.lower()
-    bodies = {f: [_op_to_json(o) for o in getattr(op, f)] for f in ("body", "then", "otherwise") if hasattr(op, f)}
-    return {"op": kind, **asdict(op), **bodies}
+    return {"op": type(op).__name__.lower(), **_fields(op)}
 
 
 def _op_from_json(data: Mapping[str, Any]) -> Op:
@@ -187,9 +208,9 @@ def _op_from_json(data: Mapping[str, Any]) -> Op:
             case "body" | "then" | "otherwise":
                 values[name] = tuple(_op_from_json(o) for o in value)
             case "src" | "dst" | "condition":
-                values[name] = Slot(**value)
+                values[name] = Slot(*value)
             case "buffers":
-                values[name] = tuple(Slot(**s) for s in value)
+                values[name] = tuple(Slot(*s) for s in value)
             case "phases":
                 values[name] = tuple((symbol, extent) for symbol, extent in value)
             case _:

@@ -47,10 +47,12 @@ typedef struct {
     uint32_t pauses;
 } spin;
 
-/* Pause once; 0 when it is time to sleep. Looks at the clock now and then: pauses take 10 to 140 cycles by CPU. */
+/* Pause once; 0 when it is time to sleep. Looks at the clock now and then (pauses take 10 to 140 cycles by CPU), and lets
+ * others run: the lane that is waited for may be on this very CPU, when something else has the other ones. */
 static int spin_more(spin *s, int64_t limit_ns) {
     cpu_pause();
     if (++s->pauses % PAUSES_PER_CLOCK) return limit_ns > 0;
+    sys_yield();
     int64_t now = sys_now_ns();
     if (!s->since_ns) s->since_ns = now;
     return now - s->since_ns < limit_ns;

@@ -11,7 +11,7 @@
 
 #if defined(__x86_64__)
 enum {
-    NR_read = 0, NR_close = 3, NR_lseek = 8, NR_mmap = 9, NR_mprotect = 10, NR_munmap = 11, NR_sigprocmask = 14,
+    NR_read = 0, NR_close = 3, NR_lseek = 8, NR_mmap = 9, NR_mprotect = 10, NR_munmap = 11, NR_sigprocmask = 14, NR_yield = 24,
     NR_madvise = 28, NR_getpid = 39, NR_clone = 56, NR_arch_prctl = 158, NR_futex = 202, NR_getaffinity = 204,
     NR_clock_gettime = 228, NR_openat = 257
 };
@@ -47,7 +47,7 @@ enum { FP_DEFAULT = 0x1f80 };
 #elif defined(__aarch64__)
 enum {
     NR_openat = 56, NR_close = 57, NR_lseek = 62, NR_read = 63, NR_futex = 98, NR_clock_gettime = 113,
-    NR_getaffinity = 123, NR_sigprocmask = 135, NR_getpid = 172, NR_munmap = 215, NR_clone = 220, NR_mmap = 222,
+    NR_getaffinity = 123, NR_yield = 124, NR_sigprocmask = 135, NR_getpid = 172, NR_munmap = 215, NR_clone = 220, NR_mmap = 222,
     NR_mprotect = 226, NR_madvise = 233
 };
 
@@ -117,6 +117,7 @@ static void *sys_map_file(const char *path, size_t *bytes) {
     return (void *)at;
 }
 
+static void sys_yield(void) { SYS1(NR_yield, 0); }
 static int32_t sys_pid(void) { return (int32_t)SYS1(NR_getpid, 0); }
 
 /* How many CPUs this process may run on (its affinity mask), at least 1. */
