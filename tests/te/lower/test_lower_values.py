@@ -1,0 +1,149 @@
+"""flatten_buffers, widen_half, contract_fma, lower_intrinsics, verify."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import toolchain.te as te
+from toolchain.core.errors import CodegenError
+from toolchain.core.layout import Layout
+from toolchain.core.target import Target
+from toolchain.te.expr import Bin, Call, Ramp
+from toolchain.te.loop_ir import For, Store, block
+from toolchain.te.lower import lower
+from toolchain.te.lower.contract_fma import contract_fma
+from toolchain.te.lower.flatten_buffers import flatten_buffers
+from toolchain.te.lower.lower_intrinsics import lower_intrinsics
+from toolchain.te.lower.place_init import place_init
+from toolchain.te.lower.shared import nodes
+from toolchain.te.lower.verify import verify
+from toolchain.te.lower.widen_half import widen_half
+
+TARGET = Target("test", "x86")
+
+
+def compute(fn, *dtypes: str, n: int = 8) -> te.PrimFunc:
+    inputs = [te.placeholder((n,), dtype, name=f"A{k}") for k, dtype in enumerate(dtypes)]
+    return te.create_schedule(te.compute((n,), lambda i: fn(*(a[i] for a in inputs)), name="C")).func
+
+
+def test_flatten_text(golden):
+    x = te.placeholder((1, 32, 6, 6), name="X")
+    c = te.compute((1, 32, 4, 4), lambda n, ch, y, x_: x[n, ch, y + 2, x_], name="C")
+    s = te.create_schedule(c)
+    s.set_layout(x, Layout.parse("NCHW16c+h1"))
+    golden(te.to_text(flatten_buffers(s.func, TARGET)))
+
+
+LAYOUTS = ["AB", "BA", "AB4b", "BA2a", "AB2a4b", "AB3b2a2b"]
+
+
+@given(shape=st.tuples(st.integers(1, 7), st.integers(1, 9)), a=st.sampled_from(LAYOUTS), c=st.sampled_from(LAYOUTS))
+def test_flatten_keeps_the_result(shape, a, c):
+    x = te.placeholder(shape, name="A")
+    out = te.compute(shape[::-1], lambda i, j: x[j, i] * 2.0, name="C")
+    s = te.create_schedule(out)
+    s.set_layout(x, Layout.parse(a, axes="AB"))
+    s.set_layout(out, Layout.parse(c, axes="AB"))
+    array = {"A": np.arange(shape[0] * shape[1], dtype=np.float32).reshape(shape)}
+    np.testing.assert_array_equal(te.interpret(flatten_buffers(s.func, TARGET), array)["C"], 2 * array["A"].T)
+
+
+def test_half_text(golden):
+    golden(te.to_text(widen_half(compute(lambda a, b: te.select(a < b, te.exp(a) + b, a), "bfloat16", "bfloat16"), TARGET)))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("op", ["+", "-", "*", "/", "max", "min"])
+def test_half_arithmetic_rounds_once(dtype, op):
+    func = compute(lambda a, b: Bin(op, a, b), dtype, dtype, n=256)
+    kind = np.dtype(dtype if dtype == "float16" else ml_dtypes.bfloat16)
+    rng = np.random.default_rng(0)
+    arrays = {f"A{k}": (rng.standard_normal(256) * 10.0 ** rng.integers(-3, 3, 256)).astype(kind) for k in range(2)}
+    want, got = te.interpret(func, arrays)["C"], te.interpret(widen_half(func, TARGET), arrays)["C"]
+    np.testing.assert_array_equal(got, want)
+
+
+def test_fma_text(golden):
+    a, b = te.placeholder((4, 4), name="A"), te.placeholder((4, 4), name="B")
+    k = te.reduce_axis(4, "k")
+    c = te.compute((4, 4), lambda i, j: te.sum(a[i, k] * b[k, j], axis=k), name="C")
+    golden(te.to_text(contract_fma(place_init(te.create_schedule(c).func, TARGET), TARGET)))
+
+
+def test_no_fma_without_the_instruction_nor_on_integers():
+    floats, ints = compute(lambda a, b: a * b + a, "float32", "float32"), compute(lambda a, b: a * b + a, "int32", "int32")
+    assert contract_fma(floats, replace(TARGET, has_fma=False)) is floats
+    assert contract_fma(ints, TARGET) is ints
+    assert any(isinstance(n, Call) and n.name == "fma" for n in nodes(contract_fma(floats, TARGET).body))
+
+
+def test_expansions_share_their_parts():
+    """A chain of functions: the tree doubles at each step, the graph of nodes does not."""
+    def chain(x):
+        for _ in range(6):
+            x = te.tanh(te.sigmoid(x) + x)
+        return x
+
+    lowered = lower_intrinsics(compute(chain, "float32"), TARGET)
+    assert sum(1 for _ in nodes(lowered.body)) < 1000
+    assert not any(isinstance(n, Call) and n.name in ("tanh", "sigmoid", "exp") for n in nodes(lowered.body))
+
+
+@pytest.mark.parametrize("name,low,high,ulps", [
+    ("exp", -110, 95, 1), ("log", 0, 1e6, 1), ("tanh", -10, 10, 5), ("sigmoid", -80, 80, 3), ("erf", -5, 5, 1),
+    ("sin", -100, 100, 1), ("cos", -100, 100, 1), ("atan", -50, 50, 1), ("asin", -1, 1, 1), ("acos", -1, 1, 1),
+    ("sinh", -80, 80, 1), ("cosh", -80, 80, 1),
+])
+def test_the_expansions_themselves_in_the_interpreter(name, low, high, ulps):
+    """What the pass writes, run by NumPy: the same polynomials the machine runs (tests/targets compare those)."""
+    n = 512
+    func = lower_intrinsics(compute(getattr(te, name), "float32", n=n), TARGET)
+    x = np.linspace(low, high, n, dtype=np.float32)
+    want = te.interpret(compute(getattr(te, name), "float64", n=n), {"A0": x.astype(np.float64)})["C"]
+    with np.errstate(over="ignore"):
+        rounded = want.astype(np.float32)
+    got = te.interpret(func, {"A0": x})["C"]
+    inside = np.isfinite(rounded)
+    np.testing.assert_array_equal(got[~inside], rounded[~inside])
+    error = np.abs(got[inside] - want[inside]) / np.spacing(np.abs(rounded[inside])).astype(np.float64)
+    assert error.max() <= ulps + 0.5           # half an ulp more: without fma the polynomials round more often
+
+
+def test_functions_of_integers_are_refused():
+    with pytest.raises(CodegenError, match="exp of int32"):
+        lower_intrinsics(compute(te.exp, "int32"), TARGET)
+    with pytest.raises(CodegenError, match="pow of int32"):
+        lower_intrinsics(compute(te.pow, "int32", "int32"), TARGET)
+
+
+def test_verify_names_what_is_wrong():
+    func = compute(lambda a: a + 1.0, "float32")
+    assert isinstance(func.body, For)
+    twice = replace(func, body=block(func.body, func.body))
+    with pytest.raises(CodegenError, match=r"kernel main: loop variable i is not unique"):
+        verify(twice)
+    with pytest.raises(CodegenError, match="i used outside of its loop"):
+        verify(replace(func, body=func.body.body))
+    with pytest.raises(CodegenError, match="C has no buffer"):
+        verify(replace(func, buffers={t: b for t, b in func.buffers.items() if t.name != "C"}))
+    store = func.body.body
+    assert isinstance(store, Store)
+    with pytest.raises(CodegenError, match="float64 stored to C, which is float32"):
+        verify(replace(func, body=replace(func.body, body=replace(store, value=te.const(1.0, "float64")))))
+    with pytest.raises(CodegenError, match="lanes before vectorize_loops"):
+        verify(replace(func, body=replace(func.body, body=replace(store, index=(Ramp(te.index(0), 1, 4),)))))
+
+
+def test_dumps_one_file_per_pass(tmp_path):
+    lower(compute(lambda a: te.exp(a), "float32"), TARGET, dump=tmp_path)
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names[0] == "00.scheduled.txt"
+    assert names[-1].endswith(".contract_fma.txt")
+    assert (tmp_path / names[0]).read_text().startswith("main(A0: float32[8]) -> (C: float32[8]):")
