@@ -3,7 +3,7 @@
  * So a model's shared library imports nothing: it links without a sysroot, loads beside glibc of any version or musl, and the
  * same code serves a static runner on a board. The price is a rule: worker threads are made by clone() and own no C library
  * state (no errno, no thread-local storage), so they must run kernels only, and every signal is blocked in them.
- * TC_HOSTED swaps clone() for pthreads: race detectors only follow those. Called from pool.h and model.h alone. */
+ * TC_HOSTED takes threads and memory from the C library instead: race detectors only follow those. */
 #ifndef TC_SYS_H
 #define TC_SYS_H
 #include <stddef.h>
@@ -91,17 +91,26 @@ enum { FP_DEFAULT = 0 };
 
 static inline int sys_failed(long result) { return (unsigned long)result > -4096UL; }
 
+#if defined(TC_HOSTED)
+#include <sys/mman.h>
+#define os_map(bytes, protection, flags, fd) (long)mmap(NULL, bytes, protection, flags, (int)(fd), 0)
+#define os_unmap munmap
+#else
+#define os_map(bytes, protection, flags, fd) SYS6(NR_mmap, 0, bytes, protection, flags, fd, 0)
+#define os_unmap(at, bytes) SYS2(NR_munmap, at, bytes)
+#endif
+
 /* Zeroed pages, or NULL. From 4 MiB on the pages are huge where the system has them: fewer TLB misses. */
 static void *sys_map(size_t bytes) {
     enum { READ_WRITE = 3, PRIVATE_ANONYMOUS = 0x22, ADVISE_HUGE = 14 };
-    long at = SYS6(NR_mmap, 0, bytes, READ_WRITE, PRIVATE_ANONYMOUS, -1, 0);
+    long at = os_map(bytes, READ_WRITE, PRIVATE_ANONYMOUS, -1);
     if (sys_failed(at)) return NULL;
     if (bytes >= (4u << 20)) SYS3(NR_madvise, at, bytes, ADVISE_HUGE);
     return (void *)at;
 }
 
 static void sys_unmap(void *at, size_t bytes) {
-    if (at) SYS2(NR_munmap, at, bytes);
+    if (at) os_unmap(at, bytes);
 }
 
 /* Map a whole file for reading. Returns NULL when it cannot be opened; an empty file maps to NULL too. */
@@ -110,7 +119,7 @@ static void *sys_map_file(const char *path, size_t *bytes) {
     long fd = SYS4(NR_openat, AT_CWD, path, READ_ONLY_CLOEXEC, 0);
     if (sys_failed(fd)) return NULL;
     long size = SYS3(NR_lseek, fd, 0, SEEK_TO_END);
-    long at = size > 0 ? SYS6(NR_mmap, 0, size, READ, PRIVATE, fd, 0) : -1;
+    long at = size > 0 ? os_map((size_t)size, READ, PRIVATE, fd) : -1;
     SYS1(NR_close, fd);
     if (sys_failed(at)) return NULL;
     *bytes = (size_t)size;
