@@ -79,6 +79,21 @@ def growing(b: Builder) -> tuple[str, ...]:
     return (b.node("Add", b.conv(b.input(1, 8, 4, 4), 8), b.input(3, 8, 4, 4)),)
 
 
+def broadcast_gate(b: Builder) -> tuple[str, ...]:
+    """Inside the group of Mul the Sigmoid would be computed once per pixel."""
+    gate = b.node("Sigmoid", b.node("Neg", b.input(1, 8, 1, 1)))
+    return (b.node("Relu", b.node("Mul", b.input(1, 8, 6, 6), gate)),)
+
+
+def enlarged(b: Builder) -> tuple[str, ...]:
+    y = b.node("Tanh", b.input(1, 8, 4, 4))
+    return (b.node("Relu", b.node("Resize", y, "", b.const([1.0, 1.0, 2.0, 2.0]), mode="nearest")),)
+
+
+def padded(b: Builder) -> tuple[str, ...]:
+    return (b.node("Relu", b.node("Pad", b.node("Tanh", b.input(1, 8, 4, 4)), b.ints(0, 0, 1, 1, 0, 0, 1, 1))),)
+
+
 GROUPS: dict[str, tuple[Case, list[str]]] = {
     "residual": (residual, ["Conv+Relu", "Conv+Relu", "Conv", "Conv+Add+Relu"]),
     "diamond": (diamond, ["Conv+Sigmoid+Mul"]),
@@ -90,6 +105,9 @@ GROUPS: dict[str, tuple[Case, list[str]]] = {
     "views": (views, ["MatMul+Relu", "Reshape", "Transpose+Neg"]),
     "output_inside": (output_inside, ["Exp", "Neg"]),
     "concat": (concat, ["Exp", "Neg", "Concat", "Relu"]),
+    "broadcast_gate": (broadcast_gate, ["Neg+Sigmoid", "Mul+Relu"]),
+    "enlarged": (enlarged, ["Tanh", "Resize+Relu"]),
+    "padded": (padded, ["Tanh+Pad+Relu"]),
     "growing": (growing, ["Conv", "Add"]),
 }
 
@@ -183,3 +201,12 @@ def test_reshape_of_a_value_with_a_halo_is_a_kernel() -> None:
     halo = {x: graph.types[x].with_layout(Layout.parse("NCHW+h1"))}
     assert fused_ops(fuse_operators(graph)) == ["Relu", "Conv", "Reshape", "Neg"]
     assert fused_ops(fuse_operators(graph.edit({}, types=halo))) == ["Relu", "Conv", "Reshape+Neg"]
+
+
+def test_keys_hold_the_contents_of_longer_constants() -> None:
+    keys = []
+    for last in (7, 8):
+        b = Builder()
+        (node,) = fuse_operators(b.graph(b.node("Gather", b.input(9, 2), b.ints(0, 1, 2, 3, 4, 5, 6, 7, 8, last)))).nodes
+        keys.append(canonical(node.attrs["body"])[1])
+    assert keys[0] != keys[1]

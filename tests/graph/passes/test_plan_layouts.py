@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from layout_fakes import BLOCKED, BLOCKED_HALO, conv_options
-from pass_graphs import Builder, assert_same, ops
+from pass_graphs import Builder, assert_same, ops, random_graphs
 
 from toolchain.core.errors import InternalError
 from toolchain.core.layout import Layout
@@ -18,6 +18,7 @@ from toolchain.graph.ir import Graph, Node
 from toolchain.graph.passes import ANY, LayoutOption, plan_layouts
 from toolchain.graph.passes.layout_options import base, broadcast_layout
 from toolchain.graph.passes.pbqp import Problem
+from toolchain.graph.passes.plan_layouts import LayoutProblem, alternatives
 from toolchain.graph.text import to_text
 
 
@@ -152,6 +153,27 @@ def test_broadcast_layout(shape: tuple[int, ...], left: str | None) -> None:
 def test_base_ignores_halo_and_letters() -> None:
     assert base(BLOCKED_HALO) == base(BLOCKED) == base(Layout.parse("ABCD8b"))
     assert base(Layout.parse("NCHW+h2")) is base(None) is None
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(random_graphs(max_nodes=7))
+def test_choice_is_the_best_of_all(graph: Graph) -> None:
+    """Against every combination; 2 % are allowed for the preference of late conversions."""
+    problem = LayoutProblem(graph, alternatives(graph, conv_options), bytes_per_us=1000.0, conversion_us=0.1)
+    found = problem.cost(problem.improve(problem.solve()))
+    sizes = [range(len(a)) for a in problem.alternatives.values()]
+    assume(np.prod([len(s) for s in sizes]) <= 5000)
+    best = min(problem.cost(dict(zip(problem.alternatives, choice))) for choice in itertools.product(*sizes))
+    assert found <= 1.02 * best + 1e-9
+
+
+def test_conversions_come_late_in_elementwise_chains() -> None:
+    """Two plain readers behind a chain: the chain stays with the convolution, one conversion serves both."""
+    b = Builder()
+    y = b.node("Tanh", b.node("Relu", b.conv(b.input(1, 8, 8, 8), 8)))
+    graph = b.graph(b.node("Softmax", y), b.node("LogSoftmax", y))
+    after = plan_layouts(graph, conv_options, conversion_us=0.01)
+    assert ops(after) == ["Layout", "Conv", "Relu", "Tanh", "Layout", "Softmax", "LogSoftmax"]
 
 
 def brute_force(vertices: list[list[float]], edges: dict[tuple[int, int], np.ndarray]) -> float:

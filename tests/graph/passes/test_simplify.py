@@ -37,6 +37,15 @@ def _gelu_tanh(b: Builder, x: str) -> str:
     return b.node("Mul", b.node("Mul", b.const(0.5), x), b.node("Add", tanh, b.const(1.0)))
 
 
+def _hard_sigmoid(b: Builder, x: str) -> str:
+    return b.node("Div", b.node("Clip", b.node("Add", x, b.const(3.0)), b.const(0.0), b.const(6.0)), b.const(6.0))
+
+
+def _hard_swish(b: Builder, x: str) -> str:
+    clip = b.node("Clip", b.node("Add", b.const(3.0), x), b.const(0.0), b.const(6.0))
+    return b.node("Mul", b.node("Mul", x, clip), b.const(1 / 6))
+
+
 REWRITES: dict[str, tuple[Case, list[str]]] = {
     "squeeze": (lambda b, x: b.node("Relu", b.node("Squeeze", x, b.ints(0))), ["Reshape", "Relu"]),
     "flatten": (lambda b, x: b.node("Flatten", b.node("Unsqueeze", x, b.ints(0)), axis=1), ["Reshape"]),
@@ -82,6 +91,8 @@ REWRITES: dict[str, tuple[Case, list[str]]] = {
         lambda b, x: b.node("Gemm", b.node("Reshape", x, b.ints(8, 16)), b.input(8, 3), transA=1, alpha=0.5),
         ["Reshape", "Transpose", "Mul", "MatMul"]),
     "layer_norm": (lambda b, x: layer_norm(b, x, b.weight(4), b.weight(1, 4)), ["LayerNormalization"]),
+    "hard_sigmoid": (_hard_sigmoid, ["HardSigmoid"]),
+    "hard_swish": (_hard_swish, ["HardSwish"]),
     "gelu": (_gelu, ["Gelu"]),
     "gelu_tanh": (_gelu_tanh, ["Gelu"]),
 }
@@ -109,6 +120,8 @@ LEFT_ALONE: dict[str, Case] = {
     "padded_with_one": lambda b, x: b.conv(b.node("Pad", x, b.ints(*SPATIAL), b.const(1.0)), 4, 3),
     "zero_padded_max_pool": lambda b, x: b.node(
         "MaxPool", b.node("Pad", x, b.ints(*SPATIAL)), kernel_shape=(3, 3)),
+    "clip_at_five": lambda b, x: b.node(
+        "Mul", b.node("Clip", b.node("Add", x, b.const(3.0)), b.const(0.0), b.const(5.0)), b.const(1 / 6)),
     "clip_at_one": lambda b, x: b.node("Clip", x, b.const(0.0), b.const(1.0)),
     "resize": lambda b, x: b.node("Resize", x, "", b.const([1.0, 1.0, 2.0, 2.0]), mode="nearest"),
     "mean": lambda b, x: b.node("ReduceMean", x, b.ints(2, 3), keepdims=1),

@@ -30,9 +30,9 @@ def canonical(body: Graph) -> tuple[Graph, str]:
 
 
 def _contents(body: Graph) -> list[str]:
-    """What the text form leaves out or rounds: longer arrays, and all of floats, as bytes."""
+    """What the text form leaves out: longer arrays, as bytes."""
     arrays = dict(body.params)
     for node in body.nodes:
         arrays.update({f"{node.output}.{k}": a for k, a in node.attrs.items() if isinstance(a, np.ndarray)})
-    hidden = {name: a for name, a in arrays.items() if a.size > SHORT or a.dtype.kind == "f"}
+    hidden = {name: a for name, a in arrays.items() if a.size > SHORT}
     return [f"{name} = {a.dtype}{a.shape} {a.tobytes().hex()}\n" for name, a in hidden.items()]

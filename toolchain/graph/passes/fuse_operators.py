@@ -29,6 +29,10 @@ ALONE = frozenset({"Concat"})
 """Never fused by default: Concat alone is one copy per operand, fused it is a chain of selects per element."""
 
 
+ONCE_EACH = frozenset({"Pad", "Concat", "Layout"})
+"""Outputs may be larger than operands, but no element is read twice."""
+
+
 def fuse_operators(graph: Graph, alone: frozenset[str] = ALONE) -> Graph:
     """Group nodes into `Fused` nodes, whose bodies become one kernel each. Views and control flow stay as they are.
 
@@ -38,8 +42,9 @@ def fuse_operators(graph: Graph, alone: frozenset[str] = ALONE) -> Graph:
        shape and layout. Of two that meet in one Add, the later one does: the earlier result is there by then.
     2. injective operators join the injective ones behind them.
     3. reductions take up injective operators before them.
-    A group always ends in one node that every path from its members leads through (a post-dominator), so it has one output,
-    computes nothing twice, and cannot be part of a cycle. Opaque operators and those of `alone` get a Fused of their own.
+    A group always ends in one node that every path from its members leads through (a post-dominator), so it has one output
+    and cannot be part of a cycle. Nothing is computed twice: what a member broadcasts or enlarges stays outside its group.
+    Opaque operators and those of `alone` get a Fused of their own.
 
     Scalars and small steering constants (axes, bounds, scales) go into the body; weights and biases are inputs. A Fused node
     has the sources of all its members. Needs: layouts planned, dead code gone.
@@ -71,6 +76,14 @@ class _Groups:
 
     def sink(self, node: Node) -> Node:
         return self.members[node][-1]
+
+    def _repeats(self, node: Node, members: set[Node]) -> bool:
+        """Whether a member reads elements that members compute several times each: broadcast, gathered, enlarged."""
+        if node.op in ONCE_EACH:
+            return False
+        types = self.graph.types
+        inside = [i for i in node.inputs if i and self.graph.producer(i) in members]
+        return any(types[i].elements < types[node.output].elements for i in inside)
 
     def is_injective(self, node: Node) -> bool:
         """Whether the node is in a group of injective nodes only."""
@@ -126,7 +139,7 @@ class _Groups:
         """One group of all groups of `nodes`, unless it would be too large."""
         merged = {m for node in nodes for m in self.members[node]}
         reads = {i for m in merged for i in m.inputs if i} - {o for m in merged for o in m.outputs}
-        if len(merged) > MAX_NODES or len(reads) > MAX_INPUTS:
+        if len(merged) > MAX_NODES or len(reads) > MAX_INPUTS or any(self._repeats(m, merged) for m in merged):
             return False
         ordered = sorted(merged, key=self.position.__getitem__)
         for member in ordered:

@@ -27,6 +27,9 @@ from toolchain.graph.passes.rewriting import used_only
 from toolchain.graph.passes.views import could_be_view
 
 BYTES_PER_US = 10_000.0     # a conversion reads and writes at about 10 GB/s: strided on one side, usually out of cache
+LATE = 1.01                 # a conversion costs more before an elementwise node than behind: such a node joins its producer
+NEVER = 1e15                # the cost of what cannot be
+MAX_SHARED = 4              # layouts of one value whose sharing is modelled exactly: 2**4 sets of them
 CONVERSION_US = 1.0         # and is one more operator to start
 
 
@@ -43,10 +46,10 @@ def plan_layouts(
     layout). Graph inputs and outputs stay plain. Halos wished by readers are merged per side, and given to the value
     itself, unless it is a graph input or output, a view, or made by control flow: then to a copy.
 
-    The choice is a partitioned Boolean quadratic problem (pbqp.py), improved node by node under the true cost, where a
-    conversion that several readers share is paid once. Needs: no layouts planned yet.
+    The choice is a partitioned Boolean quadratic problem (pbqp.py), then improved node by node. Needs: no layouts planned
+    yet.
     """
-    plan = _Plan(graph, _alternatives(graph, options), bytes_per_us, conversion_us)
+    plan = LayoutProblem(graph, alternatives(graph, options), bytes_per_us, conversion_us)
     choice = plan.improve(plan.solve())
     if not any(_says_something(plan.alternatives[node][choice[node]]) for node in graph.nodes):
         return graph
@@ -57,7 +60,7 @@ def _says_something(option: LayoutOption) -> bool:
     return any(layout is not None for layout in (*option.inputs, *option.outputs))
 
 
-def _alternatives(graph: Graph, options: Options) -> dict[Node, tuple[LayoutOption, ...]]:
+def alternatives(graph: Graph, options: Options) -> dict[Node, tuple[LayoutOption, ...]]:
     """At least one option per node; those of nodes that follow their data come from the layouts others propose."""
     given = {node: tuple(options(node, graph)) for node in graph.nodes}
     proposed: dict[int, dict[BASE, Layout]] = {}
@@ -89,7 +92,7 @@ def _check(node: Node, option: LayoutOption) -> None:
 Choice = dict[Node, int]
 
 
-class _Plan:
+class LayoutProblem:
     """Alternatives of every node and what they cost together."""
 
     def __init__(
@@ -124,49 +127,60 @@ class _Plan:
         return self._sizes[key]
 
     def solve(self) -> Choice:
-        """The choice by pairwise costs: each reader pays for its own conversion."""
+        """The choice of least cost, exact where the problem reduces (pbqp.py)."""
         problem = Problem()
         vertex = {}
         for node, found in self.alternatives.items():
-            vertex[node] = problem.add_vertex([o.cost + self._at_the_ends(node, o) for o in found])
+            vertex[node] = problem.add_vertex([o.cost + self._at_the_end(node, o) for o in found])
         for value, readers in self.readers.items():
-            if value not in self.makers:
+            have: list[Layout | None] = [None]
+            if value in self.makers:
+                node, n = self.makers[value]
+                maker, have = vertex[node], [o.outputs[n] for o in self.alternatives[node]]
+            else:
+                maker = problem.add_vertex([0.0])
+            wants = [[o.inputs[k] for o in self.alternatives[reader]] for reader, k in readers]
+            kinds = {self._kind(value, want): want for found in wants for want in found}
+            if len(readers) > 1 and 1 < len(kinds) <= MAX_SHARED:
+                self._add_shared(problem, value, maker, have, kinds, [vertex[reader] for reader, _ in readers], wants)
                 continue
-            maker, n = self.makers[value]
-            for reader, k in readers:
-                costs = self._edge_costs(value, maker, n, reader, k)
+            for (reader, _), asked in zip(readers, wants):
+                factor = LATE if is_elementwise(reader) else 1.0
+                known = {self._kind(value, w): [factor * self.conversion(value, h, w) for h in have] for w in asked}
+                costs = np.array([known[self._kind(value, w)] for w in asked]).T
                 if costs.any():
-                    problem.add_edge(vertex[maker], vertex[reader], costs)
-        return dict(zip(vertex, problem.solve(), strict=True))
+                    problem.add_edge(maker, vertex[reader], costs)
+        chosen = problem.solve()
+        return {node: chosen[v] for node, v in vertex.items()}
 
-    def _edge_costs(self, value: str, maker: Node, n: int, reader: Node, k: int) -> np.ndarray:
-        """Conversion costs by alternatives of maker and reader; slightly more before an elementwise node than behind it, as
-        such a node joins its producer's kernel for nothing."""
-        known: dict[tuple[BASE, BASE], float] = {}
-        factor = 1.01 if is_elementwise(reader) else 1.0
-        rows = []
-        for have in (o.outputs[n] for o in self.alternatives[maker]):
-            row = []
-            for want in (o.inputs[k] for o in self.alternatives[reader]):
-                key = base(have), base(want)
-                if key not in known:
-                    known[key] = factor * self.conversion(value, have, want)
-                row.append(known[key])
-            rows.append(row)
-        return np.array(rows)
+    def _add_shared(
+        self, problem: Problem, value: str, maker: int, have: list[Layout | None],
+        kinds: dict[tuple[BASE, bool], Layout | None], readers: list[int], wants: list[list[Layout | None]],
+    ) -> None:
+        """A vertex between a value's maker and its readers, whose alternatives are the sets of layouts it is made in: what
+        several readers want is paid once, and a reader finds only what was made."""
+        made = [[k for n, k in enumerate(kinds) if bits >> n & 1] for bits in range(1, 2 ** len(kinds))]
+        hub = problem.add_vertex([0.0] * len(made))
+        paid = self._kind(value, None) if value in self.outputs else None
+        price = {k: [0.0 if k == paid else self.conversion(value, h, want) for h in have] for k, want in kinds.items()}
+        costs = [[sum(price[k][h] for k in found) for found in made] for h in range(len(have))]
+        problem.add_edge(maker, hub, np.array(costs))
+        for reader, found in zip(readers, wants):
+            rows = {k: [0.0 if k in there else NEVER for there in made] for k in kinds}
+            problem.add_edge(hub, reader, np.array([rows[self._kind(value, want)] for want in found]).T)
 
-    def _at_the_ends(self, node: Node, option: LayoutOption) -> float:
-        """Conversions of graph inputs and to graph outputs."""
-        total = 0.0
-        for name, layout in zip(node.inputs, option.inputs):
-            if name and name not in self.makers and not self.graph.is_constant(name):
-                total += self.conversion(name, None, layout)
-        for name, layout in zip(node.outputs, option.outputs):
-            total += self.conversion(name, layout, None) if name in self.outputs else 0.0
-        return total
+    def _kind(self, value: str, want: Layout | None) -> tuple[BASE, bool]:
+        """What tells wishes for a value apart: the base, and the halo where the value cannot have one of its own."""
+        fixed = value in self.inputs or value in self.outputs
+        return base(want), fixed and want is not None and want.has_halo
+
+    def _at_the_end(self, node: Node, option: LayoutOption) -> float:
+        """Conversions to graph outputs."""
+        made = zip(node.outputs, option.outputs)
+        return sum(self.conversion(name, layout, None) for name, layout in made if name in self.outputs)
 
     def improve(self, choice: Choice, rounds: int = 3) -> Choice:
-        """Change one node at a time while the true cost, with shared conversions, falls."""
+        """Change one node at a time while the cost around it falls: in order, so conversions move behind whole chains."""
         for _ in range(rounds):
             changed = False
             for node, found in self.alternatives.items():
@@ -184,9 +198,16 @@ class _Plan:
                 break
         return choice
 
+    def cost(self, choice: Choice) -> float:
+        """Microseconds of all nodes and conversions."""
+        nodes = sum(found[choice[node]].cost for node, found in self.alternatives.items())
+        return nodes + sum(self._value_cost(v, choice) for v in dict.fromkeys((*self.readers, *self.makers)))
+
     def _cost_around(self, node: Node, choice: Choice) -> float:
-        values = {name for name in (*node.inputs, *node.outputs) if name and not self.graph.is_constant(name)}
-        return self.alternatives[node][choice[node]].cost + sum(self._value_cost(v, choice) for v in sorted(values))
+        read = dict.fromkeys(name for name in node.inputs if name and not self.graph.is_constant(name))
+        before = sum(self._value_cost(name, choice) for name in read)
+        after = sum(self._value_cost(name, choice) for name in node.outputs if name)
+        return self.alternatives[node][choice[node]].cost + (LATE if is_elementwise(node) else 1.0) * before + after
 
     def _value_cost(self, value: str, choice: Choice) -> float:
         """All conversions of one value, each once."""

@@ -175,8 +175,31 @@ def _is_tanh_argument(value: str, x: str, state: Rewriting) -> bool:
     return powers == [x, x, x] and math.isclose(factor, TANH_CUBE, rel_tol=1e-4)
 
 
+def recognize_hard_swish(node: Node, state: Rewriting) -> Sequence[Node] | None:
+    """clip(x + 3, 0, 6) / 6 -> HardSigmoid(x), and times x -> HardSwish(x): no division, one pass less.
+
+    x * Clip(x + 3, 0, 6) / 6   ->   HardSwish(x)              Clip(x + 3, 0, 6) / 6   ->   HardSigmoid(x, 1/6, 0.5)
+    """
+    number, values = _factors(node, state)
+    if not math.isclose(number, 1 / 6, rel_tol=1e-6) or len(values) not in (1, 2):
+        return None
+    for gate in values:
+        clip = state.made_by(gate, "Clip")
+        bounds = [state.uniform(i) if i else None for i in clip.inputs[1:]] if clip else []
+        sum_ = state.made_by(clip.inputs[0], "Add") if clip and bounds == [0.0, 6.0] else None
+        pair = other_operand(sum_, state) if sum_ else None
+        if pair is None or state.uniform(pair[1]) != 3.0 or state.types[pair[0]] != state.types[node.output]:
+            continue
+        x = pair[0]
+        if len(values) == 1:
+            return [replace(node, op="HardSigmoid", inputs=(x,), attrs={"alpha": 1 / 6, "beta": 0.5})]
+        if sorted(values) == sorted([x, gate]):
+            return [replace(node, op="HardSwish", inputs=(x,), attrs={})]
+    return None
+
+
 RECOGNIZE_RULES: Mapping[str, Sequence[Rule]] = {
-    "Div": (recognize_layer_normalization,),
-    "Mul": (recognize_gelu, scale_layer_normalization),
+    "Div": (recognize_layer_normalization, recognize_hard_swish),
+    "Mul": (recognize_gelu, recognize_hard_swish, scale_layer_normalization),
     "Add": (shift_layer_normalization,),
 }
