@@ -8,16 +8,14 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 MAX_SHOWN = 20
 WIDTH = 100                     # characters of a source line shown at most
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """One error: where (line and column from 0, `length` characters), at which key, what is wrong and how to fix it."""
 
     line: int
@@ -71,4 +69,6 @@ def _screen(problem: Problem, line: str, name: str) -> str:
 
 def _cells(text: str) -> int:
     """Columns of a terminal that `text` takes: wide characters take two, combining ones none."""
+    import unicodedata  # a screen of events imports this module for `printable` only
+
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

@@ -15,7 +15,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, Union, dataclass_transform, get_args, get_origin
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 TargetKind = Literal["x86", "aarch64", "riscv64", "wasm32", "cuda", "opencl", "vta"]
@@ -334,14 +334,13 @@ class Device(Section):
     cool_below_c: float | None = key("wait before measuring until the hottest sensor is below this", default=None, gt=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Build:
+class Build(NamedTuple):
     """One artifact to make. Its name is what users type: "resnet18@x86", "resnet18@x86.int8"."""
 
     model: str
     target: str
     precision: Precision = "fp32"
-    tune: Tune = field(default_factory=Tune)
+    tune: Tune = Tune()
 
     @property
     def name(self) -> str:

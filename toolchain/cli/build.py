@@ -63,11 +63,11 @@ def exports_of(project: Project, tasks: Sequence[BuildTasks]) -> dict[Path, Task
 
 def execute(
     project: Project, goals: Mapping[str, Sequence[Task]], exports: Mapping[Path, Task] | None = None, *,
-    jobs: int | None = None, keep_going: bool = False, json: bool = False, noun: str = "builds",
+    jobs: int | None = None, keep_going: bool = False, json: bool = False, noun: str = "builds", is_result: bool = True,
 ) -> Build:
     """Run the tasks of `goals` (what the user asked for -> the tasks it takes), shown on the right screen."""
     screen = make_screen({name: [t.name for t in tasks] for name, tasks in goals.items()}, json=json, settings=settings(),
-                         term=os.environ.get("TERM", ""), noun=noun)
+                         term=os.environ.get("TERM", ""), noun=noun, is_result=is_result)
     store = Store(settings().store)
     try:
         executor = Executor(store, project.folder, jobs=jobs, keep_going=keep_going, on_event=screen.take, preload=PRELOAD)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 from toolchain.build.deployfile import Build, Deployfile
 from toolchain.build.load import NAME, STATE, load_deployfile
@@ -17,8 +17,7 @@ from toolchain.core.suggest import did_you_mean
 from toolchain.tasks.plan import BuildTasks, plan
 
 
-@dataclass(frozen=True, slots=True)
-class Project:
+class Project(NamedTuple):
     """A deployfile and the folder its relative paths start from."""
 
     file: Path

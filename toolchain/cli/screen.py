@@ -13,8 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TextIO
+from typing import Any, NamedTuple, Protocol, TextIO
 
 from toolchain.build.caret import printable
 from toolchain.build.events import (
@@ -41,8 +40,7 @@ SHOWN_RUNNING = 8
 CODES = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
 
 
-@dataclass(frozen=True, slots=True)
-class Style:
+class Style(NamedTuple):
     """How to write to one stream: with colour, with animation, and how wide."""
 
     colour: bool
@@ -238,13 +236,16 @@ class Live(Plain):
         return Group(*lines)
 
 
-def make_screen(goals: Goals, *, json: bool, settings: Settings, term: str, noun: str = "builds") -> Screen:
-    """The screen for this process's standard streams. `goals`: what the user asked for -> names of the tasks it takes."""
+def make_screen(
+    goals: Goals, *, json: bool, settings: Settings, term: str, noun: str = "builds", is_result: bool = True,
+) -> Screen:
+    """The screen for this process's standard streams. goals: what the user asked for -> names of the tasks it takes.
+    is_result: the summary is what the command was run for, and goes to standard output."""
     if json:
         return JsonLines(sys.stdout)
     style = style_of(sys.stderr, settings, term)
     kind: Callable[..., Screen] = Live if style.animate else Plain
-    return kind(goals, sys.stdout, sys.stderr, style, github=settings.github, noun=noun)
+    return kind(goals, sys.stdout if is_result else sys.stderr, sys.stderr, style, github=settings.github, noun=noun)
 
 
 def failure_text(failure: TaskFailed, style: Style) -> str:

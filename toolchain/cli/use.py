@@ -218,7 +218,8 @@ def verify_command(names: tuple[str, ...], file: Path | None, folder: Path | Non
 
     project = open_project(file, folder)
     tasks = project.tasks(names)
-    built = execute(project, {b.name: (b.verify,) for b in tasks}, jobs=jobs, keep_going=True, json=as_json)
+    built = execute(project, {b.name: (b.verify,) for b in tasks}, jobs=jobs, keep_going=True, json=as_json,
+                    is_result=False)
     report = collect(tasks, built.artifacts)
     show_report(report, as_json=as_json)
     return built.exit_code
@@ -254,7 +255,7 @@ def report_command(
     project = with_rivals(open_project(file, folder), against)
     tasks = project.tasks(names)
     goals = {b.name: (b.module, b.verify, b.measure) for b in tasks}
-    built = execute(project, goals, exports_of(project, tasks), keep_going=True)
+    built = execute(project, goals, exports_of(project, tasks), keep_going=True, is_result=False)
     report = collect(tasks, built.artifacts)
     last = project.state / "report.json"
     limit = project.deployfile.report.fail_on_regression if limit is None else limit
@@ -277,7 +278,7 @@ def with_rivals(project: Project, against: str | None) -> Project:
             raise UsageError(f"no rival '{name}'", fix=did_you_mean(name, RIVALS))
     chosen: Any = tuple(names)
     deployfile = project.deployfile
-    return replace(project, deployfile=replace(deployfile, report=replace(deployfile.report, against=chosen)))
+    return project._replace(deployfile=replace(deployfile, report=replace(deployfile.report, against=chosen)))
 
 
 def read_report(path: Path) -> Report | None:
