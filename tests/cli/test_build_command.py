@@ -72,7 +72,8 @@ def test_a_bug_in_a_step_says_so(project, capsys):
     (project / "one.onnx").write_text("crash")
     code, _, err = run(capsys, "build", "one@x86")
     assert code == 1
-    assert "ZeroDivisionError" in err
+    assert "\nthis is a bug in the toolchain: link:one@x86\n  task 'link:one@x86': ZeroDivisionError: " in err
+    assert "division by zero\n  log: .tc/runs/" in err and "Traceback" not in err
 
 
 def test_failed_verification_exits_3(project, capsys):

@@ -30,7 +30,6 @@ from toolchain.cli.screen import (
     Style,
     annotation,
     cut,
-    exit_code,
     is_user_error,
     seconds,
     size,
@@ -183,8 +182,8 @@ def test_cut():
 
 
 def test_error_classes():
-    assert is_user_error("CodegenError") and not is_user_error("ZeroDivisionError") and not is_user_error("InternalError")
-    assert (exit_code("VerificationError"), exit_code("ZeroDivisionError")) == (3, 1)
+    assert is_user_error("CodegenError") and is_user_error("LimitExceeded")
+    assert not is_user_error("BugError") and not is_user_error("InternalError")
 
 
 @pytest.mark.parametrize("columns", ["24", "120"])

@@ -34,7 +34,7 @@ from toolchain.build.folders import remove_tree
 from toolchain.build.task import Input, Result
 from toolchain.core.artifact import Artifact
 from toolchain.core.digest import canonical_json
-from toolchain.core.errors import TaskError, ToolchainError
+from toolchain.core.errors import BugError, TaskError, ToolchainError
 
 Report = Callable[[float, float, str], None]
 
@@ -160,7 +160,7 @@ def _typed(error: Exception, work: Work) -> ToolchainError:
     if (full := disk_full(error, _where(work))) is not None:
         return full
     traceback.print_exception(error)
-    return TaskError(f"{type(error).__name__}: {error}", where=_where(work), fix=f"see {work.log}")
+    return BugError(f"{type(error).__name__}: {error}", where=_where(work), fix=f"see {work.log}")
 
 
 def disk_full(error: BaseException, where: str) -> TaskError | None:

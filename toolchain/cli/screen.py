@@ -252,11 +252,10 @@ def failure_text(failure: TaskFailed, style: Style) -> str:
     """A failed task with all that helps: the error, its place, the fix, the log, the reproduction."""
     head = f"{'failed' if is_user_error(failure.error) else 'this is a bug in the toolchain'}: {printable(failure.task)}"
     what = f"{failure.where}: {failure.what}" if failure.where else failure.what
-    if not is_user_error(failure.error):
-        what = f"{failure.error}: {what}"
     rows = [style.paint(head, "red"), *(f"  {printable(line)}" for line in what.split("\n"))]
     repro = failure.repro and f"{failure.repro}/run.sh"
-    for word, value in (("fix", failure.fix), ("log", near(failure.log)), ("reproduce", near(repro))):
+    fix = failure.fix if failure.fix != f"see {failure.log}" else ""
+    for word, value in (("fix", fix), ("log", near(failure.log)), ("reproduce", near(repro))):
         if value:
             rows.append(f"  {word}: {printable(value)}")
     return "\n".join(rows)
@@ -289,15 +288,9 @@ def annotation(failure: TaskFailed) -> str:
 
 
 def is_user_error(error: str) -> bool:
-    """Whether the class of that name is one of ToolchainError's: a person can act on it. Everything else is our bug."""
-    kind = getattr(errors, error, None)
-    return isinstance(kind, type) and issubclass(kind, errors.ToolchainError)
-
-
-def exit_code(error: str) -> int:
-    """The exit code of a failed task's error class."""
-    kind = getattr(errors, error, None)
-    return kind.exit_code if isinstance(kind, type) and issubclass(kind, errors.ToolchainError) else 1
+    """Whether the class of that name is one a person can act on. Everything else is our bug."""
+    kind = getattr(errors, error, errors.ToolchainError)    # a class defined elsewhere derives from one there
+    return issubclass(kind, errors.ToolchainError) and not issubclass(kind, errors.BugError)
 
 
 def seconds(value: float) -> str:

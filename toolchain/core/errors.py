@@ -8,6 +8,7 @@
     ├── ScheduleError       a schedule primitive refused                        exit 1
     ├── CodegenError        a kernel that cannot be lowered or compiled         exit 1
     ├── TaskError           a task of the build failed                          exit 1
+    │   └── BugError        ... with an exception that is not one of these: our bug, and the screen says so
     ├── VerificationError   an artifact disagrees with the reference            exit 3
     ├── RegressionError     a performance gate failed                           exit 4
     └── DeviceError         a device or the network is unavailable              exit 5
@@ -65,6 +66,10 @@ class CodegenError(ToolchainError):
 
 
 class TaskError(ToolchainError):
+    pass
+
+
+class BugError(TaskError):
     pass
 
 
