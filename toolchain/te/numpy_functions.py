@@ -7,7 +7,7 @@ mask of what is active (None: everything).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from toolchain.core.errors import ScheduleError
 from toolchain.te.expr import COMBINERS
 
 Mask = Any
+UNWRITTEN = {"f": np.nan, "V": np.nan, "i": 0x5A, "u": 0x5A, "b": True}      # by NumPy kind ("V": bfloat16)
 
 
 def checked(offset: Any, dims: Sequence[tuple[int, Any, int, int]], m: Mask, name: str) -> Any:
@@ -80,6 +81,28 @@ def dynamic(value: Any, low: int, high: int, m: Mask) -> Any:
         value = np.broadcast_to(at, bad.shape)[bad].flat[0]
         raise ScheduleError(f"a dynamic index is {value}, promised [{low}, {high}]", where="interpret")
     return np.clip(at, low, high)[()]
+
+
+def launch(
+    kernel: Callable[..., Iterator[str | None]],
+    threads: Sequence[int],
+    private: Sequence[np.ndarray],
+    shared: Sequence[np.ndarray],
+    strict: bool,
+) -> None:
+    """Run one block: a generator per thread, all in lockstep from barrier to barrier, each with its own private storage.
+
+    Threads run one after the other between barriers, so a missing barrier shows as storage nobody wrote yet.
+    Raises ScheduleError when `strict` and some threads wait at a barrier that others never reach.
+    """
+    for storage in (*shared, *private):
+        storage[:] = UNWRITTEN[storage.dtype.kind]
+    running = [kernel(*ids, *(s.copy() for s in private)) for ids in np.ndindex(*threads)]
+    while running:
+        waiting = [thread for thread in running if next(thread, "end") != "end"]
+        if strict and waiting and len(waiting) != len(running):
+            raise ScheduleError("a barrier in divergent control flow: some threads never reach it", where="interpret")
+        running = waiting
 
 
 def cast(value: Any, dtype: str) -> Any:

@@ -40,7 +40,7 @@ from toolchain.te.expr import (
     walk_all,
 )
 from toolchain.te.intrin import Intrin
-from toolchain.te.loop_ir import Block, Evaluate, For, If, PrimFunc, Stmt, Store, Update, is_reduction_loop
+from toolchain.te.loop_ir import Block, Evaluate, For, If, PrimFunc, Stmt, Store, Update, is_reduction_loop, loops
 from toolchain.te.tensor import Tensor
 
 GRID_LIMIT = 1 << 16        # elements of one NumPy operation: index arrays of half a megabyte
@@ -92,6 +92,10 @@ class _Source:
         self.variables: dict[Var, str] = {}
         self.around: list[For] = []
         self.count = 0
+        self.kernels = 0
+        self.threads: dict[str, int] = {}           # the thread axes of the kernel being written, and their extents
+        self.cooperative = any(b.scope == "shared" for b in func.buffers.values())
+        self.strict = "barriers" in func.attrs
         for n, tensor in enumerate(func.buffers):
             self.buffers[tensor] = f"b{n}"
             self.env[f"b{n}"] = storage[tensor.name]
@@ -107,6 +111,10 @@ class _Source:
             case Block(stmts):
                 for s in stmts:
                     self.statement(s)
+                    if self.threads and not self.strict:
+                        self.line("yield")
+            case For(thread=thread) if self.cooperative and thread.startswith("threadIdx"):
+                self._thread_loop(stmt)
             case For():
                 if not self._on_grid(stmt):
                     self._open_loop(stmt)
@@ -125,6 +133,40 @@ class _Source:
         if self.depth > depth and len(self.lines) and self.lines[-1].endswith(":"):
             self.line("pass")
         self.depth = depth
+
+    def _thread_loop(self, loop: For) -> None:
+        """The outermost one launches a kernel, a generator per thread; those inside run the iteration of their thread."""
+        if not self.threads:
+            self._kernel(loop)
+            return
+        name = self._variable(loop.var)
+        self.line(f"{name} = {_thread_name(loop.thread)}")
+        if loop.extent < self.threads[loop.thread]:
+            self.line(f"if {name} < {loop.extent}:")
+            self.depth += 1
+        self.around.append(loop)
+        self.statement(loop.body)
+        self.around.pop()
+
+    def _kernel(self, loop: For) -> None:
+        for inner in loops(loop):
+            if inner.thread.startswith("threadIdx"):
+                self.threads[inner.thread] = max(inner.extent, self.threads.get(inner.thread, 1))
+        private = [self.buffers[t] for t, b in self.func.buffers.items() if b.scope == "local"]
+        shared = [self.buffers[t] for t, b in self.func.buffers.items() if b.scope == "shared"]
+        kernel, depth = f"kernel{self.kernels}", self.depth
+        self.kernels += 1
+        self.line(f"def {kernel}({', '.join([_thread_name(t) for t in self.threads] + private)}):")
+        self.depth += 1
+        self._thread_loop(loop)
+        self.depth = depth + 1
+        self.line("yield from ()")
+        self.depth = depth
+        extents, mine, ours = (
+            "".join(f"{name}, " for name in names) for names in (self.threads.values(), private, shared)
+        )
+        self.line(f"rt.launch({kernel}, ({extents}), ({mine}), ({ours}), {self.strict})")
+        self.threads = {}
 
     def _open_loop(self, loop: For) -> None:
         name = self._variable(loop.var)
@@ -149,6 +191,8 @@ class _Source:
             else:
                 guards.append(at.condition)
             at = at.body
+        if self.cooperative and any(loop.thread.startswith("threadIdx") for loop in chain):
+            return False
         if not isinstance(at, Store | Update) or not (grid := self._independent(chain, at)):
             return False
         depth = self.depth
@@ -216,6 +260,9 @@ class _Source:
     def _evaluate(self, call: Call) -> None:
         if call.name in runtime.NO_EFFECT:
             self.line("pass")
+            return
+        if call.name == "barrier":
+            self.line("yield 'barrier'")
             return
         if call.name not in self.intrinsics:
             raise ScheduleError(f"the interpreter has no meaning for the call {call.name}", where=self.func.name)
@@ -344,6 +391,10 @@ class _Source:
         name = f"c{len(self.env)}"
         self.env[name] = np.asarray(value).astype(dtypes.to_numpy(dtype))[()]
         return name
+
+
+def _thread_name(thread: str) -> str:
+    return f"t_{thread.replace('.', '_')}"
 
 
 def _same_place(a: Sequence[Expr], b: Sequence[Expr]) -> bool:
