@@ -20,23 +20,24 @@ from toolchain.te.loop_ir import PrimFunc
 def define(body: Graph) -> tuple[list[te.Tensor], list[te.Tensor]]:
     """The te definitions of a fused body: (inputs, outputs). Stage and tensor names are ours, never the model's."""
     values: dict[str, te.Tensor] = {}
+    names = {f"x{n}" for n in range(len(body.inputs))}
     for n, name in enumerate(body.inputs):
         type_ = body.types[name]
         values[name] = te.placeholder(type_.shape, type_.dtype, name=f"x{n}")
     for node in body.nodes:
-        results = _compute(node, body, values)
+        results = _compute(node, body, values, names)
         values.update({name: t for name, t in zip(node.outputs, results, strict=False) if name})
     return [values[i] for i in body.inputs], [values[o] for o in body.outputs]
 
 
-def _compute(node: Node, body: Graph, values: Mapping[str, te.Tensor]) -> tuple[te.Tensor, ...]:
+def _compute(node: Node, body: Graph, values: Mapping[str, te.Tensor], names: set[str]) -> tuple[te.Tensor, ...]:
     compute = COMPUTES.get(node.op)
     if compute is None:
         raise CodegenError(f"no kernel for operator {node.op}", where=", ".join(node.sources) or node.name)
     constants: list[np.ndarray | None] = [body.params.get(i) if i else None for i in node.inputs]
     op = Op(
         node, tuple(values.get(i) if i else None for i in node.inputs), tuple(constants),
-        tuple(body.types[o] for o in node.outputs if o), tuple(body.types[i] if i else None for i in node.inputs),
+        tuple(body.types[o] for o in node.outputs if o), tuple(body.types[i] if i else None for i in node.inputs), names,
     )
     made = compute(op)
     return made if isinstance(made, tuple) else (made,)

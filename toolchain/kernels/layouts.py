@@ -68,7 +68,7 @@ def _pad_halo(node: Node, graph: Graph, kernel: Sequence[int]) -> list[tuple[int
     """How far the windows reach outside the input, per spatial dimension."""
     from toolchain.kernels.op import Op
     x, y = graph.types[node.inputs[0]], graph.types[node.output]
-    op = Op(node, (), (), (y,), (x,))
+    op = Op(node, (), (), (y,), (x,), set())
     strides, dilations, before = window(op, kernel, x.shape[2:])
     return [
         (p, max(0, (o - 1) * s - p + (k - 1) * d - (n - 1)))
@@ -116,7 +116,7 @@ def _conv_transpose(node: Node, graph: Graph, target: Target) -> Sequence[Layout
     from toolchain.kernels.compute.nn import _transpose_pads
     from toolchain.kernels.op import Op
     strides = [int(s) for s in node.attrs.get("strides") or [1] * (rank - 2)]
-    before = _transpose_pads(Op(node, (), (), (y,), (x, w)), kernel, strides)
+    before = _transpose_pads(Op(node, (), (), (y,), (x, w), set()), kernel, strides)
     halo = [
         (max(0, -(-k // s) - 1 - p // s), max(0, (-(-o // s) * s - 1 + p) // s - (n - 1)))
         for k, s, p, o, n in zip(kernel, strides, before, y.shape[2:], x.shape[2:], strict=True)

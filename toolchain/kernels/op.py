@@ -23,6 +23,18 @@ class Op:
     constants: tuple[np.ndarray | None, ...]
     types: tuple[TensorType, ...]
     input_types: tuple[TensorType | None, ...]
+    names: set[str]
+
+    def name(self, base: str = "") -> str:
+        """A stage name not yet used in this kernel: the operator's, or `base`. The model's own names are untrusted text and
+        stay out of code."""
+        base = base or self.node.op.lower()
+        name, n = base, 1
+        while name in self.names:
+            n += 1
+            name = f"{base}{n}"
+        self.names.add(name)
+        return name
 
     def attr(self, name: str, default: Any = None) -> Any:
         return self.node.attrs.get(name, default)
@@ -98,9 +110,5 @@ Compute = Callable[[Op], "te.Tensor | tuple[te.Tensor, ...]"]
 
 def injective(op: Op, fn: Callable[..., Any], tag: str = "injective") -> te.Tensor:
     """A stage with one value per point of the result: `fn` gets the index as a tuple."""
-    return te.compute(op.shape, lambda *i: fn(i), name=stage_name(op), tag=tag)
+    return te.compute(op.shape, lambda *i: fn(i), name=op.name(), tag=tag)
 
-
-def stage_name(op: Op) -> str:
-    """A readable stage name; the node's own names are untrusted text and stay out of code."""
-    return op.node.op.lower()

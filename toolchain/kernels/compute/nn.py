@@ -16,7 +16,7 @@ import numpy as np
 from toolchain import te
 from toolchain.core import dtype as dtypes
 from toolchain.core.errors import CodegenError
-from toolchain.kernels.op import Compute, Op, stage_name
+from toolchain.kernels.op import Compute, Op
 
 SPATIAL = "zyx"
 
@@ -62,11 +62,11 @@ def conv(op: Op) -> te.Tensor:
         where = [i * s + k * d - p for i, s, k, d, p in zip(at, strides, rk, dilations, before, strict=True)]
         channel = te.index(o) // per_group * ic + rc if group > 1 else rc
         read = te.select(inside(where, spatial), x[(n, channel, *where)], te.const(0, x.dtype))
-        bias = op.tensor(2)[o] if op.has(2) else None
+        bias = op.read(2, (o,)) if op.has(2) else None
         return te.sum(read * w[(o, rc, *rk)], axis=(rc, *rk), init=bias)
 
     depthwise = ic == 1 and group > 1
-    return te.compute(op.shape, value, name=stage_name(op), tag="depthwise" if depthwise else "conv",
+    return te.compute(op.shape, value, name=op.name(), tag="depthwise" if depthwise else "conv",
                       attrs={"strides": strides, "kernel": kernel, "dilations": dilations, "group": group})
 
 
@@ -98,14 +98,14 @@ def conv_transpose(op: Op) -> te.Tensor:
         weight = w[(rc + g, te.index(o) % per_group if group > 1 else o, *k)]
         read = te.select(inside(where, spatial), x[(n, rc + g, *where)], zero)
         return te.sum(read * te.select(inside(k, kernel), weight, zero), axis=(rc, *taps),
-                      init=op.tensor(2)[o] if op.has(2) else None)
+                      init=op.read(2, (o,)) if op.has(2) else None)
 
     phases = (*op.shape[:2], *strides, *(-(-n // s) for n, s in zip(op.shape[2:], strides, strict=True)))
-    p = te.compute(phases, value, name=stage_name(op), tag="conv_transpose",
+    p = te.compute(phases, value, name=op.name(), tag="conv_transpose",
                    attrs={"strides": strides, "kernel": kernel, "group": group})
     return te.compute(op.shape, lambda n, o, *at: p[(n, o, *(te.index(y) % s for y, s in zip(at, strides, strict=True)),
                                                      *(te.index(y) // s for y, s in zip(at, strides, strict=True)))],
-                      name="interleave", tag="elementwise")
+                      name=op.name("interleave"), tag="elementwise")
 
 
 def _transpose_pads(op: Op, kernel: Sequence[int], strides: Sequence[int]) -> list[int]:
@@ -128,7 +128,7 @@ def _pool_window(op: Op) -> tuple[list[int], list[int], list[int], list[int]]:
 
 def _pool(op: Op, tag: str, kernel: list[int], strides: list[int], reduce: Any) -> te.Tensor:
     axes = [te.reduce_axis(k, name) for k, name in zip(kernel, axis_names("k", len(kernel)), strict=True)]
-    return te.compute(op.shape, lambda n, c, *at: reduce(n, c, at, axes), name=stage_name(op), tag=tag,
+    return te.compute(op.shape, lambda n, c, *at: reduce(n, c, at, axes), name=op.name(), tag=tag,
                       attrs={"strides": strides, "kernel": kernel})
 
 
@@ -165,14 +165,14 @@ def average_pool(op: Op) -> te.Tensor:
     total = _pool(op, "pool", kernel, strides, reduce)
     if all(len(set(c)) == 1 for c in counts):
         scale = 1.0 / math.prod(c[0] for c in counts)
-        return te.compute(op.shape, lambda *i: total[i] * scale, name="average", tag="elementwise")
+        return te.compute(op.shape, lambda *i: total[i] * scale, name=op.name("average"), tag="elementwise")
 
     def divisor(at: Any) -> te.Expr:
         result: te.Expr = te.const(1.0, op.dtype)
         for c, i in zip(counts, at, strict=True):
             result = result * runs(c, i, op.dtype)
         return result
-    return te.compute(op.shape, lambda n, c, *at: total[(n, c, *at)] / divisor(at), name="average", tag="elementwise")
+    return te.compute(op.shape, lambda n, c, *at: total[(n, c, *at)] / divisor(at), name=op.name("average"), tag="elementwise")
 
 
 def runs(values: Sequence[float], at: Any, dtype: str) -> te.Expr:
@@ -196,7 +196,7 @@ def global_pool(kind: str) -> Compute:
         if kind == "max":
             return total
         scale = 1.0 / math.prod(spatial)
-        return te.compute(op.shape, lambda *i: total[i] * scale, name="average", tag="elementwise")
+        return te.compute(op.shape, lambda *i: total[i] * scale, name=op.name("average"), tag="elementwise")
     return compute
 
 
@@ -211,7 +211,7 @@ def lrn(op: Op) -> te.Tensor:
         ok = te.all(near >= 0, near < channels)
         zero = te.const(0, op.dtype)
         return te.sum(te.select(ok, op.x[(n, near, *at)], zero) * te.select(ok, op.x[(n, near, *at)], zero), axis=r)
-    total = te.compute(op.shape, square, name="square_sum", tag="pool", attrs={"strides": [1], "kernel": [size]})
+    total = te.compute(op.shape, square, name=op.name("square_sum"), tag="pool", attrs={"strides": [1], "kernel": [size]})
 
     def value(*i: Any) -> te.Expr:
         base = total[i] * (alpha / size) + bias
@@ -219,7 +219,7 @@ def lrn(op: Op) -> te.Tensor:
             root = te.sqrt(base)
             return op.x[i] / (root * te.sqrt(root))
         return op.x[i] / te.call("pow", base, te.const(beta, op.dtype))
-    return te.compute(op.shape, value, name=stage_name(op), tag="elementwise")
+    return te.compute(op.shape, value, name=op.name(), tag="elementwise")
 
 
 def batch_norm(op: Op) -> te.Tensor:
@@ -229,7 +229,7 @@ def batch_norm(op: Op) -> te.Tensor:
     def value(n: Any, c: Any, *at: Any) -> te.Expr:
         gamma, beta, mean, var = (op.tensor(k)[c] for k in (1, 2, 3, 4))
         return (op.x[(n, c, *at)] - mean) / te.sqrt(var + epsilon) * gamma + beta
-    return te.compute(op.shape, value, name=stage_name(op), tag="elementwise")
+    return te.compute(op.shape, value, name=op.name(), tag="elementwise")
 
 
 def instance_norm(op: Op) -> te.Tensor:
@@ -239,14 +239,14 @@ def instance_norm(op: Op) -> te.Tensor:
     nc = op.in_shape()[:2]
     r = [te.reduce_axis(n, name) for n, name in zip(spatial, axis_names("r", len(spatial)), strict=True)]
     q = [te.reduce_axis(n, name) for n, name in zip(spatial, axis_names("q", len(spatial)), strict=True)]
-    total = te.compute(nc, lambda n, c: te.sum(op.x[(n, c, *r)], axis=r), name="total", tag="reduce")
-    mean = te.compute(nc, lambda n, c: total[n, c] * (1.0 / count), name="mean", tag="elementwise")
+    total = te.compute(nc, lambda n, c: te.sum(op.x[(n, c, *r)], axis=r), name=op.name("total"), tag="reduce")
+    mean = te.compute(nc, lambda n, c: total[n, c] * (1.0 / count), name=op.name("mean"), tag="elementwise")
     square = te.compute(nc, lambda n, c: te.sum((op.x[(n, c, *q)] - mean[n, c]) * (op.x[(n, c, *q)] - mean[n, c]), axis=q),
-                        name="square", tag="reduce")
-    scale = te.compute(nc, lambda n, c: op.tensor(1)[c] / te.sqrt(square[n, c] * (1.0 / count) + epsilon), name="scale",
+                        name=op.name("square"), tag="reduce")
+    scale = te.compute(nc, lambda n, c: op.tensor(1)[c] / te.sqrt(square[n, c] * (1.0 / count) + epsilon), name=op.name("scale"),
                        tag="elementwise")
     return te.compute(op.shape, lambda n, c, *at: (op.x[(n, c, *at)] - mean[n, c]) * scale[n, c] + op.tensor(2)[c],
-                      name=stage_name(op), tag="elementwise")
+                      name=op.name(), tag="elementwise")
 
 
 NN: dict[str, Compute] = {

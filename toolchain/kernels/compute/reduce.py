@@ -8,7 +8,7 @@ from typing import Any
 
 from toolchain import te
 from toolchain.core import dtype as dtypes
-from toolchain.kernels.op import Compute, Op, broadcast, stage_name
+from toolchain.kernels.op import Compute, Op, broadcast
 
 At = tuple[Any, ...]
 
@@ -24,7 +24,7 @@ def matmul(op: Op) -> te.Tensor:
         left = (*((i[len(i) - 1 - column],) if row else ()), k)
         right = (k, *((i[-1],) if column else ()))
         return te.sum(_batched(a, batch, left) * _batched(b, batch, right), axis=k)
-    return te.compute(op.shape, value, name=stage_name(op), tag="matmul", attrs={"k": a.shape[-1]})
+    return te.compute(op.shape, value, name=op.name(), tag="matmul", attrs={"k": a.shape[-1]})
 
 
 def _batched(t: te.Tensor, batch: At, last: At) -> te.Expr:
@@ -38,7 +38,7 @@ def gemm(op: Op) -> te.Tensor:
     ta, tb = op.attr("transA", 0), op.attr("transB", 0)
     k = te.reduce_axis(a.shape[0] if ta else a.shape[1], "k")
     product = te.compute(op.shape, lambda i, j: te.sum((a[k, i] if ta else a[i, k]) * (b[j, k] if tb else b[k, j]), axis=k),
-                         name="matmul", tag="matmul", attrs={"k": k.extent})
+                         name=op.name("matmul"), tag="matmul", attrs={"k": k.extent})
     alpha, beta = op.attr("alpha", 1.0), op.attr("beta", 1.0)
     if not op.has(2) and alpha == 1.0:
         return product
@@ -49,7 +49,7 @@ def gemm(op: Op) -> te.Tensor:
             c = op.read(2, (i, j))
             result = result + (c if beta == 1.0 else c * te.const(beta, op.dtype))
         return result
-    return te.compute(op.shape, value, name="gemm", tag="elementwise")
+    return te.compute(op.shape, value, name=op.name("gemm"), tag="elementwise")
 
 
 def reduced_axes(op: Op) -> list[int]:
@@ -65,18 +65,18 @@ def reduction(element: Callable[[te.Expr], te.Expr], combine: Any, finish: Calla
     def compute(op: Op) -> te.Tensor:
         axes, source, keep = reduced_axes(op), op.in_shape(), bool(op.attr("keepdims", 1))
         if not axes:
-            return te.compute(op.shape, lambda *i: element(op.x[i]), name=stage_name(op), tag="elementwise")
+            return te.compute(op.shape, lambda *i: element(op.x[i]), name=op.name(), tag="elementwise")
         r = {a: te.reduce_axis(source[a], f"r{a}") for a in axes}
 
         def where(i: At) -> At:
             rest = iter(i if not keep else [j for d, j in enumerate(i) if d not in r])
             return tuple(r[d] if d in r else next(rest) for d in range(len(source)))
-        total = te.compute(op.shape, lambda *i: combine(element(op.x[where(i)]), axis=tuple(r.values())), name=stage_name(op),
+        total = te.compute(op.shape, lambda *i: combine(element(op.x[where(i)]), axis=tuple(r.values())), name=op.name(),
                            tag="reduce")
         if finish is None:
             return total
         count = math.prod(source[a] for a in axes)
-        return te.compute(op.shape, lambda *i: finish(total[i], count), name="finish", tag="elementwise")
+        return te.compute(op.shape, lambda *i: finish(total[i], count), name=op.name("finish"), tag="elementwise")
     return compute
 
 
@@ -88,11 +88,11 @@ def _mean(x: te.Expr, count: int) -> te.Expr:
     return x * te.const(1.0 / count, x.dtype) if dtypes.is_float(x.dtype) else x / te.const(count, x.dtype)
 
 
-def _axis_reduction(t: te.Tensor, axis: int, name: str, combine: Any, value: Callable[[At], te.Expr]) -> te.Tensor:
+def _axis_reduction(op: Op, t: te.Tensor, axis: int, name: str, combine: Any, value: Callable[[At], te.Expr]) -> te.Tensor:
     """Reduce dimension `axis` away to extent one."""
     r = te.reduce_axis(t.shape[axis], "r")
     shape = tuple(1 if d == axis else n for d, n in enumerate(t.shape))
-    return te.compute(shape, lambda *i: combine(value((*i[:axis], r, *i[axis + 1:])), axis=r), name=name, tag="reduce")
+    return te.compute(shape, lambda *i: combine(value((*i[:axis], r, *i[axis + 1:])), axis=r), name=op.name(name), tag="reduce")
 
 
 def _at(t: te.Tensor, i: At, axis: int) -> te.Expr:
@@ -102,17 +102,17 @@ def _at(t: te.Tensor, i: At, axis: int) -> te.Expr:
 def softmax(op: Op) -> te.Tensor:
     """exp(x - max) / sum: four stages, scheduled in one row loop."""
     x, axis = op.x, op.axis("axis", -1)
-    top = _axis_reduction(x, axis, "top", te.max, lambda i: x[i])
-    e = te.compute(x.shape, lambda *i: te.exp(x[i] - _at(top, i, axis)), name="exp", tag="elementwise")
-    total = _axis_reduction(e, axis, "total", te.sum, lambda i: e[i])
-    return te.compute(x.shape, lambda *i: e[i] / _at(total, i, axis), name="softmax", tag="elementwise")
+    top = _axis_reduction(op, x, axis, "top", te.max, lambda i: x[i])
+    e = te.compute(x.shape, lambda *i: te.exp(x[i] - _at(top, i, axis)), name=op.name("exp"), tag="elementwise")
+    total = _axis_reduction(op, e, axis, "total", te.sum, lambda i: e[i])
+    return te.compute(x.shape, lambda *i: e[i] / _at(total, i, axis), name=op.name("softmax"), tag="elementwise")
 
 
 def log_softmax(op: Op) -> te.Tensor:
     x, axis = op.x, op.axis("axis", -1)
-    top = _axis_reduction(x, axis, "top", te.max, lambda i: x[i])
-    total = _axis_reduction(x, axis, "total", te.sum, lambda i: te.exp(x[i] - _at(top, i, axis)))
-    return te.compute(x.shape, lambda *i: x[i] - _at(top, i, axis) - te.log(_at(total, i, axis)), name="log_softmax",
+    top = _axis_reduction(op, x, axis, "top", te.max, lambda i: x[i])
+    total = _axis_reduction(op, x, axis, "total", te.sum, lambda i: te.exp(x[i] - _at(top, i, axis)))
+    return te.compute(x.shape, lambda *i: x[i] - _at(top, i, axis) - te.log(_at(total, i, axis)), name=op.name("log_softmax"),
                       tag="elementwise")
 
 
@@ -128,21 +128,21 @@ def layer_norm(op: Op) -> te.Tensor:
 
     def head(i: Sequence[Any]) -> At:
         return (*i[:axis], *(0 for _ in inner))
-    total = te.compute(outer, lambda *i: te.sum(x[(*i[:axis], *r)], axis=r), name="total", tag="reduce")
-    mean = te.compute(outer, lambda *i: total[i] * (1.0 / count), name="mean", tag="elementwise")
+    total = te.compute(outer, lambda *i: te.sum(x[(*i[:axis], *r)], axis=r), name=op.name("total"), tag="reduce")
+    mean = te.compute(outer, lambda *i: total[i] * (1.0 / count), name=op.name("mean"), tag="elementwise")
 
     def deviation(i: Sequence[Any]) -> te.Expr:
         return x[tuple(i)] - mean[head(i)]
     square = te.compute(outer, lambda *i: te.sum(deviation((*i[:axis], *q)) * deviation((*i[:axis], *q)), axis=q),
-                        name="square", tag="reduce")
-    inverse = te.compute(outer, lambda *i: te.const(1.0, x.dtype) / te.sqrt(square[i] * (1.0 / count) + epsilon), name="inverse",
+                        name=op.name("square"), tag="reduce")
+    inverse = te.compute(outer, lambda *i: te.const(1.0, x.dtype) / te.sqrt(square[i] * (1.0 / count) + epsilon), name=op.name("inverse"),
                          tag="elementwise")
 
     def value(*i: Any) -> te.Expr:
         result = deviation(i) * inverse[head(i)] * op.read(1, i)
         return result + op.read(2, i) if op.has(2) else result
     assert rank == len(outer)
-    return te.compute(op.shape, value, name="layer_norm", tag="elementwise")
+    return te.compute(op.shape, value, name=op.name("layer_norm"), tag="elementwise")
 
 
 def arg(kind: str) -> Compute:
@@ -150,7 +150,7 @@ def arg(kind: str) -> Compute:
     def compute(op: Op) -> te.Tensor:
         x, axis, keep = op.x, op.axis("axis", 0), bool(op.attr("keepdims", 1))
         n, last = x.shape[axis], bool(op.attr("select_last_index", 0))
-        best = _axis_reduction(x, axis, "best", te.max if kind == "max" else te.min, lambda i: x[i])
+        best = _axis_reduction(op, x, axis, "best", te.max if kind == "max" else te.min, lambda i: x[i])
         r = te.reduce_axis(n, "r")
 
         def value(*i: Any) -> te.Expr:
@@ -158,7 +158,7 @@ def arg(kind: str) -> Compute:
             miss = te.const(-1 if last else n, "int64")
             hit = te.select(x[at].equal(_at(best, at, axis)), te.index(r).astype("int64"), miss)
             return (te.max if last else te.min)(hit, axis=r)
-        return te.compute(op.shape, value, name=f"arg{kind}", tag="reduce")
+        return te.compute(op.shape, value, name=op.name(f"arg{kind}"), tag="reduce")
     return compute
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from toolchain import te
 from toolchain.core.errors import CodegenError
-from toolchain.kernels.op import Compute, Op, broadcast, injective, stage_name
+from toolchain.kernels.op import Compute, Op, broadcast, injective
 
 At = tuple[Any, ...]
 
@@ -58,7 +58,7 @@ def concat(op: Op) -> te.Tensor:
             result = piece if result is None else te.select(i[axis] < ends[n], piece, result)
         assert result is not None
         return result
-    return te.compute(op.shape, lambda *i: value(i), name=stage_name(op), tag="concat", attrs={"axis": axis, "ends": ends})
+    return te.compute(op.shape, lambda *i: value(i), name=op.name(), tag="concat", attrs={"axis": axis, "ends": ends})
 
 
 def slice_(op: Op) -> te.Tensor:
@@ -82,7 +82,7 @@ def split(op: Op) -> tuple[te.Tensor, ...]:
     for n, type_ in enumerate(op.types):
         offset = start
         parts.append(te.compute(
-            type_.shape, lambda *i, o=offset: op.x[(*i[:axis], i[axis] + o, *i[axis + 1:])], name=f"split{n}", tag="injective"
+            type_.shape, lambda *i, o=offset: op.x[(*i[:axis], i[axis] + o, *i[axis + 1:])], name=op.name(f"split{n}"), tag="injective"
         ))
         start += type_.shape[axis]
     return tuple(parts)
@@ -332,7 +332,7 @@ def cumsum(op: Op) -> te.Tensor:
             wanted = (te.index(r) < here) if exclusive else (te.index(r) <= here)
         x = op.x[(*i[:axis], r, *i[axis + 1:])]
         return te.sum(te.select(wanted, x, te.const(0, op.dtype)), axis=r)
-    return te.compute(op.shape, value, name="cumsum", tag="reduce")
+    return te.compute(op.shape, value, name=op.name("cumsum"), tag="reduce")
 
 
 SHAPE: dict[str, Compute] = {

@@ -40,7 +40,7 @@ def conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> No
         ragged.append(g)
     ov, ol = s[out].split(o, factor=lanes)
     outer, inner = _tile_spatial(s, out, spatial, tile, ragged)
-    shared = _shared(s, n, g, outer, anchor, target, choices)
+    shared = _shared(s, n, g, outer, acc, target, choices)
     s[out].reorder(*share_first(shared, ragged, [n, g, *outer]), *inner, ov, ol)
     s[acc].compute_at(s[out], outer[-1])
     _, ao, *at = s[acc].op.axis
@@ -98,11 +98,11 @@ def _channel_loops(s: te.Schedule, acc: Tensor, ic: te.Var, taps: Sequence[te.Va
 
 
 def _shared(
-    s: te.Schedule, n: te.Var, g: te.Var, outer: Sequence[te.Var], anchor: Tensor, target: Target, choices: Choices
+    s: te.Schedule, n: te.Var, g: te.Var, outer: Sequence[te.Var], acc: Tensor, target: Target, choices: Choices
 ) -> te.Var:
     """The loop cores share: images, channel groups where weights outweigh activations, else rows inside the groups."""
-    x, w = s.func.stages[anchor].input_tensors[:2] if anchor in s.func.stages else (None, None)
-    heavy = x is not None and w is not None and math.prod(w.shape) > math.prod(x.shape)
+    x, w = s.func.stages[acc].input_tensors[:2]
+    heavy = math.prod(w.shape) > math.prod(x.shape)
     enough = 2 * target.cores
     if n.extent >= enough:
         default = "images"

@@ -122,11 +122,12 @@ def _touched(stmt: Stmt) -> set[Tensor]:
 
 
 def _check_lifetimes(func: PrimFunc, phases: list[Phase]) -> None:
-    owner: dict[Tensor, int] = {}
-    for n, phase in enumerate(phases):
-        for t in _touched(phase.body):
-            if func.buffers[t].scope in ("local", "lane") and owner.setdefault(t, n) != n:
-                raise CodegenError(f"{func.name}: {t.name} ({func.buffers[t].scope}) is used in two phases",
+    """Registers and lane scratch do not outlive a phase: each phase that uses one must store to it first."""
+    for phase in phases:
+        stored = {n.tensor for n in nodes(phase.body) if isinstance(n, Store)}
+        for t in _touched(phase.body) - stored:
+            if func.buffers[t].scope in ("local", "lane"):
+                raise CodegenError(f"{func.name}: {t.name} ({func.buffers[t].scope}) is read in a phase that does not compute it",
                                    fix=f"compute {t.name} inside the nest that reads it, or give it the scope global")
 
 

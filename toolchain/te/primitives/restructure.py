@@ -26,17 +26,15 @@ def split(func: PrimFunc, loop: str, factor: int) -> tuple[PrimFunc, tuple[Var, 
           f(i)                 ->      for i_1 in range(factor):
                                          if i_0*factor + i_1 < n: f(i_0*factor + i_1)
 
-    The guard is left out when `factor` divides n; `partition` peels it later. The inner loop keeps a loop kind already set.
+    The guard is left out when `factor` divides n; `partition` peels it later. A factor above n pads the loop: whole vectors
+    over few elements, all guarded. The inner loop keeps a loop kind already set.
     Called: split in TVM and Halide (TailStrategy::GuardWithIf), divide_loop in Exo.
-    Raises ScheduleError: there is no such loop, or factor is not in [1, n].
+    Raises ScheduleError: there is no such loop, or factor is below 1.
     """
     path = path_to_loop(func, loop, "split")
     old = loop_at(path)
-    if not 1 <= factor <= old.extent:
-        raise ScheduleError(
-            f"split: factor {factor} does not fit loop '{loop}' of extent {old.extent}",
-            fix=f"choose a factor from 1 to {old.extent}",
-        )
+    if factor < 1:
+        raise ScheduleError(f"split: factor {factor} of loop '{loop}'", fix="choose a factor of 1 or more")
     taken = names(func)
     outer, inner = Var(fresh(f"{loop}_0", taken), -(-old.extent // factor)), Var(fresh(f"{loop}_1", taken), factor)
     i = index(outer * factor + inner)
