@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from toolchain.core.errors import CodegenError, VerificationError
 
 def read(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -> Result:
     text = inputs["model"].path.read_text()
+    if "slow" in text:
+        time.sleep(60)
     (out / "text").write_text(text)
     return Result("text", {"characters": len(text)})
 

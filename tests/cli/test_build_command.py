@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 
 import pytest
 
@@ -82,6 +83,25 @@ def test_failed_verification_exits_3(project, capsys):
     assert code == 3
     assert "built 0 of 1 builds" in out
     assert "output 'y' differs" in err
+
+
+def test_an_interrupted_build_ends_at_once_and_goes_on_later(project, capsys):
+    (project / "two.onnx").write_text("slow")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 1.5)
+    try:
+        code, out, err = run(capsys, "build", "-j", "2", "--keep-going")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert code == 130
+    assert out.startswith("interrupted; built 2 of 4 builds: 5 tasks ran") and err.endswith("error: interrupted\n")
+    (project / "two.onnx").write_text("quick")
+    assert "built 4 of 4 builds: 5 tasks ran, 5 cached" in run(capsys, "build")[1]
 
 
 def test_json_is_one_event_per_line_and_nothing_else(project, capsys):

@@ -93,7 +93,7 @@ def test_wrong_usage(args, message, capsys):
     (["tune"], "tuning schedules"), (["devices"], "devices (boards over SSH)"), (["export"], "exporting other forms"),
     (["run", "x", "--device", "pi"], "devices (boards over SSH)"),
     (["bench", "x", "--device", "pi"], "devices (boards over SSH)"),
-    (["report", "--html", "x.html"], "HTML reports")])
+    (["report", "--html", "x.html"], "HTML reports"), (["build", "--locked"], "lock files")])
 def test_what_is_not_there_yet_says_so(args, capability, capsys):
     assert main(args) == 2
     assert capsys.readouterr().err.startswith(f"error: not yet: {capability}\nfix: ")
@@ -129,6 +129,19 @@ def test_our_own_bugs_are_called_so_and_keep_the_traceback(monkeypatch, capsys, 
     log = err.splitlines()[-1].removeprefix("log: ")
     text = Path(log).read_text()
     assert text.startswith("tc plan\n\nTraceback") and "ZeroDivisionError" in text
+
+
+def test_a_wrong_environment_variable(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("TC_DEBUG", "much")
+    assert main(["gc"]) == 2
+    assert capsys.readouterr().err == "error: TC_DEBUG is 'much'\nfix: set it to a number from 0 to 4\n"
+
+
+def test_a_terminal_that_cannot_show_a_name(tmp_path):
+    (tmp_path / "deployfile.yaml").write_text("version: 1\nmodels:\n  a: {päth: x}\n")
+    done = subprocess.run([sys.executable, "-m", "toolchain", "build", "-C", str(tmp_path)], capture_output=True,
+                          env={"PYTHONIOENCODING": "ascii", "PATH": "/usr/bin", "HOME": str(tmp_path)})
+    assert (done.returncode, done.stderr.split(b"\n")[0]) == (2, b"deployfile.yaml:3:7: models.a.p?th: unknown key")
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):

@@ -101,6 +101,10 @@ def key(
     `form` (what a pattern asks for, in words), `names` (a pattern for the keys of a mapping), `refers` ("models", "targets",
     "devices": the values are names declared there).
     """
+    if not_yet:
+        description += f" (not yet{'' if isinstance(not_yet, str) else ': ' + ', '.join(not_yet)})"
+    if "names" in constraints:
+        constraints["json_schema_extra"] = {"propertyNames": {"pattern": f"^{constraints['names']}$"}}
     metadata = {"description": description, "not_yet": not_yet, **constraints}
     return field(default=default, default_factory=factory, metadata=metadata)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from toolchain.core.errors import DeployfileError, ToolchainError
 
@@ -18,6 +19,9 @@ IPROUTE2_WORDS = ("qdisc", "qd", "class", "filter", "chain", "action", "actions"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; prints every error, and never a traceback."""
     args = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):         # a name this terminal cannot show is no reason to fail
+        if isinstance(stream, TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(errors="replace")
     if args and is_iproute2(args[0]):
         return _print_error(f"'tc {args[0]}' belongs to iproute2's tc (traffic control); this one deploys networks",
                             "run /usr/sbin/tc; `tc --help` lists what this tc does", 2)

@@ -12,6 +12,7 @@ from toolchain.build.executor import Build, Executor
 from toolchain.build.store import Store
 from toolchain.build.task import Task
 from toolchain.cli.commands import command, project_options
+from toolchain.cli.later import not_yet
 from toolchain.cli.project import Project, open_project
 from toolchain.cli.screen import make_screen
 from toolchain.core.settings import settings
@@ -25,11 +26,12 @@ PRELOAD = ("toolchain.tasks.steps",)        # what the workers' fork server impo
 @project_options
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Tasks side by side.  [default: one per core]")
 @click.option("--keep-going", is_flag=True, help="After a failure, go on with what does not depend on it.")
+@click.option("--locked", is_flag=True, help="Fail where models, tools or schedules are not those of the lock file.")
 @click.option("--dry-run", is_flag=True, help="Show what would run, as `tc plan` does, and run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one event per line, and nothing else, on standard output.")
 def build_command(
-    names: tuple[str, ...], file: Path | None, folder: Path | None, jobs: int | None, keep_going: bool, dry_run: bool,
-    as_json: bool,
+    names: tuple[str, ...], file: Path | None, folder: Path | None, jobs: int | None, keep_going: bool, locked: bool,
+    dry_run: bool, as_json: bool,
 ) -> int:
     """Make everything the deployfile declares, or the builds NAMES means; only what changed runs.
 
@@ -41,6 +43,8 @@ def build_command(
       tc build resnet18 -j 4         all builds of one model, four tasks side by side
       tc build --json > events.jsonl
     """
+    if locked:
+        raise not_yet("lock files", "wheels are pinned by their SHA-256 in the deployfile; leave --locked out")
     project = open_project(file, folder)
     if dry_run:
         from toolchain.cli.inspect import print_plan

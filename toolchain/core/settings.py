@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from toolchain.core.errors import UsageError
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -35,12 +37,18 @@ class Settings:
         return fnmatch(kernel, self.only)
 
 
+def _level(text: str) -> int:
+    if not text.isdecimal():
+        raise UsageError(f"TC_DEBUG is '{text}'", fix="set it to a number from 0 to 4")
+    return int(text)
+
+
 def settings() -> Settings:
-    """Read the environment now (tests change it)."""
+    """Read the environment now (tests change it). Raises UsageError for a value that means nothing."""
     env = os.environ
     cache = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Settings(
-        debug=int(env.get("TC_DEBUG") or 0),
+        debug=_level(env.get("TC_DEBUG") or "0"),
         dump=Path(env["TC_DUMP"]) if env.get("TC_DUMP") else None,
         only=env.get("TC_ONLY") or "*",
         check=env.get("TC_CHECK", "") not in ("", "0"),
