@@ -32,8 +32,16 @@ def test_split_names_the_loops_there_are():
         split(func, "j", 4)
     assert str(e.value) == "split: main has no loop 'j'\nfix: pick one of: i"
     with pytest.raises(ScheduleError) as e:
-        split(func, "i", 11)
-    assert str(e.value) == "split: factor 11 does not fit loop 'i' of extent 10\nfix: choose a factor from 1 to 10"
+        split(func, "i", 0)
+    assert str(e.value) == "split: factor 0 of loop 'i'\nfix: choose a factor of 1 or more"
+
+
+def test_split_pads_a_short_loop():
+    work = relu(10)
+    s = te.create_schedule(work.output)
+    outer, inner = s[work.output].split(work.output.op.axis[0], 16)
+    assert (outer.extent, inner.extent) == (1, 16)
+    work.check(s.func)
 
 
 def test_split_by_parts():
@@ -127,6 +135,30 @@ def test_vectorizing_around_a_stage_without_lanes_is_refused():
         "vectorize: M is computed inside 'i_3', once for all lanes\n"
         "fix: compute M outside of 'i_3' and vectorize its own loop"
     )
+
+
+def test_decompose_a_reduction(golden):
+    work = matmul(4, 6, 8)
+    s = te.create_schedule(work.output)
+    ko, ki = s["C"].split("k", 4)
+    s["C"].reorder("i", ko, "j", ki)
+    loops = s["C"].decompose_reduction()
+    assert [v.name for v in loops] == ["j_init"]
+    golden(te.to_text(s.func))
+    work.check(s.func)
+    with pytest.raises(ScheduleError, match="decompose_reduction: C has no pending initialisation"):
+        s["C"].decompose_reduction()
+
+
+@given(order=st.permutations(["i", "j", "k_0", "k_1"]), m=extents, n=extents, k=extents, f=st.integers(1, 12))
+@settings(max_examples=50)
+def test_decomposing_keeps_the_result(order, m, n, k, f):
+    work = matmul(m, n, k)
+    s = te.create_schedule(work.output)
+    s["C"].split("k", min(f, k))
+    s["C"].reorder(*order)
+    s["C"].decompose_reduction()
+    work.check(s.func)
 
 
 def test_marking_a_reduction_loop_is_refused():

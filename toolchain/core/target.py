@@ -15,6 +15,7 @@ class Scope:
 
     `fragment` is the shape of the one piece an instruction works on (empty: plain elements); `slots` how many of them
     there are (0: no limit); `bytes` the size in all (0: no limit). `per` says whose it is: "device", "block", "thread", "lane".
+    `queue` is the instruction queue that fills it on a decoupled accelerator ("load", "compute"; empty: there are none).
     """
 
     name: str
@@ -23,6 +24,7 @@ class Scope:
     dtype: str = ""
     slots: int = 0
     bytes: int = 0
+    queue: str = ""
 
 
 @dataclass(frozen=True, slots=True)

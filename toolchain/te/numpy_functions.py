@@ -155,7 +155,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "isnan": np.isnan, "isinf": np.isinf, "fma": fma,
 }
 REDUCTIONS = {f"reduce_{name}": OPERATORS[op] for name, op in COMBINERS.items()}
-NO_EFFECT = ("prefetch",)
+NO_EFFECT = ("prefetch", "push", "pop")             # what only hints, or orders what runs in order here anyway
 
 
 def reduce_lanes(name: str, value: Any, lanes: int) -> Any:

@@ -258,7 +258,7 @@ class _Source:
                 self.line(f"rt.store({buffer}, {place}, {op}({old}, {self.expr(value, mask)}), {mask})")
 
     def _evaluate(self, call: Call) -> None:
-        if call.name in runtime.NO_EFFECT:
+        if call.name.split(".")[0] in runtime.NO_EFFECT:
             self.line("pass")
             return
         if call.name == "barrier":

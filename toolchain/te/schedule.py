@@ -248,9 +248,10 @@ class Stage:
         """Replace the nest at `axis` by the instruction; both must mean the same."""
         self._apply("tensorize", axis, extra=(intrin,))
 
-    def decompose_reduction(self) -> tuple[Var, ...]:
-        """Split the pending initialisation off into a nest of its own (its loops are returned)."""
-        return self.schedule.apply("decompose_reduction", self.tensor.name)
+    def decompose_reduction(self, before: Var | str | None = None) -> tuple[Var, ...]:
+        """Split the pending initialisation off into a nest of its own, whose loops are returned."""
+        loop = () if before is None else (self.schedule.loop(before, self.tensor),)
+        return self.schedule.apply("decompose_reduction", self.tensor.name, *loop)
 
     def double_buffer(self) -> None:
         self.schedule.apply("double_buffer", self.tensor.name)

@@ -49,7 +49,7 @@ def tensorize(func: PrimFunc, loop: str, intrin: Intrin) -> tuple[PrimFunc, tupl
         raise ScheduleError(f"{refusal}: it is no perfect nest without guards", fix="partition it first")
     matched = _match(chain, leaf, intrin, refusal)
     if isinstance(leaf, Update) and leaf.init is not None:
-        func, _ = decompose_reduction(func, leaf.tensor.name)
+        func, _ = decompose_reduction(func, leaf.tensor.name, loop)
         path = path_to_loop(func, loop, "tensorize")
     zero: dict[Var, IndexLike] = {s.var: 0 for s in chain}
     for operand in intrin.operands:
@@ -156,8 +156,9 @@ def _check_storage(func: PrimFunc, operand: Tensor, part: Part, moving: set[Var]
         )
 
 
-def decompose_reduction(func: PrimFunc, stage: str) -> tuple[PrimFunc, tuple[Var, ...]]:
-    """Split the pending initialisation of a reduction off into a nest of its own, before its outermost reduction loop.
+def decompose_reduction(func: PrimFunc, stage: str, loop: str = "") -> tuple[PrimFunc, tuple[Var, ...]]:
+    """Split the pending initialisation of a reduction off into a nest of its own, before its outermost reduction loop
+    (and before `loop`, when one is given that stands around that).
 
         for i: for k: C[i] += f  init 0     ->     for i: (for i_init: C[i] = 0); for k: C[i] += f
 
@@ -171,7 +172,7 @@ def decompose_reduction(func: PrimFunc, stage: str) -> tuple[PrimFunc, tuple[Var
     update = path[-1]
     assert isinstance(update, Update) and update.init is not None
     started = put(path, replace(update, init=None))
-    outermost = next((n for n, s in enumerate(path) if isinstance(s, For) and is_reduction_loop(s, update)), len(path) - 1)
+    outermost = next((n for n, s in enumerate(path) if _starts(s, update, loop)), len(path) - 1)
     used = {v for i in update.index for v in variables(i)}
     taken = names(func)
     renamed: dict[Var, Var] = {}
@@ -186,6 +187,10 @@ def decompose_reduction(func: PrimFunc, stage: str) -> tuple[PrimFunc, tuple[Var
     anchor = path_to(started, lambda s: s is path[outermost] or _same_loop(s, path[outermost]))
     assert anchor is not None
     return replace(func, body=put(anchor, block(stmt, anchor[-1]))), tuple(reversed(renamed.values()))
+
+
+def _starts(stmt: Stmt, update: Update, loop: str) -> bool:
+    return isinstance(stmt, For) and (stmt.var.name == loop or is_reduction_loop(stmt, update))
 
 
 def _around(path: Sequence[Stmt]) -> set[Var]:
