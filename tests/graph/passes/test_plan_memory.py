@@ -229,3 +229,68 @@ def test_the_checker_finds_plain_values_in_a_halo() -> None:
     plain = [v for v, s in plan.slots.items() if s.segment == "arena" and not graph.types[v].layout.has_halo]
     with pytest.raises(InternalError, match=r"halo must stay zero|shares storage"):
         check_memory(graph, replace(plan, slots={**plan.slots, plain[-1]: Slot("arena", plan.zero[0][0])}))
+
+
+def branches(*channels: int, batch: int = 1) -> Graph:
+    """Two convolutions joined, joined with a third, and read."""
+    b = Builder()
+    x = b.input(batch, 4, 4, 4)
+    first = b.node("Concat", b.conv(x, channels[0]), b.conv(x, channels[1]), axis=1, out="first")
+    both = b.node("Concat", first, b.conv(b.node("Relu", first), channels[2]), axis=1, out="both")
+    return fuse_operators(b.graph(b.node("Add", b.conv(both, 8), b.conv(first, 8))))
+
+
+def test_parts_of_a_concat_lie_in_it() -> None:
+    graph = branches(4, 8, 4)
+    plan = plan_memory(graph)
+    check_memory(graph, plan)
+    at = plan.slots["both"].offset
+    assert plan.slots["first"].offset == at
+    assert [plan.slots[i].offset - at for n in graph.nodes if n.op == "Concat" for i in n.inputs] == [0, 4 * 64, 0, 12 * 64]
+
+
+@pytest.mark.parametrize("graph", [branches(4, 8, 4, batch=2), fuse_operators(branches(1, 2, 3))], ids=["batch", "fits"])
+def test_concat_is_a_kernel_unless_its_axis_is_outermost(graph: Graph) -> None:
+    plan = plan_memory(graph)
+    check_memory(graph, plan)
+    views = [n for n in graph.nodes if n.op == "Concat"]
+    assert len(views) == (0 if graph.types["both"].shape[0] == 2 else 2)
+
+
+def concat_of(build: Callable[[Builder], str]) -> Graph:
+    b = Builder()
+    return fuse_operators(b.graph(b.node("Softmax", build(b))))
+
+
+KERNELS: dict[str, Callable[[Builder], str]] = {
+    "unaligned": lambda b: b.node("Concat", b.node("Relu", b.input(5)), b.node("Exp", b.input(6)), axis=0),
+    "graph_input": lambda b: b.node("Concat", b.input(16), b.node("Exp", b.input(16)), axis=0),
+    "twice": lambda b: b.node("Concat", *[b.node("CumSum", b.input(16), b.const(0, "int64"))] * 2, axis=0),
+    "inner_axis": lambda b: b.node("Concat", b.node("Relu", b.input(2, 16)), b.node("Exp", b.input(2, 16)), axis=1),
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_concat_that_must_copy(name: str) -> None:
+    graph = concat_of(KERNELS[name])
+    assert not [n for n in graph.nodes if n.op == "Concat"]
+    check_memory(graph, plan_memory(graph))
+
+
+def test_a_part_of_two_concats_is_copied_once() -> None:
+    b = Builder()
+    parts = [b.node("CumSum", b.input(16), b.const(0, "int64")) for _ in range(3)]
+    left, right = b.node("Concat", parts[0], parts[1], axis=0), b.node("Concat", parts[1], parts[2], axis=0)
+    graph = fuse_operators(b.graph(b.node("MatMul", left, right)))
+    assert [n.op for n in graph.nodes].count("Concat") == 1
+    check_memory(graph, plan_memory(graph))
+
+
+def test_the_checker_finds_a_part_outside_its_concat() -> None:
+    graph = branches(4, 8, 4)
+    plan = plan_memory(graph)
+    part = next(n for n in graph.nodes if n.op == "Concat").inputs[1]
+    moved = Slot("arena", plan.arena_bytes)
+    damaged = replace(plan, slots={**plan.slots, part: moved}, arena_bytes=plan.arena_bytes + 4096)
+    with pytest.raises(InternalError, match="does not lie in its part"):
+        check_memory(graph, damaged)

@@ -32,6 +32,7 @@ from toolchain.graph.passes.plan_layouts import plan_layouts
 from toolchain.graph.passes.plan_memory import plan_memory
 from toolchain.graph.passes.rewriting import bodies
 from toolchain.graph.passes.simplify import simplify
+from toolchain.graph.passes.views import view_nodes
 from toolchain.graph.text import to_text
 from toolchain.graph.verify import verify
 
@@ -162,4 +163,5 @@ __all__ = [
     "planning_layouts",
     "run_passes",
     "simplify",
+    "view_nodes",
 ]

@@ -28,7 +28,7 @@ class _Walk:
         self.views = view_nodes(graph)
         self.writer: list[tuple[int, int, str]] = []        # (begin, end, value) of arena bytes, disjoint
         self.outputs: dict[int, str] = {}                   # output number -> the value written there last
-        self.content: dict[str, str] = {}                   # a view -> the value whose bytes it shows
+        self.content: dict[str, str] = {}                   # a value -> the one its bytes belong to now
 
     def run(self) -> None:
         for node in self.graph.nodes:
@@ -42,7 +42,7 @@ class _Walk:
             produced = self.graph.producer(name) is not None
             if produced and (self.plan.slots[name].segment, self.plan.slots[name].offset) != ("output", n):
                 self._fail(f"graph output {name!r} lies in {self.plan.slots[name]}", None)
-            if produced and self.outputs.get(n) != self.content.get(name, name):
+            if produced and self.outputs.get(n) != self._owner(name):
                 self._fail(f"graph output {name!r} is overwritten by {self.outputs.get(n)!r}", None)
 
     def _fail(self, what: str, node: Node | None) -> None:
@@ -53,12 +53,17 @@ class _Walk:
         begin = self.plan.slots[name].offset
         return begin, begin + size_bytes(self.graph.types[name])
 
+    def _owner(self, name: str) -> str:
+        while name in self.content:
+            name = self.content[name]
+        return name
+
     def _check_intact(self, name: str, node: Node) -> None:
         slot = self.plan.slots.get(name)
         if slot is None:
             self._fail(f"{name!r} has no place", node)
             return
-        expected = self.content.get(name, name)
+        expected = self._owner(name)
         if slot.segment == "output" and self.outputs.get(slot.offset) != expected:
             self._fail(f"{name!r} was overwritten by {self.outputs.get(slot.offset)!r}", node)
         if slot.segment != "arena":
@@ -75,9 +80,18 @@ class _Walk:
 
     def _check_view(self, node: Node) -> None:
         source, out = node.inputs[0], node.output
+        if node.op == "Concat":
+            end = self._range(out)[0]
+            for name in node.inputs:
+                begin, end = end, end + size_bytes(self.graph.types[name])
+                if self._range(name) != (begin, end) or self.plan.slots[name].segment != "arena":
+                    self._fail(f"{name!r} does not lie in its part of {out!r}", node)
+                self.content[self._owner(name)] = out
+            self._overwrite(*self._range(out), out)
+            return
         if self.plan.slots[out] != self.plan.slots[source]:
             self._fail(f"the view {out!r} lies elsewhere than {source!r}", node)
-        self.content[out] = self.content.get(source, source)
+        self.content[out] = source
 
     def _write(self, node: Node) -> None:
         ranges: list[tuple[int, int, str]] = []

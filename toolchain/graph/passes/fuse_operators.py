@@ -26,7 +26,8 @@ ROW_REDUCTIONS = frozenset({
 """Opaque to fusion in general, but reductions over whole rows: elementwise neighbours join them."""
 
 ALONE = frozenset({"Concat"})
-"""Never fused by default: Concat alone is one copy per operand, fused it is a chain of selects per element."""
+"""Never fused by default: a Concat is a view often (views.py), else one copy per operand; fused it would be a chain of
+selects per element."""
 
 
 ONCE_EACH = frozenset({"Pad", "Concat", "Layout"})

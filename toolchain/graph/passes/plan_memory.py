@@ -11,7 +11,7 @@ from toolchain.core.layout import TensorType
 from toolchain.graph.ir import Graph, Node
 from toolchain.graph.passes.memory_plan import MemoryPlan, Slot, Weight, aligned, overwritable, size_bytes
 from toolchain.graph.passes.rewriting import bodies
-from toolchain.graph.passes.views import storage_roots
+from toolchain.graph.passes.views import Place, storage_places
 
 Workspace: TypeAlias = Callable[[Node], Sequence[int]]
 
@@ -32,7 +32,8 @@ def plan_memory(graph: Graph, workspace: Workspace = lambda node: ()) -> MemoryP
 
         a = Conv(x); b = Relu(a); c = Conv(b); y = Relu(c)   ->   a, b: arena 0; c: arena 200704; y: output 0
 
-    - Views share their source's place; an elementwise node writes over a dying operand of the same type.
+    - Views share their source's place (views.py), the operands of a Concat lie in its output where they can; an elementwise
+      node writes over a dying operand of the same type.
     - Buffers are placed best-fit, largest first and in order of first use; the smaller arena wins.
     - Storage with a halo is shared only among tensors of the same shape, dtype and layout, never with anything else, and is
       cleared once when loading: producers write the interior only.
@@ -43,7 +44,8 @@ def plan_memory(graph: Graph, workspace: Workspace = lambda node: ()) -> MemoryP
     Needs: kernels formed (fuse_operators). Sources: Pisarchyk and Lee, arXiv:2001.03288 (greedy by size).
     """
     inner = {(n.output, key): plan_memory(body, workspace) for n in graph.nodes for key, body in _control_bodies(n)}
-    storage = _storage(graph)
+    places = storage_places(graph)
+    storage = _storage(graph, places)
     buffers, halos = _buffers(graph, storage)
     region = {key: _Buffer(f"{key[0]}.{key[1]}", plan.arena_bytes, at, at)
               for at, n in enumerate(graph.nodes) for key, plan in inner.items() if key[0] == n.output}
@@ -57,7 +59,7 @@ def plan_memory(graph: Graph, workspace: Workspace = lambda node: ()) -> MemoryP
     arena_bytes = halo_bytes + _place(everything)
     for buffer in everything:
         buffer.offset += halo_bytes
-    slots = _slots(graph, storage, {**buffers, **pools})
+    slots = _slots(graph, storage, {**buffers, **pools}, places)
     moved = {key: _moved(plan, region[key].offset) for key, plan in inner.items()}
     weights, weights_bytes = _weights(graph)
     zero = tuple(dict.fromkeys((b.offset, b.size) for b in pools.values()))
@@ -76,9 +78,9 @@ def _control_bodies(node: Node) -> list[tuple[str, Graph]]:
     return [] if node.op == "Fused" else list(bodies(node).items())
 
 
-def _storage(graph: Graph) -> dict[str, str]:
+def _storage(graph: Graph, places: dict[str, Place]) -> dict[str, str]:
     """Each value to the one whose storage it lies in: through views, and over dying operands of elementwise nodes."""
-    storage = storage_roots(graph)
+    storage = {value: place.root for value, place in places.items()}
     last = _last_reads(graph, storage)
     external = {*graph.inputs, *graph.params, *(storage[o] for o in graph.outputs)}
     for at, node in enumerate(graph.nodes):
@@ -87,7 +89,8 @@ def _storage(graph: Graph) -> dict[str, str]:
         for name in overwritable(node, graph):
             root = storage[name]
             sharing = [i for i in node.inputs if i and i != name and storage[i] == root]
-            if last[root] == at and root not in external and not sharing:
+            whole = size_bytes(graph.types[root]) == size_bytes(graph.types[name])         # not a part of a Concat
+            if last[root] == at and root not in external and not sharing and whole:
                 merged = node.output
                 for value, known in storage.items():
                     if known == merged:
@@ -181,12 +184,15 @@ def _best_fit(order: list[_Buffer]) -> tuple[dict[str, int], int]:
     return offsets, total
 
 
-def _slots(graph: Graph, storage: dict[str, str], buffers: dict[str, _Buffer]) -> dict[str, Slot]:
+def _slots(
+    graph: Graph, storage: dict[str, str], buffers: dict[str, _Buffer], inside: dict[str, Place]
+) -> dict[str, Slot]:
     places = {name: Slot("arena", b.offset) for name, b in buffers.items()}
     places |= {storage[name]: Slot("output", n) for n, name in reversed(list(enumerate(graph.outputs)))}
     places |= {name: Slot("input", n) for n, name in enumerate(graph.inputs)}
     values = (*graph.inputs, *(o for n in graph.nodes for o in n.outputs if o))
-    return {value: places[storage[value]] for value in values if storage[value] in places}
+    found = {value: places[storage[value]] for value in values if storage[value] in places}
+    return {value: Slot(slot.segment, slot.offset + inside[value].offset_bytes) for value, slot in found.items()}
 
 
 def _weights(graph: Graph, start: int = 0, body: str = "") -> tuple[tuple[Weight, ...], int]:
