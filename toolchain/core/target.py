@@ -14,7 +14,8 @@ class Scope:
     """A memory scope and what may live there: `local` (vector registers), `shared`, `tile.a` (AMX), `vta.acc`, ...
 
     `fragment` is the shape of the one piece an instruction works on (empty: plain elements); `slots` how many of them
-    there are (0: no limit); `bytes` the size in all (0: no limit). `per` says whose it is: "device", "block", "thread", "lane".
+    there are (0: no limit); `bytes` the size in all (0: no limit). `per` says whose it is: "device", "block", "thread",
+    "lane".
     `queue` is the instruction queue that fills it on a decoupled accelerator ("load", "compute"; empty: there are none).
     """
 
