@@ -6,9 +6,14 @@ import json
 import re
 import signal
 
+import numpy as np
 import pytest
 
 from toolchain.cli import main
+from toolchain.cli.coverage import coverage
+from toolchain.core.layout import TensorType
+from toolchain.graph.ir import Graph, Node
+from toolchain.graph.serialize import save
 
 
 def run(capsys, *args: str) -> tuple[int, str, str]:
@@ -197,9 +202,30 @@ def test_show(project, capsys):
     assert "this task runs no passes" in run(capsys, "show", "import:one", "--after", "fold")[2]
 
 
-def test_check_imports_every_model(project, capsys):
-    code, out, _ = run(capsys, "check")
-    assert (code, out.split(":")[0]) == (0, "built 2 of 2 models")
+def test_check_imports_every_model_and_shows_its_operators(project, capsys, monkeypatch):
+    conv = {"operator": "Conv", "nodes": 2, "flops": 3_000_000_000}
+    relu = {"operator": "Relu", "nodes": 1, "flops": 1_000_000_000}
+    monkeypatch.setattr("toolchain.cli.coverage.coverage", lambda name, files: {
+        "model": name, "covered": True, "flops": 4_000_000_000, "operators": [conv, relu]})
+    code, out, err = run(capsys, "check", "one")
+    assert (code, out) == (0, "one: 3 nodes, all covered, 4 GFLOP\n"
+                              "  Conv                         2   75.0 %\n  Relu                         1   25.0 %\n")
+    assert "built 1 of 1 models" in err
+    lines = run(capsys, "check", "--json")[1].splitlines()
+    assert [json.loads(line)["model"] for line in lines] == ["one", "two"]
+
+
+def test_check_counts_every_node_once(tmp_path):
+    plain, types = TensorType.plain, {}
+    for name, shape in (("x", (1, 3, 8, 8)), ("w", (4, 3, 3, 3)), ("y", (1, 4, 6, 6)), ("z", (1, 4, 6, 6))):
+        types[name] = plain(shape)
+    graph = Graph("net", (Node("Conv", ("x", "w"), ("y",)), Node("Relu", ("y",), ("z",))), ("x",), ("z",), types,
+                  {"w": np.zeros((4, 3, 3, 3), np.float32)})
+    save(graph, tmp_path)
+    found = coverage("net", {p.name: p for p in tmp_path.iterdir()})
+    assert found["operators"] == [{"operator": "Conv", "nodes": 1, "flops": 2 * 144 * 27},
+                                  {"operator": "Relu", "nodes": 1, "flops": 144}]
+    assert found["flops"] == 2 * 144 * 27 + 144
 
 
 # --- space --------------------------------------------------------------------------------------------------------------

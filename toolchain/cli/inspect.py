@@ -191,16 +191,28 @@ def show_command(task: str, member: str | None, file: Path | None, folder: Path 
 @project_options
 @click.option("--json", "as_json", is_flag=True, help="Print one model per line as JSON.")
 def check_command(names: tuple[str, ...], file: Path | None, folder: Path | None, as_json: bool) -> int:
-    """Import the models and list, for each, the operators that no kernel covers, with counts and node names.
+    """Import the models of the builds NAMES means; show each model's operators, or those that no kernel covers.
+
+    Operators come with their number of nodes and their share of the model's floating-point operations.
 
     \b
     Example:
       tc check
     """
+    from toolchain.cli.coverage import coverage, lines
+
     project = open_project(file, folder)
     models: dict[str, BuildTasks] = {}
     for build in project.tasks(names):
         models.setdefault(build.build.model, build)
     goals = {name: (build.graph,) for name, build in models.items()}
-    built = execute(project, goals, keep_going=True, json=as_json, noun="models")
+    built = execute(project, goals, keep_going=True, noun="models", is_result=False)
+    store = Store(settings().store)
+    for name, (task,) in goals.items():
+        if task.name in built.artifacts:
+            found = coverage(name, store.blobs.paths(built.artifacts[task.name].files))
+            print(json.dumps(found) if as_json else "\n".join(lines(found)))
+        elif as_json:
+            print(json.dumps({"model": name, "covered": False, "error": str(built.failed.get(task.name, "not reached"))}))
+    store.close()
     return built.exit_code

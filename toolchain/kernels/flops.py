@@ -26,6 +26,9 @@ def flops(node: Node, types: Mapping[str, TensorType]) -> int:
             a = types[node.inputs[0]].shape
             k = a[0] if node.attrs.get("transA") else a[-1]
             return 2 * out * k
+        case "LSTM" | "GRU" | "RNN":
+            steps, batch = types[node.inputs[0]].shape[:2]
+            return 2 * steps * batch * (types[node.inputs[1]].elements + types[node.inputs[2]].elements)
         case "MaxPool" | "AveragePool":
             return out * math.prod(node.attrs["kernel_shape"])
         case "LRN":
