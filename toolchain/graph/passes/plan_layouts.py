@@ -9,7 +9,7 @@ import numpy as np
 
 from toolchain.core import dtype as dtypes
 from toolchain.core.errors import InternalError
-from toolchain.core.layout import Layout
+from toolchain.core.layout import Layout, TensorType
 from toolchain.graph.ir import Graph, Node
 from toolchain.graph.ops import info
 from toolchain.graph.passes.layout_options import (
@@ -238,63 +238,75 @@ class _Wish:
 
 def _apply(graph: Graph, chosen: dict[Node, LayoutOption]) -> Graph:
     """The graph in the chosen layouts: types, conversions before their first reader, packed parameters."""
-    wishes = _collect_wishes(graph, chosen)
-    types, params = dict(graph.types), dict(graph.params)
-    before: dict[Node, list[Node]] = {}                     # conversions, by the node they precede
-    after: dict[Node, list[Node]] = {}                      # conversions to graph outputs, by the node they follow
-    reads: dict[tuple[Node, int], str] = {}                 # operands that are not the value itself any more
-    renamed: dict[str, str] = {}
-    taken = set(types)
+    applied = _Applied(graph, chosen)
+    applied.set_output_layouts()
+    for (value, wanted), wish in _collect_wishes(graph, chosen).items():
+        applied.fulfil(value, wanted, wish)
+    return applied.rebuilt()
 
-    def fresh(value: str, layout: Layout | None) -> str:
-        base_name = f"{value}.{layout}" if layout else f"{value}.plain"
+
+class _Applied:
+    """The planned graph, being built."""
+
+    def __init__(self, graph: Graph, chosen: dict[Node, LayoutOption]) -> None:
+        self.graph, self.chosen = graph, chosen
+        self.types, self.params = dict(graph.types), dict(graph.params)
+        self.before: dict[Node, list[Node]] = {}            # conversions, by the node they precede
+        self.after: dict[Node, list[Node]] = {}             # conversions to graph outputs, by the node they follow
+        self.reads: dict[tuple[Node, int], str] = {}        # operands that are not the value itself any more
+        self.renamed: dict[str, str] = {}                   # graph outputs to the value their node writes instead
+        self.have = {out: layout for node, o in chosen.items() for out, layout in zip(node.outputs, o.outputs) if out}
+
+    def value(self, base_name: str, kind: TensorType) -> str:
         name, n = base_name, 0
-        while name in taken:
+        while name in self.types:
             n += 1
             name = f"{base_name}.{n}"
-        taken.add(name)
+        self.types[name] = kind
         return name
 
-    have = {out: layout for node, o in chosen.items() for out, layout in zip(node.outputs, o.outputs) if out}
-    for value, layout in have.items():
-        producer = graph.producer(value)
-        if producer is None or base(layout) is None or layout is None:
-            continue
-        plain = without_halo(layout) or layout
-        if value in graph.outputs:                          # the producer writes another value, converted right behind it
-            renamed[value] = inner = fresh(value, plain)
-            types[inner] = graph.types[value].with_layout(plain)
-            after.setdefault(producer, []).append(_conversion(inner, value, producer))
-        else:
-            types[value] = graph.types[value].with_layout(plain)
-    for (value, wanted), wish in wishes.items():
-        source = renamed.get(value, value)
-        if base(have.get(value)) == wanted:
-            halos_only = value in renamed or _owns_storage(graph, value) or not wish.merged.has_halo
-            if halos_only:
-                types[source] = types[source].with_layout(wish.merged)
-                reads.update(dict.fromkeys(wish.readers, source) if source != value else {})
+    def set_output_layouts(self) -> None:
+        """Every node writes its layout; for a graph output into another value, converted right behind the node."""
+        for value, chosen in self.have.items():
+            layout, producer = without_halo(chosen), self.graph.producer(value)
+            if producer is None or layout is None:
                 continue
-            asked = {at: chosen[at[0]].inputs[at[1]] for at in wish.readers}
+            kind = self.graph.types[value].with_layout(layout)
+            if value not in self.graph.outputs:
+                self.types[value] = kind
+                continue
+            self.renamed[value] = inner = self.value(f"{value}.{layout}", kind)
+            self.after.setdefault(producer, []).append(_conversion(inner, value, producer))
+
+    def fulfil(self, value: str, wanted: BASE, wish: _Wish) -> None:
+        """Let the readers of `wish` find the value in the layout they want: as it is, with its own halo, or converted."""
+        source = self.renamed.get(value, value)
+        if base(self.have.get(value)) == wanted:
+            if value in self.renamed or _owns_storage(self.graph, value) or not wish.merged.has_halo:
+                self.types[source] = self.types[source].with_layout(wish.merged)
+                self.reads.update(dict.fromkeys(wish.readers, source) if source != value else {})
+                return
+            asked = {at: self.chosen[at[0]].inputs[at[1]] for at in wish.readers}
             wish.readers = [at for at, layout in asked.items() if layout is not None and layout.has_halo]
-        elif value in renamed and wanted is None and not wish.merged.has_halo:
-            continue                                        # it is the graph output, plain already
-        made = fresh(value, wish.merged)
-        types[made] = graph.types[value].with_layout(wish.merged)
-        reads.update(dict.fromkeys(wish.readers, made))
-        if graph.is_constant(value):
-            params[made] = graph.params[value]
-        else:
-            first = wish.readers[0][0]
-            before.setdefault(first, []).append(_conversion(source, made, graph.producer(value) or first))
-    nodes: list[Node] = []
-    for node in graph.nodes:
-        inputs = tuple(reads.get((node, n), name) for n, name in enumerate(node.inputs))
-        outputs = tuple(renamed.get(name, name) for name in node.outputs)
-        changed = inputs != node.inputs or outputs != node.outputs
-        new = replace(node, inputs=inputs, outputs=outputs) if changed else node
-        nodes += [*before.get(node, ()), new, *after.get(node, ())]
-    return used_only(replace(graph, nodes=tuple(nodes), types=types, params=params))
+        elif value in self.renamed and wanted is None and not wish.merged.has_halo:
+            return                                          # it is the graph output, plain already
+        made = self.value(f"{value}.{wish.merged}", self.graph.types[value].with_layout(wish.merged))
+        self.reads.update(dict.fromkeys(wish.readers, made))
+        if self.graph.is_constant(value):
+            self.params[made] = self.graph.params[value]
+            return
+        first = wish.readers[0][0]
+        self.before.setdefault(first, []).append(_conversion(source, made, self.graph.producer(value) or first))
+
+    def rebuilt(self) -> Graph:
+        nodes: list[Node] = []
+        for node in self.graph.nodes:
+            inputs = tuple(self.reads.get((node, n), name) for n, name in enumerate(node.inputs))
+            outputs = tuple(self.renamed.get(name, name) for name in node.outputs)
+            changed = inputs != node.inputs or outputs != node.outputs
+            new = replace(node, inputs=inputs, outputs=outputs) if changed else node
+            nodes += [*self.before.get(node, ()), new, *self.after.get(node, ())]
+        return used_only(replace(self.graph, nodes=tuple(nodes), types=self.types, params=self.params))
 
 
 def _collect_wishes(graph: Graph, chosen: dict[Node, LayoutOption]) -> dict[tuple[str, BASE], _Wish]:

@@ -116,14 +116,14 @@ def _concat_parts(graph: Graph, roots: dict[str, str]) -> dict[str, Place]:
 
 
 def _is_contiguous(node: Node, graph: Graph) -> bool:
-    """Whether the operands are stretches of the output's storage: equal layouts without halo, whole blocks, and extents of
-    one in all physical dimensions outside the axis."""
+    """Whether the operands are stretches of the output's storage: equal layouts without halo, whole blocks (but for the
+    last operand), and extents of one in all physical dimensions outside the axis."""
     result = graph.types[node.output]
     axis = int(node.attrs["axis"]) % len(result.shape)
     kinds = [graph.types[i] for i in node.inputs]
     if any(k.layout.dims != result.layout.dims or k.layout.has_halo or k.dtype != result.dtype for k in (*kinds, result)):
         return False
-    if any(k.layout.padded(k.shape)[axis] != k.shape[axis] for k in kinds):
+    if any(k.layout.padded(k.shape)[axis] != k.shape[axis] for k in kinds[:-1]):
         return False
     at = result.layout.dims.index((axis, 0))
     return math.prod(result.layout.physical_shape(result.shape)[:at]) == 1
