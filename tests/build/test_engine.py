@@ -21,7 +21,8 @@ from toolchain.build.store import Store
 from toolchain.build.task import Task
 from toolchain.core.errors import DeviceError, ScheduleError, TaskError
 
-CHAIN = [{"name": "a", "value": 1}, {"name": "b", "value": 2, "reads": ["a"]}, {"name": "c", "value": 3, "reads": ["a", "b"]}]
+CHAIN = [{"name": "a", "value": 1}, {"name": "b", "value": 2, "reads": ["a"]},
+         {"name": "c", "value": 3, "reads": ["a", "b"]}]
 
 
 class Bench:
@@ -32,7 +33,9 @@ class Bench:
         self.project.mkdir()
         self.events: list[Event] = []
 
-    def build(self, plan: Sequence[Mapping[str, Any]], goals: Sequence[str] = (), *, jobs: int = 0, **options: Any) -> Build:
+    def build(
+        self, plan: Sequence[Mapping[str, Any]], goals: Sequence[str] = (), *, jobs: int = 0, **options: Any,
+    ) -> Build:
         tasks = tasks_of(plan)
         self.events.clear()
         EXECUTED.clear()
@@ -221,7 +224,7 @@ def test_a_cycle_is_named(bench: Bench) -> None:
     a = Task("a", "build_steps:add", 1, inputs=inputs)
     inputs["x"] = Task("b", "build_steps:add", 1, inputs={"x": a})
     store = Store(bench.folder / "store")
-    with pytest.raises(TaskError, match="tasks need each other: a -> b -> a|tasks need each other: b -> a -> b"):
+    with pytest.raises(TaskError, match=r"tasks need each other: (a -> b -> a|b -> a -> b)"):
         Executor(store, bench.project, jobs=0).build([a])
     store.close()
 

@@ -89,6 +89,8 @@ class _Planner:
         except ToolchainError as e:
             return _Verdict(node, False, past, waits=waits, problem=str(e))
         changed = changes(assumed, facts) if past else ()
+        if node.task.needs is not None and not node.expanded:       # dynamic inputs are not gone, only not known yet
+            changed = tuple(c for c in changed if not (c.ingredient.startswith("input ") and c.new is None))
         if waits:
             return _Verdict(node, False, past, changed, waits)
         if (trace := self.store.find(key_of(facts))) is None:
