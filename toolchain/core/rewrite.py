@@ -6,8 +6,9 @@ A node class takes part by deriving from `Node`. "Nothing changed" returns the s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import cache
+from operator import is_not
 from typing import Any, TypeVar
 
 
@@ -20,14 +21,24 @@ class Node:
 N = TypeVar("N", bound=Node)
 
 
+PLAIN = ("str", "int", "bool", "float | int | bool", "tuple[int, ...]", "ForKind")      # annotations that hold no Node
+
+
 @cache
-def _field_names(kind: type) -> tuple[str, ...]:
+def _field_names(kind: Any) -> tuple[str, ...]:
+    """The fields that may hold Nodes. (Annotations are strings in every module that defines nodes.)"""
+    return tuple(f.name for f in fields(kind) if f.type not in PLAIN)
+
+
+@cache
+def _all_field_names(kind: Any) -> tuple[str, ...]:
     return tuple(f.name for f in fields(kind))
 
 
 def children(node: Node) -> Iterator[Node]:
     """The direct children, in field order."""
-    for name in _field_names(type(node)):
+    kind: Any = type(node)
+    for name in _field_names(kind):
         value = getattr(node, name)
         if isinstance(value, Node):
             yield value
@@ -46,20 +57,22 @@ def walk(node: Node) -> Iterator[Node]:
 
 def map_children(node: N, fn: Callable[[Any], Any]) -> N:
     """Rebuild `node` with `fn` applied to each child; `node` itself when no child changed."""
+    kind: Any = type(node)
     changed: dict[str, Any] = {}
-    for name in _field_names(type(node)):
+    for name in _field_names(kind):
         old = getattr(node, name)
         if isinstance(old, Node):
             new = fn(old)
+            if new is not old:
+                changed[name] = new
         elif isinstance(old, tuple) and old:
-            new = tuple(fn(c) if isinstance(c, Node) else c for c in old)
-            if all(a is b for a, b in zip(new, old, strict=True)):
-                continue
-        else:
-            continue
-        if new is not old:
-            changed[name] = new
-    return replace(node, **changed) if changed else node  # type: ignore[type-var]
+            mapped = [fn(c) if isinstance(c, Node) else c for c in old]
+            if any(map(is_not, mapped, old)):
+                changed[name] = tuple(mapped)
+    if not changed:
+        return node
+    values = [changed[f] if f in changed else getattr(node, f) for f in _all_field_names(kind)]
+    return kind(*values)  # type: ignore[no-any-return]
 
 
 def rewrite(node: N, rule: Callable[[Any], Any]) -> Any:

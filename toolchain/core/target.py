@@ -72,7 +72,7 @@ class Target:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Target:
         known = {f.name for f in fields(cls)}
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known}
         values["scopes"] = tuple(
             Scope(**{**s, "fragment": tuple(s.get("fragment", ()))}) for s in data.get("scopes", ())
         )
