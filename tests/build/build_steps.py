@@ -1,7 +1,7 @@
 """Steps and a small plan language for the tests of the task engine; `command` builds one in another process.
 
-A plan is a list of {"name", "value", "reads": [names], ...}, inputs before readers. Its steps add numbers: the value of a task
-is (its own + those it reads) // cut, so that `cut` makes some edits have no effect further on (early cutoff).
+A plan is a list of {"name", "value", "reads": [names], ...}, inputs before readers. Its steps add numbers: the value of a
+task is (its own + those it reads) // cut, so that `cut` makes some edits have no effect further on (early cutoff).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,16 +101,19 @@ def edit_source(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Pat
     return Result("text", {"text": text})
 
 
+def choose(choice: Sequence[Task], artifacts: Mapping[str, Artifact]) -> dict[str, Task]:
+    return {"chosen": choice[sum(a.meta["value"] for a in artifacts.values()) % 2]}
+
+
 def tasks_of(plan: Sequence[Mapping[str, Any]]) -> dict[str, Task]:
-    """The tasks of a plan, by name. Keys besides those of `add`'s parameters: reads, version, source (a path), run, resource,
-    and either: [a, b], a dynamic input that is task a if the sum of the static inputs' values is even, else b."""
+    """The tasks of a plan, by name. Keys besides `add`'s parameters: reads, version, source (a path), run, resource, and
+    either: [a, b], a dynamic input that is task a if the sum of the static inputs' values is even, else b."""
     tasks: dict[str, Task] = {}
     for entry in plan:
         params = {k: v for k, v in entry.items() if k not in ("reads", "version", "source", "run", "resource", "either")}
         needs = None
         if either := entry.get("either"):
-            def needs(artifacts: Mapping[str, Artifact], choice: Sequence[Task] = [tasks[n] for n in either]) -> dict[str, Task]:
-                return {"chosen": choice[sum(a.meta["value"] for a in artifacts.values()) % 2]}
+            needs = partial(choose, [tasks[name] for name in either])
         tasks[entry["name"]] = Task(
             entry["name"], f"build_steps:{entry.get('run', 'add')}", entry.get("version", 1), params,
             {f"r{n}": tasks[name] for n, name in enumerate(entry.get("reads", ()))}, needs,

@@ -152,7 +152,8 @@ def build_three(store: Store, project: Path) -> None:
 
 
 def age(store: Store, **days: float) -> None:
-    store.write([("update traces set used_s = ? where task = ?", (time.time() - 86_400 * d, name)) for name, d in days.items()])
+    for name, d in days.items():
+        store.write([("update traces set used_s = ? where task = ?", (time.time() - 86_400 * d, name))])
 
 
 def kept(store: Store) -> list[str]:

@@ -12,7 +12,7 @@ from toolchain.core.digest import digest_bytes
 def safe_name(name: str) -> str:
     """A file name for any text. Text that had to be altered carries a digest, so that different texts stay different."""
     safe = re.sub(r"[^A-Za-z0-9_.@:+=-]", "_", name)[:100].lstrip(".")
-    return safe if safe == name else f"{safe}-{digest_bytes(name.encode())[:8]}"
+    return safe if safe and safe == name else f"{safe}-{digest_bytes(name.encode())[:8]}"
 
 
 def fresh_name(stem: str) -> str:

@@ -154,7 +154,8 @@ def _typed(error: Exception, work: Work) -> ToolchainError:
         try:
             pickle.loads(pickle.dumps(error))
         except Exception:                                   # a class of its own, with another constructor
-            known = next(kind for kind in type(error).__mro__ if kind.__module__ == ToolchainError.__module__)
+            ours = ToolchainError.__module__
+            known: type[ToolchainError] = next(kind for kind in type(error).__mro__ if kind.__module__ == ours)
             return known(error.what, where=error.where, fix=error.fix)
         return error
     if (full := disk_full(error, _where(work))) is not None:
@@ -256,13 +257,17 @@ def serve_forks(fd: int, owner: int, preload: Sequence[str]) -> None:
             if ready == woken.fileno():
                 woken.recv(4096)
             else:
-                message, fds, _, _ = socket.recv_fds(control, 1, 1)
+                try:
+                    message, fds, _, _ = socket.recv_fds(control, 1, 1)
+                except ConnectionError:
+                    return
                 if not message:
                     return
                 send(control, ("forked", _fork_worker(fds[0], (control, woken, wake))))
                 os.close(fds[0])
-        for pid, status in _ended():
-            send(control, ("ended", pid, status))
+        with contextlib.suppress(BrokenPipeError):          # nobody is there any more; the kernel is about to end us
+            for pid, status in _ended():
+                send(control, ("ended", pid, status))
 
 
 def _ended() -> Iterator[tuple[int, int]]:
