@@ -86,8 +86,7 @@ class _Task(Values):
     """One task function: statements."""
 
     def __init__(self, places: dict[Tensor, Place], declared: set[str], target: Target) -> None:
-        # x86's maxps keeps one operand when the other is NaN, AArch64's fmax gives the NaN: each in one instruction
-        super().__init__(places, Lanes(), declared, native_max=target.kind == "aarch64")
+        super().__init__(places, Lanes(), declared, target)
 
     def stmt(self, s: Stmt) -> None:
         match s:

@@ -127,7 +127,8 @@ def _check_lifetimes(func: PrimFunc, phases: list[Phase]) -> None:
         stored = {n.tensor for n in nodes(phase.body) if isinstance(n, Store)}
         for t in _touched(phase.body) - stored:
             if func.buffers[t].scope in ("local", "lane"):
-                raise CodegenError(f"{func.name}: {t.name} ({func.buffers[t].scope}) is read in a phase that does not compute it",
+                scope = func.buffers[t].scope
+                raise CodegenError(f"{func.name}: {t.name} ({scope}) is read in a phase that does not compute it",
                                    fix=f"compute {t.name} inside the nest that reads it, or give it the scope global")
 
 

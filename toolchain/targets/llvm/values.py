@@ -14,6 +14,7 @@ from typing import Any
 
 from toolchain.core import dtype as dtypes
 from toolchain.core.errors import CodegenError
+from toolchain.core.target import Target
 from toolchain.targets.llvm.spelling import FALSE, MEMORY, TRUE, VALUE, constant, intrinsic, value_type, vector
 from toolchain.te.expr import (
     Bin,
@@ -72,8 +73,8 @@ NO_GUARD = Guard()
 class Values:
     """The state of one task function and the emission of expressions. `places` says where each tensor is."""
 
-    def __init__(self, places: dict[Tensor, Place], lanes: Lanes, declared: set[str], native_max: bool) -> None:
-        self.places, self.lanes, self.declared, self.native_max = places, lanes, declared, native_max
+    def __init__(self, places: dict[Tensor, Place], lanes: Lanes, declared: set[str], target: Target) -> None:
+        self.places, self.lanes, self.declared, self.target = places, lanes, declared, target
         self.lines: list[str] = []
         self.count = 0
         self.env: dict[Var, int | str] = {}            # a loop variable is a Python int while its loop is unrolled
@@ -463,7 +464,7 @@ class Values:
 
     def extremum(self, op: str, type: str, lanes: int, a: str, b: str) -> str:
         """max or min as x86 has it: with a NaN the result is `b`. A constant stands first: NaNs pass it."""
-        if self.native_max:
+        if self.target.kind == "aarch64":         # fmax gives the NaN, in one instruction as maxps
             name = "maximum" if op == "max" else "minimum"
             return self.emit(self.intrinsic(type, name, (type,), ((type, a), (type, b))))
         if not b.startswith("%"):
@@ -472,7 +473,7 @@ class Values:
         return self.emit(f"select {vector('i1', lanes)} {test}, {type} {a}, {type} {b}")
 
     def divide(self, op: str, dtype: str, lanes: int, a: str, b: str) -> str:
-        """Integer division that never traps: x/0 is 0 (NumPy's), the lowest value over -1 wraps. `/` truncates, `//` floors."""
+        """Integer division that never traps: x/0 is 0 (NumPy's), the lowest over -1 wraps. `/` truncates, `//` floors."""
         type, bit = value_type(dtype, lanes), vector("i1", lanes)
         zero, one = constant(0, dtype, lanes), constant(1, dtype, lanes)
         signed = dtype in dtypes.INTS
@@ -550,6 +551,8 @@ class Values:
             return self.convert(self.convert(name, source, "float32", lanes), "float32", to, lanes)
         if to in half and source != "float32":
             return self.convert(self.convert(name, source, "float32", lanes), "float32", to, lanes)
+        if "float16" in (source, to) and self.target.kind == "x86" and not self.target.has("f16c"):
+            raise CodegenError(f"float16 needs the feature f16c, which {self.target.name} does not have")
         if source == "bfloat16":
             return self.widen_bfloat16(name, lanes)
         if to == "bfloat16":

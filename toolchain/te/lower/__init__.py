@@ -37,6 +37,8 @@ COMMON: tuple[LoopPass, ...] = (
     contract_fma,          # last: the other passes make products and sums of their own
 )
 
+MAX_DEPTH = 20_000         # Python frames: a fused chain of functions nests some hundred expressions, each walk takes three
+
 
 def lower(func: PrimFunc, target: Target, extra: tuple[LoopPass, ...] = (), dump: Path | None = None) -> PrimFunc:
     """Run COMMON, then the backend's `extra` passes, verifying after each.
@@ -44,6 +46,7 @@ def lower(func: PrimFunc, target: Target, extra: tuple[LoopPass, ...] = (), dump
     dump: a folder that gets NN.pass.txt, the text after each pass. TC_DEBUG=2 prints each pass and its time.
     Raises CodegenError: broken invariants, named with the pass, or what a pass refuses.
     """
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), MAX_DEPTH))
     verify(func)
     chatty = settings().debug >= 2 and settings().selects(func.name)
     if dump is not None:

@@ -10,8 +10,9 @@ from toolchain.core.layout import TensorType
 from toolchain.core.rewrite import map_children, rewrite
 from toolchain.core.target import Target
 from toolchain.te.create import fresh
-from toolchain.te.expr import Load, Var, const, substitute, variables
+from toolchain.te.expr import Const, Load, Var, const, substitute, variables
 from toolchain.te.loop_ir import Block, Buffer, For, ForKind, If, PrimFunc, Stmt, Update, block, is_reduction_loop, loops
+from toolchain.te.lower.shared import without
 from toolchain.te.tensor import Placeholder, Tensor
 
 IDENTITY = {"sum": lambda dtype: 0, "prod": lambda dtype: 1, "max": dtypes.lowest, "min": dtypes.highest}
@@ -70,8 +71,13 @@ class _Factor:
         renamed = {s.var: Var(fresh(f"{s.var.name}_join", self.loop_names), s.extent) for s in (*spatial, lane)}
         join: Stmt = replace(update, value=Load(lanes, at))
         join = For(lane.var, join, ForKind.VECTORIZED)
-        for s in reversed(spatial):
-            join = For(s.var, join, s.kind)
+        dropped = {s.var for s in path if isinstance(s, For) and s not in spatial}
+        for s in reversed(path[:-1]):
+            match s:
+                case For() if s in spatial:
+                    join = replace(s, body=join)
+                case If(condition) if not isinstance(kept := without(condition, dropped), Const):
+                    join = If(kept, join)
         join = substitute(rewrite(join, lambda n: replace(n, var=renamed[n.var]) if isinstance(n, For) else None), renamed)
         return accumulate, join
 

@@ -9,8 +9,9 @@ from typing import TypeAlias, TypeVar
 from toolchain.core.errors import CodegenError
 from toolchain.core.rewrite import map_children, rewrite, walk
 from toolchain.core.target import Target
-from toolchain.te.expr import COMBINERS, TRUE, Bin, Const, Expr, Index, Load, Var, binary, substitute, variables
+from toolchain.te.expr import COMBINERS, Const, Index, Load, Var, binary, substitute, variables
 from toolchain.te.loop_ir import Block, For, If, PrimFunc, Stmt, Store, Update, block, is_reduction_loop, loops, statements
+from toolchain.te.lower.shared import without
 from toolchain.te.tensor import Tensor
 
 
@@ -124,7 +125,7 @@ class _Placer:
             match s:
                 case For() if s.var in spatial:
                     stmt = replace(s, var=fresh[s.var], body=stmt)
-                case If(condition) if not isinstance(kept := _without(condition, dropped), Const):
+                case If(condition) if not isinstance(kept := without(condition, dropped), Const):
                     stmt = If(kept, stmt)
         return substitute(stmt, fresh)  # type: ignore[no-any-return]
 
@@ -185,14 +186,6 @@ def _continue(stmt: S, update: Update) -> S:
 
 def _tensors_read(stmt: Stmt) -> set[Tensor]:
     return {n.tensor for n in walk(stmt) if isinstance(n, Load)}
-
-
-def _without(condition: Expr, dropped: set[Var]) -> Expr:
-    """The parts of a conjunction that do not depend on the loops left out."""
-    match condition:
-        case Bin("and", a, b):
-            return binary("and", _without(a, dropped), _without(b, dropped))
-    return TRUE if variables(condition) & dropped else condition
 
 
 __all__ = ["place_init"]

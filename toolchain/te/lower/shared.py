@@ -10,7 +10,21 @@ from typing import Any
 
 from toolchain.core.errors import CodegenError
 from toolchain.core.rewrite import Node, children, map_children
-from toolchain.te.expr import Broadcast, Dynamic, Expr, FloorDiv, FloorMod, Index, Ramp, Var, index
+from toolchain.te.expr import (
+    TRUE,
+    Bin,
+    Broadcast,
+    Dynamic,
+    Expr,
+    FloorDiv,
+    FloorMod,
+    Index,
+    Ramp,
+    Var,
+    binary,
+    index,
+    variables,
+)
 
 
 def rewrite_shared(node: Any, rule: Callable[[Any], Any]) -> Any:
@@ -88,6 +102,14 @@ def depends_on(node: Node, var: Var) -> bool:
     return any(n is var or (isinstance(n, Index) and var in n.vars()) for n in nodes(node))
 
 
+def without(condition: Expr, dropped: set[Var]) -> Expr:
+    """The parts of a conjunction that depend on none of these loops."""
+    match condition:
+        case Bin("and", a, b):
+            return binary("and", without(a, dropped), without(b, dropped))
+    return TRUE if variables(condition) & dropped else condition
+
+
 class Lanes:
     """How many lanes expressions have (0: a scalar); remembers every answer, so asking is cheap."""
 
@@ -115,4 +137,4 @@ class Lanes:
         return found.pop() if found else 0
 
 
-__all__ = ["Lanes", "depends_on", "dynamic_values", "map_dynamic", "nodes", "rewrite_shared"]
+__all__ = ["Lanes", "depends_on", "dynamic_values", "map_dynamic", "nodes", "rewrite_shared", "without"]
