@@ -79,6 +79,7 @@ def assert_same(before: Graph, after: Graph, tolerance: float = 2e-5) -> None:
     The default tolerance allows float32 rounding of some dozens of reordered operations.
     """
     verify(after)
+    assert all(isinstance(a, np.ndarray) for a in after.params.values())
     assert after.inputs == before.inputs and after.outputs == before.outputs
     given = random_inputs(before)
     expected, found = interpret(before, given), interpret(after, given)

@@ -84,6 +84,11 @@ REWRITES: dict[str, tuple[Case, list[str]]] = {
     "square": (lambda b, x: b.node("Pow", x, b.const(2.0)), ["Mul"]),
     "cube": (lambda b, x: b.node("Pow", x, b.const(3.0)), ["Mul", "Mul"]),
     "square_root": (lambda b, x: b.node("Pow", b.node("Exp", x), b.const(0.5)), ["Exp", "Sqrt"]),
+    "resize_by_one": (
+        lambda b, x: b.node("Relu", b.node("Resize", x, "", b.const([1.0] * 4), mode="cubic")), ["Relu"]),
+    "resize_to_size": (
+        lambda b, x: b.node("Relu", b.node("Resize", x, "", "", b.ints(1, 8, 4, 4), mode="linear")), ["Relu"]),
+    "clip_at_infinity": (lambda b, x: b.node("Clip", x, b.const(0.0), b.const(math.inf)), ["Relu"]),
     "sum": (lambda b, x: b.node("Sum", x, b.input(8, 1, 1), x), ["Add", "Add"]),
     "relu_twice": (lambda b, x: b.node("Relu", b.node("Clip", x, b.const(0.0))), ["Relu"]),
     "gemm": (_gemm, ["Reshape", "MatMul", "Add"]),
@@ -123,6 +128,7 @@ LEFT_ALONE: dict[str, Case] = {
     "clip_at_five": lambda b, x: b.node(
         "Mul", b.node("Clip", b.node("Add", x, b.const(3.0)), b.const(0.0), b.const(5.0)), b.const(1 / 6)),
     "clip_at_one": lambda b, x: b.node("Clip", x, b.const(0.0), b.const(1.0)),
+    "resize_a_little": lambda b, x: b.node("Resize", x, "", b.const([1.0, 1.0, 1.1, 1.1]), mode="linear"),
     "resize": lambda b, x: b.node("Resize", x, "", b.const([1.0, 1.0, 2.0, 2.0]), mode="nearest"),
     "mean": lambda b, x: b.node("ReduceMean", x, b.ints(2, 3), keepdims=1),
     "training_dropout": lambda b, x: b.node("Dropout", x, b.const(0.5), b.const(True, "bool")),

@@ -106,15 +106,15 @@ class Rewriting:
         if key is not None and key in self._memo:
             return self._memo[key]
         name = self.fresh(base)
-        self.params[name] = array
-        self.types[name] = array_type(array)
+        self.params[name] = np.asarray(array)
+        self.types[name] = array_type(self.params[name])
         if key is not None:
             self._memo[key] = name
         return name
 
     def define(self, value: str, array: np.ndarray) -> str:
         """Make the output of the node at hand a parameter of that content; the rule returns the answer."""
-        self.params[value] = array
+        self.params[value] = np.asarray(array)
         return value
 
     def int64(self, *values: int) -> str:

@@ -6,6 +6,7 @@ differences in the sign of zero are accepted: x + 0 -> x keeps -0.0, and Pow(-0.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -133,11 +134,11 @@ def simplify_relu(node: Node, state: Rewriting) -> str | None:
 
 
 def clip_to_relu(node: Node, state: Rewriting) -> Sequence[Node] | str | None:
-    """Clip(x, 0) -> Relu(x); Clip without bounds -> x."""
+    """Clip(x, 0), Clip(x, 0, inf) -> Relu(x); Clip without bounds -> x."""
     low, high = (node.inputs[n] if len(node.inputs) > n else "" for n in (1, 2))
     if not low and not high:
         return node.inputs[0]
-    if not high and state.uniform(low) == 0 and _floats(node, state):
+    if (not high or state.uniform(high) == math.inf) and low and state.uniform(low) == 0 and _floats(node, state):
         return [replace(node, op="Relu", inputs=node.inputs[:1], attrs={})]
     return None
 

@@ -107,9 +107,12 @@ def drop_pad(node: Node, state: Rewriting) -> str | None:
 
 
 def drop_resize(node: Node, state: Rewriting) -> str | None:
-    """Resize to the same size -> x (samples fall on the elements, whatever the mode)."""
+    """Resize to the same size by factors of one -> x (samples fall on the elements, whatever the mode)."""
+    scales = node.inputs[2] if len(node.inputs) > 2 else ""
     cropping = node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize"
-    return node.inputs[0] if same_type(node, state) and not cropping else None
+    stretching = node.attrs.get("keep_aspect_ratio_policy", "stretch") == "stretch"
+    exact = state.uniform(scales) == 1.0 if scales else stretching
+    return node.inputs[0] if same_type(node, state) and exact and not cropping else None
 
 
 def drop_concat(node: Node, state: Rewriting) -> Sequence[Node] | str | None:
