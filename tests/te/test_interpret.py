@@ -99,6 +99,19 @@ def test_an_access_out_of_bounds_names_buffer_and_index():
         te.interpret(te.create_schedule(Y).func, {"X": np.zeros(4, np.float32)})
 
 
+def test_lanes_are_reduced_in_halves():
+    X = te.placeholder((2, 8), name="X")
+    k = te.reduce_axis(8, "k")
+    for reduce, reference in ((te.sum, np.sum), (te.max, np.max), (te.prod, np.prod)):
+        Y = te.compute((2,), lambda i, reduce=reduce: reduce(X[i, k], axis=k), name="Y")
+        s = te.create_schedule(Y)
+        s[Y].vectorize(k)
+        lowered = lower(s.func, AVX2)
+        assert "reduce_" in te.to_text(lowered)
+        x = np.random.default_rng(0).integers(-3, 4, (2, 8)).astype(np.float32)
+        np.testing.assert_array_equal(te.interpret(lowered, {"X": x})["Y"], reference(x, axis=1))
+
+
 def test_lanes_and_masks():
     X, Y = te.placeholder((8,), name="X"), te.placeholder((8,), name="Y")
     ramp = Ramp(Index((), 2), 1, 4)
