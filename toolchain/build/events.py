@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, get_args
 
 VERSION = 1
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 
 class RunStarted(NamedTuple):
@@ -148,7 +149,7 @@ def to_json(event: Event) -> dict[str, Any]:
 
 def line(event: Event) -> str:
     """The event as one line of JSON, without the line break."""
-    return json.dumps(to_json(event), separators=(",", ":"), ensure_ascii=False)
+    return _ENCODER.encode(to_json(event))
 
 
 def read_event(data: Mapping[str, Any]) -> Event | None:

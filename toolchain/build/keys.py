@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from toolchain.build.task import Task
-from toolchain.core.digest import digest_bytes, digest_json
+from toolchain.core.digest import canonical_json, digest_bytes, digest_json
 from toolchain.core.errors import TaskError
 
 STORE_FORMAT = 1            # raise it when keys, artifacts or the way steps are called change their meaning
@@ -85,7 +85,7 @@ def _leaves(path: str, params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping) and value:
             yield from _leaves(f"{here}.", value)
         else:
-            text = json.dumps(dict(value) if isinstance(value, Mapping) else value, sort_keys=True, separators=(",", ":"))
+            text = canonical_json(dict(value) if isinstance(value, Mapping) else value)
             if len(text) > _LONGEST:
                 text = f"{text[:60]}... (sha256 {digest_bytes(text.encode())})"
             yield here, text

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=True)
+
 
 def digest_bytes(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
@@ -19,7 +21,7 @@ def digest_file(path: Path) -> str:
 
 def canonical_json(value: Any) -> str:
     """One spelling per value: sorted keys, no spaces. Raises TypeError for anything that is not plain data."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=True)
+    return _ENCODER.encode(value)
 
 
 def digest_json(value: Any) -> str:
