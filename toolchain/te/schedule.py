@@ -3,7 +3,7 @@
     s = te.create_schedule(C)
     io, ii = s[C].split(C.op.axis[0], factor=8)
     s[C].vectorize(ii)
-    s.func                       the loop nest now; te.to_text(s.func) prints it
+    print(s)                     the loop nest now; s.func is it as data
     s.steps                      what was done, by names: replay(create_schedule(C).func, s.steps) gives the same text
 
 Every primitive rewrites `s.func` at once. Loop handles are `Var`s; a handle that a later step consumed is refused with the
@@ -25,6 +25,7 @@ from toolchain.te.loop_ir import PrimFunc, loops
 from toolchain.te.primitives import PRIMITIVES
 from toolchain.te.primitives.loops import root_nest
 from toolchain.te.tensor import Compute, Tensor
+from toolchain.te.text import to_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,10 @@ class Schedule:
         raise ScheduleError(
             f"{self.func.name} has no stage '{name}'", fix=f"pick one of: {', '.join(t.name for t in self.func.stages)}"
         )
+
+    def __str__(self) -> str:
+        """The loop nest now."""
+        return to_text(self.func)
 
     def apply(self, name: str, *args: Any) -> tuple[Any, ...]:
         """Apply the primitive of that name (arguments as in a Step), record it, return its handles."""
@@ -277,10 +282,17 @@ class Stage:
 
 
 def create_schedule(
-    outputs: Tensor | Sequence[Tensor], name: str = "main", inputs: Sequence[Tensor] | None = None
+    outputs: Tensor | Compute | Sequence[Tensor | Compute], name: str = "main", inputs: Sequence[Tensor] | None = None
 ) -> Schedule:
-    """A schedule with one root loop nest per computed stage, producers first. See `create_func`."""
-    return Schedule(create_func(outputs, name, inputs))
+    """A schedule with one root loop nest per computed stage, producers first. See `create_func`.
+
+    Outputs may be given as tensors or, as in TVM, as their ops: create_schedule(C.op).
+    """
+    given = outputs if isinstance(outputs, Sequence) else (outputs,)
+    tensors = [o.output if isinstance(o, Compute) else o for o in given]
+    if None in tensors:
+        raise ScheduleError("create_schedule: a definition that te.compute did not make", fix="pass the tensor")
+    return Schedule(create_func([t for t in tensors if t is not None], name, inputs))
 
 
 def replay(func: PrimFunc, steps: Iterable[Step]) -> Schedule:

@@ -43,12 +43,14 @@ class Compute:
     """The definition of a stage: one value per point of `axis`, reduced over `reduce_axis` when the body is a Reduce.
 
     `tag` names what the stage is ("conv2d", "matmul", "injective", ...) for the sketches; `attrs` are plain facts about it.
+    `output` is the tensor that te.compute made with it (None for a definition that a schedule made).
     """
 
     axis: tuple[Var, ...]
     body: Expr
     tag: str = ""
     attrs: Mapping[str, Any] = field(default_factory=dict)
+    output: Tensor | None = field(default=None, init=False, repr=False)
 
     @property
     def reduce_axis(self) -> tuple[Var, ...]:
@@ -124,7 +126,10 @@ def compute(
         raise ScheduleError(f"compute {name}: the function takes {len(names)} indices, the shape {dims} has {len(dims)}")
     axis = tuple(Var(n, extent) for n, extent in zip(names, dims, strict=True))
     body = as_expr(fn(*axis))
-    return Tensor(name, dims, body.dtype, Compute(axis, body, tag, dict(attrs or {})))
+    op = Compute(axis, body, tag, dict(attrs or {}))
+    tensor = Tensor(name, dims, body.dtype, op)
+    object.__setattr__(op, "output", tensor)        # the one cycle: TVM's create_schedule(C.op) needs the way back
+    return tensor
 
 
 def identity(combiner: str, dtype: str) -> float | int:
