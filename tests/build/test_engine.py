@@ -14,8 +14,9 @@ import pytest
 from build_steps import EXECUTED, tasks_of
 
 from toolchain.build.events import Event, Progress, TaskFinished, TaskStarted, Warned
-from toolchain.build.executor import Build, Executor, available_cores, critical_path
+from toolchain.build.executor import Build, Executor, available_cores
 from toolchain.build.frontier import Node
+from toolchain.build.journal import critical_path
 from toolchain.build.runs import KEEP, events_of, recorded
 from toolchain.build.store import Store
 from toolchain.build.task import Task

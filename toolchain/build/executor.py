@@ -9,33 +9,29 @@ trace.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from toolchain.build import runs
 from toolchain.build.blobs import DamagedBlob
 from toolchain.build.events import (
-    Event,
     Planned,
     Progress,
     RunFinished,
     RunStarted,
     TaskFailed,
     TaskFinished,
-    TaskLog,
     TaskSkipped,
     TaskStarted,
     TaskWaiting,
-    Warned,
 )
 from toolchain.build.export import export
 from toolchain.build.folders import fresh_name, remove_tree, safe_name
 from toolchain.build.frontier import Frontier, Node, State
+from toolchain.build.journal import Journal, Listener, critical_path
 from toolchain.build.keys import Change, changes, describe, ingredients, key_of
 from toolchain.build.locks import Lock, hold
 from toolchain.build.store import FOUND, Entry, Store, Trace
@@ -47,9 +43,7 @@ if TYPE_CHECKING:
     from toolchain.build.pool import Died, Pool
     from toolchain.build.worker import Damaged, Made, Outcome, Work
 
-Listener = Callable[[Event], None]
 _POLL_S = 0.02              # how often a lock that another process holds is tried
-_LOG_LINES = 20
 _HEALINGS = 3               # how often a task's damaged output is made anew before the disk is blamed
 
 
@@ -135,7 +129,6 @@ class _Run:
         self.executor, self.store, self.goals, self.exports = executor, executor.store, goals, exports
         self.project = str(executor.project or "")
         self.frontier = Frontier()
-        self.begun = time.monotonic()
         self.queue: list[_Job] = []                     # decided: they must run
         self.running: dict[str, _Job] = {}              # by task name
         self.keys: dict[str, list[Node]] = {}           # key in work -> tasks of the same key that wait for it
@@ -146,10 +139,9 @@ class _Run:
         self.healed: dict[Node, int] = {}
         self.notes: list[Entry] = []
         self.planned = 0
-        self.record_is_lost = False
         self.pool: Pool | None = None
         self.temp: tuple[Path, Lock] | None = None
-        self.record = runs.begin(runs.runs_folder(executor.project)) if executor.project else None
+        self.journal = Journal(executor.project, executor.on_event)
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -168,13 +160,13 @@ class _Run:
             self._release_everything()
             summary = self._finish(status)
         done = {n.name: n.artifact for n in self.frontier.nodes.values() if n.artifact is not None}
-        return Build(done, self.failed, tuple(self.skipped), summary, self.record.folder if self.record else None)
+        return Build(done, self.failed, tuple(self.skipped), summary, self.journal.folder)
 
     def _start(self) -> None:
         wall = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         goals = tuple(goal.name for goal in self.goals)
-        run_id = self.record.id if self.record else ""
-        self._emit(RunStarted(self._now(), run_id, wall, self.project, str(self.store.root), goals, self.executor.jobs))
+        self.journal.emit(RunStarted(self.journal.now(), self.journal.run_id, wall, self.project, str(self.store.root),
+                                     goals, self.executor.jobs))
         self.store.load(self.project)
         for goal in (*self.goals, *self.exports.values()):
             self.frontier.want(goal)
@@ -203,7 +195,7 @@ class _Run:
     def _report_plan(self) -> None:
         if len(self.frontier.nodes) != self.planned:
             self.planned = len(self.frontier.nodes)
-            self._emit(Planned(self._now(), self.planned))
+            self.journal.emit(Planned(self.journal.now(), self.planned))
 
     def _check_stuck(self) -> None:
         if not self._stopping and (cycle := self.frontier.cycle()):
@@ -251,7 +243,7 @@ class _Run:
             return
         if node not in self.ran:
             self.cached[node] = trace
-            self._emit(TaskFinished(self._now(), node.name, True, trace.duration_s, trace.digest), flush=False)
+            self.journal.emit(TaskFinished(self.journal.now(), node.name, True, trace.duration_s, trace.digest), flush=False)
         if self.store.last_key(self.project, node.name) != key:
             past = self.store.past(self.project, node.name)
             changed = changes(past.ingredients, facts) if past else ()
@@ -298,7 +290,7 @@ class _Run:
                     job.waiting = True
                     what = "another process is building it" if path is wanted[0] else \
                         f"another process is using {job.node.task.resource}"
-                    self._emit(TaskWaiting(self._now(), job.node.name, what))
+                    self.journal.emit(TaskWaiting(self.journal.now(), job.node.name, what))
                 return False
             job.locks.append(lock)
         return True
@@ -310,10 +302,10 @@ class _Run:
             self._take(job.node, job.key, trace, job.facts)
             return
         job.attempt += 1
-        job.begun_s = self._now()
+        job.begun_s = self.journal.now()
         self.running[job.node.name] = job
         self.keys[job.key] = []
-        self._emit(TaskStarted(job.begun_s, job.node.name, job.reason, job.estimate_s, job.attempt))
+        self.journal.emit(TaskStarted(job.begun_s, job.node.name, job.reason, job.estimate_s, job.attempt))
         work = self._work(job)
         if self.executor.jobs == 0:
             self._perform_here(work)
@@ -328,7 +320,7 @@ class _Run:
         from toolchain.build.worker import Work
 
         folder = self._temporary()
-        log = self.record.log(job.node.name) if self.record else folder / f"{safe_name(job.node.name)}.txt"
+        log = self.journal.log_path(job.node.name, folder)
         task = job.node.task
         return Work(task.name, task.run, task.params, job.inputs, {n: p.absolute() for n, p in task.files.items()},
                     folder / fresh_name("out"), log, self.store.root)
@@ -350,7 +342,7 @@ class _Run:
         from toolchain.build.worker import logged_streams, perform
 
         def report(done: float, total: float, text: str) -> None:
-            self._emit(Progress(self._now(), work.task, done, total, text))
+            self.journal.emit(Progress(self.journal.now(), work.task, done, total, text))
 
         with logged_streams(work.log):
             outcome = perform(work, self.store.blobs, report)
@@ -364,7 +356,7 @@ class _Run:
         timeout_s = _POLL_S if any(job.waiting for job in self.queue) and len(self.running) < self.executor.jobs else None
         for work, said in self.pool.events(timeout_s):
             if isinstance(said, Said):
-                self._emit(Progress(self._now(), work.task, said.done, said.total, said.text))
+                self.journal.emit(Progress(self.journal.now(), work.task, said.done, said.total, said.text))
             else:
                 self._conclude(work, said)
 
@@ -377,7 +369,7 @@ class _Run:
 
         job = self.running.pop(work.task)
         same = self.keys.pop(job.key)
-        duration_s = self._now() - job.begun_s
+        duration_s = self.journal.now() - job.begun_s
         try:
             match outcome:
                 case Made():
@@ -388,7 +380,7 @@ class _Run:
                     self._fail(job.node, outcome.error, outcome.duration_s, work)
                 case Died() if job.attempt < 2:
                     remove_tree(work.out)
-                    self._warn(job.node.name, f"{outcome}; trying once more")
+                    self.journal.warn(job.node.name, f"{outcome}; trying once more")
                     self.queue.append(job)
                 case Died():
                     remove_tree(work.out)
@@ -402,15 +394,16 @@ class _Run:
     def _commit(self, job: _Job, made: Made, work: Work) -> None:
         node = job.node
         if self._facts(node.task, node) != job.facts:
-            self._warn(node.name, "its source files changed while it ran; once more")
+            self.journal.warn(node.name, "its source files changed while it ran; once more")
             self.frontier.again(node)
             return
         entry = self._entry(node, job.key, job.facts, job.reason, job.changes)
         trace = self.store.commit(entry, made.artifact, made.signatures, made.duration_s)
         self.ran[node] = self.ran.get(node, 0.0) + made.duration_s
         self.cached.pop(node, None)
-        self._emit_log(work)
-        self._emit(TaskFinished(self._now(), node.name, False, made.duration_s, trace.digest, made.artifact.size_bytes))
+        self.journal.emit_log(work.task, work.log)
+        self.journal.emit(TaskFinished(self.journal.now(), node.name, False, made.duration_s, trace.digest,
+                                       made.artifact.size_bytes))
         if self._export(node, made.artifact, trace.digest):
             self.frontier.finish(node, made.artifact, trace.digest)
         else:
@@ -419,7 +412,7 @@ class _Run:
     def _remake(self, job: _Job, damage: Damaged) -> None:
         """Inputs turned out damaged when they were to be read: forget them, make them anew, then decide again."""
         damaged = [job.node.inputs[name] for name in damage.inputs]
-        self._warn(job.node.name, f"{damage.what}; making it again")
+        self.journal.warn(job.node.name, f"{damage.what}; making it again")
         for name, child in zip(damage.inputs, damaged, strict=True):
             if child.state is State.DONE and child.digest == job.inputs[name].digest:
                 self.store.drop(key_of(self._facts(child.task, child)))
@@ -451,32 +444,31 @@ class _Run:
                 except DamagedBlob:
                     return False
                 if done == "restored":
-                    self._warn(node.name, f"{folder} had been changed by hand; restored")
+                    self.journal.warn(node.name, f"{folder} had been changed by hand; restored")
         return True
 
     def _fail(self, node: Node, error: ToolchainError, duration_s: float, work: Work | None = None) -> None:
         log = repro = ""
         if work is not None:
             log = str(work.log)
-            self._emit_log(work)
+            self.journal.emit_log(work.task, work.log)
             if self.executor.project:
                 from toolchain.build import failed
 
                 repro = str(failed.keep(self.executor.project, self.store, work, error))
         self.failed[node.name] = error
         self.frontier.fail(node)
-        self._emit(TaskFailed(self._now(), node.name, type(error).__name__, error.what, error.where, error.fix, duration_s,
-                              log, repro))
+        self.journal.emit(TaskFailed(self.journal.now(), node.name, type(error).__name__, error.what, error.where,
+                                     error.fix, duration_s, log, repro))
 
     def _report_lost(self) -> None:
         for node, because in self.frontier.lost:
             self.skipped.append(node.name)
-            self._emit(TaskSkipped(self._now(), node.name, because))
+            self.journal.emit(TaskSkipped(self.journal.now(), node.name, because))
         self.frontier.lost.clear()
 
     def _entry(self, node: Node, key: str, facts: Mapping[str, str], reason: str, changed: tuple[Change, ...]) -> Entry:
-        run_id = self.record.id if self.record else ""
-        return Entry(self.project, node.name, node.task.run, key, facts, reason, changed, run_id)
+        return Entry(self.project, node.name, node.task.run, key, facts, reason, changed, self.journal.run_id)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -497,56 +489,13 @@ class _Run:
     def _finish(self, status: str) -> RunFinished:
         path = critical_path(self.ran)
         summary = RunFinished(
-            self._now(), status, len(self.ran), len(self.cached), len(self.failed), len(self.skipped),
-            wall_s=self._now(), saved_s=sum(trace.duration_s for trace in self.cached.values()),
+            self.journal.now(), status, len(self.ran), len(self.cached), len(self.failed), len(self.skipped),
+            wall_s=self.journal.now(), saved_s=sum(trace.duration_s for trace in self.cached.values()),
             critical_s=sum(seconds for _, seconds in path), critical_path=path,
-            log=str(self.record.folder) if self.record else "")
-        self._emit(summary)
-        if self.record:
-            with contextlib.suppress(OSError):
-                self.record.file.close()
+            log=str(self.journal.folder or ""))
+        self.journal.emit(summary)
+        self.journal.close()
         return summary
-
-    # -- events -------------------------------------------------------------------------------------------------------
-
-    def _now(self) -> float:
-        return round(time.monotonic() - self.begun, 6)
-
-    def _emit(self, event: Event, *, flush: bool = True) -> None:
-        if self.record and not self.record_is_lost:
-            try:
-                self.record.write(event, flush=flush)
-            except OSError as e:                        # a full disk here must not stop a build whose store has room
-                self.record_is_lost = True
-                self._warn("", f"the run record cannot be written: {e.strerror}")
-        if self.executor.on_event:
-            self.executor.on_event(event)
-
-    def _warn(self, task: str, text: str) -> None:
-        self._emit(Warned(self._now(), task, text))
-
-    def _emit_log(self, work: Work) -> None:
-        try:
-            lines = work.log.read_text(errors="replace").splitlines()
-        except FileNotFoundError:
-            return
-        if lines:
-            self._emit(TaskLog(self._now(), work.task, tuple(lines[-_LOG_LINES:]), str(work.log)))
-
-
-def critical_path(ran: Mapping[Node, float]) -> tuple[tuple[str, float], ...]:
-    """The longest chain of tasks that ran. Needs: `ran` lists a task after its inputs, as they finished."""
-    longest: dict[Node, tuple[float, Node | None]] = {}
-    for node, seconds in ran.items():
-        before = max(((longest[c][0], c) for c in node.inputs.values() if c in longest), default=(0.0, None),
-                     key=lambda known: known[0])
-        longest[node] = (before[0] + seconds, before[1])
-    last: Node | None = max(longest, key=lambda n: longest[n][0], default=None)
-    path: list[tuple[str, float]] = []
-    while last is not None:
-        path.append((last.name, ran[last]))
-        last = longest[last][1]
-    return tuple(reversed(path))
 
 
 def _plan_error(node: Node) -> ToolchainError:
