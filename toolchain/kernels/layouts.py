@@ -18,7 +18,8 @@ from toolchain.kernels.compute.nn import window
 from toolchain.kernels.flops import flops
 from toolchain.kernels.tiling import conv_tiles, matmul_tiles
 
-PLAIN_PENALTY = 6.0          # a spatial kernel in row-major layout, against the blocked one: strided loads, no register reuse
+PLAIN_EFFICIENCY = 0.35      # of a convolution in row-major layout, for rows of whole vectors
+PLAIN_TRANSPOSED = 0.02      # a transposed convolution has no vector schedule there
 CLOCK_GHZ = 3.0              # only scales costs in cycles to something comparable with bytes moved
 
 Halo = Sequence[tuple[int, int]]
@@ -81,9 +82,12 @@ def _conv(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
     lanes, group, rank = _lanes(node, graph, target), node.attrs.get("group", 1), len(x.shape)
     out_channels, ic, *kernel = w.shape
     halo = _pad_halo(node, graph, kernel)
-    plain = LayoutOption((None, None, *_bias(node)), (None,), _cost(node, graph, target, 1 / PLAIN_PENALTY))
+    rows = y.shape[-1] / (-(-y.shape[-1] // lanes) * lanes)
+    plain = LayoutOption((None, None, *_bias(node)), (None,), _cost(node, graph, target, PLAIN_EFFICIENCY * rows))
     axes = weight_axes(rank)
     spatial = [(d, 0) for d in range(2, rank)]
+    if out_channels == 1:                                # one channel cannot be padded to a vector of channels
+        return [plain]
     if ic == 1 and group > 1 and out_channels == group:
         wl = weights(axes, [(0, 0), (1, 0), *spatial, (0, lanes)])
         use = out_channels / (-(-out_channels // lanes) * lanes)
@@ -109,8 +113,8 @@ def _conv(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
 def _conv_transpose(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
     x, w, y = graph.types[node.inputs[0]], graph.types[node.inputs[1]], graph.types[node.output]
     lanes, rank = _lanes(node, graph, target), len(x.shape)
-    plain = LayoutOption((None, None, *_bias(node)), (None,), _cost(node, graph, target, 1 / PLAIN_PENALTY))
-    if node.attrs.get("group", 1) != 1 or any(d != 1 for d in node.attrs.get("dilations") or [1]):
+    plain = LayoutOption((None, None, *_bias(node)), (None,), _cost(node, graph, target, PLAIN_TRANSPOSED))
+    if node.attrs.get("group", 1) != 1 or w.shape[1] == 1 or any(d != 1 for d in node.attrs.get("dilations") or [1]):
         return [plain]
     _, out_channels, *kernel = w.shape
     from toolchain.kernels.compute.nn import _transpose_pads
@@ -132,17 +136,19 @@ def _conv_transpose(node: Node, graph: Graph, target: Target) -> Sequence[Layout
 
 def _pool(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
     rank, lanes = len(graph.types[node.inputs[0]].shape), _lanes(node, graph, target)
+    plain = LayoutOption((None,), (None,), _cost(node, graph, target, PLAIN_EFFICIENCY))
+    if graph.types[node.output].shape[1] == 1:
+        return [plain]
     average = node.op == "AveragePool"
     halo = _pad_halo(node, graph, node.attrs["kernel_shape"]) if average else None
-    return [LayoutOption((None,), (None,), _cost(node, graph, target, 1 / PLAIN_PENALTY)),
-            LayoutOption((blocked(rank, lanes, halo),), (blocked(rank, lanes),), _cost(node, graph, target, 0.5))]
+    return [plain, LayoutOption((blocked(rank, lanes, halo),), (blocked(rank, lanes),), _cost(node, graph, target, 0.5))]
 
 
 def _channelwise(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
     """Blocked in, blocked out, or plain: per-channel operators on spatial tensors."""
     rank, lanes = len(graph.types[node.inputs[0]].shape), _lanes(node, graph, target)
     plain = LayoutOption((None,) * len(node.inputs), (None,) * len(node.outputs), _cost(node, graph, target, 0.25))
-    if rank < 3:
+    if rank < 3 or graph.types[node.output].shape[1] == 1:
         return [plain]
     extra = (None,) * (len(node.inputs) - 1)
     return [plain, LayoutOption((blocked(rank, lanes), *extra), (blocked(rank, lanes),), _cost(node, graph, target, 0.5))]

@@ -12,6 +12,7 @@ from toolchain import te
 from toolchain.core.errors import CodegenError
 from toolchain.core.layout import TensorType
 from toolchain.graph.ir import Node
+from toolchain.graph.protos import default as attribute_default
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +38,9 @@ class Op:
         return name
 
     def attr(self, name: str, default: Any = None) -> Any:
-        return self.node.attrs.get(name, default)
+        """An attribute of the node, else the default of ONNX's schema, else `default`."""
+        value = attribute_default(self.node, name)
+        return default if value is None else value
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -61,11 +64,15 @@ class Op:
         return t.shape
 
     def tensor(self, i: int) -> te.Tensor:
-        """Input i as a te tensor. Raises CodegenError when it was baked in as a constant array."""
-        t = self.inputs[i]
-        if t is None:
-            raise CodegenError(f"{self.node.op}: input {i} is not a tensor here", where=self.node.name)
-        return t
+        """Input i as a te tensor; a constant that is part of the kernel becomes a stage that looks its elements up."""
+        if (t := self.inputs[i]) is not None:
+            return t
+        value, shape = self.constant(i), self.in_shape(i)
+        elements = [v.item() for v in value.reshape(-1)]
+        type_ = self.input_types[i]
+        assert type_ is not None
+        return te.compute(shape, lambda *at: table(elements, row_major(at, shape), type_.dtype), name=self.name("constant"),
+                          tag="elementwise")
 
     def constant(self, i: int) -> np.ndarray:
         """The value of input i, which the operator needs at build time. Raises CodegenError when it is computed at run time."""
@@ -90,13 +97,15 @@ class Op:
 
     def read(self, i: int, at: Sequence[Any]) -> te.Expr:
         """Input i at an index of the result, broadcast by NumPy's rules; a one-element constant is a number."""
-        t = self.inputs[i]
-        if t is None:
-            value = self.constant(i)
+        if self.inputs[i] is None and (value := self.constant(i)).size == 1:
             type_ = self.input_types[i]
             assert type_ is not None
             return te.const(value.reshape(-1)[0].item(), type_.dtype)
-        return broadcast(t, at)
+        return broadcast(self.tensor(i), at)
+
+    def scalar(self, i: int) -> te.Expr:
+        """The one element of input i, whatever its rank."""
+        return self.read(i, (0,) * len(self.in_shape(i)))
 
 
 def broadcast(t: te.Tensor, at: Sequence[Any]) -> te.Expr:
@@ -106,6 +115,29 @@ def broadcast(t: te.Tensor, at: Sequence[Any]) -> te.Expr:
 
 
 Compute = Callable[[Op], "te.Tensor | tuple[te.Tensor, ...]"]
+
+
+def row_major(at: Sequence[Any], shape: Sequence[int]) -> Any:
+    """The row-major position of an index."""
+    total: Any = 0
+    for i, n in zip(at, shape, strict=True):
+        total = total * n + i
+    return total
+
+
+def table(values: Sequence[float], at: Any, dtype: str) -> te.Expr:
+    """values[at] for a short list known at build time: a search tree of selects, equal neighbours joined."""
+    def tree(low: int, high: int) -> te.Expr:
+        if all(v == values[low] or v != v and values[low] != values[low] for v in values[low:high]):
+            return te.const(values[low], dtype)
+        middle = (low + high) // 2
+        return te.select(te.index(at) < middle, tree(low, middle), tree(middle, high))
+    return tree(0, len(values))
+
+
+def wide(dtype: str) -> str:
+    """The type sums of many elements are kept in: float32 for the half-size floats."""
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 
 def injective(op: Op, fn: Callable[..., Any], tag: str = "injective") -> te.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,11 +13,21 @@ from toolchain.core.layout import TensorType
 from toolchain.graph.ir import Graph, Node
 from toolchain.graph.passes.memory_plan import MemoryPlan, size_bytes
 from toolchain.graph.passes.memory_plan import Slot as Place
+from toolchain.graph.passes.rewriting import bodies
 from toolchain.graph.passes.views import view_nodes
 from toolchain.targets.backend import Kernel
-from toolchain.targets.llvm.plan import Call, Copy, Op, Plan, Repeat, Slot, Value, slots_of
+from toolchain.targets.llvm.plan import Call, Copy, Op, Plan, Repeat, Slot, Value, slots_of, walk
 
 Kernels = Mapping[str, Kernel]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What an op of a plan came from: a node of `graph` (the network, or a body), run `times` times in one run of the plan."""
+
+    node: Node
+    graph: Graph
+    times: int
 
 
 def assemble(name: str, graph: Graph, memory: MemoryPlan, kernels: Kernels) -> Plan:
@@ -25,15 +35,25 @@ def assemble(name: str, graph: Graph, memory: MemoryPlan, kernels: Kernels) -> P
 
     Raises CodegenError naming an operator of control flow that has no form in plans.
     """
+    return assemble_with_origins(name, graph, memory, kernels)[0]
+
+
+def assemble_with_origins(
+    name: str, graph: Graph, memory: MemoryPlan, kernels: Kernels,
+) -> tuple[Plan, list[Origin | None]]:
+    """`assemble`, and per op in pre-order (targets/llvm/plan.walk) where it came from; None: a copy of an input to an output."""
     def slot(place: Place) -> Slot:
         return Slot(place.segment, place.offset)
 
-    scope = _Scope(graph, {v: slot(p) for v, p in memory.slots.items()}, memory, kernels)
-    return Plan(
+    made: list[tuple[Op, Origin]] = []
+    scope = _Scope(graph, {v: slot(p) for v, p in memory.slots.items()}, memory, kernels, made)
+    plan = Plan(
         name, tuple(_value(graph, v) for v in graph.inputs), tuple(_value(graph, v) for v in graph.outputs),
         tuple(scope.ops()), weights_bytes=memory.weights_bytes, arena_bytes=memory.arena_bytes,
         scratch_bytes=max((k.scratch_bytes for k in kernels.values()), default=0), zero=memory.zero,
     )
+    by_id = {id(op): origin for op, origin in made}
+    return plan, [by_id.get(id(op)) for op in walk(plan.ops)]
 
 
 def _value(graph: Graph, name: str) -> Value:
@@ -44,23 +64,32 @@ def _value(graph: Graph, name: str) -> Value:
 class _Scope:
     """One graph and where its values lie: the network, or the body of a Scan with its inputs and outputs bound."""
 
-    def __init__(self, graph: Graph, slots: dict[str, Slot], memory: MemoryPlan, kernels: Kernels) -> None:
-        self.graph, self.slots, self.memory, self.kernels = graph, slots, memory, kernels
+    def __init__(self, graph: Graph, slots: dict[str, Slot], memory: MemoryPlan, kernels: Kernels,
+                 made: list[tuple[Op, Origin]], times: int = 1) -> None:
+        self.graph, self.slots, self.memory, self.kernels, self.made, self.times = graph, slots, memory, kernels, made, times
 
     def ops(self) -> Iterator[Op]:
         views = view_nodes(self.graph)
         for node in self.graph.nodes:
             if node in views:
                 continue
-            match node.op:
-                case "Fused":
-                    yield self._call(node)
-                case "Scan":
-                    yield from self._scan(node)
-                case "Identity" | "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten":
-                    yield self._copy(self.slots[node.inputs[0]], node.output, self.graph, node)
-                case _:
-                    raise CodegenError(f"no code for operator {node.op} yet", where=", ".join(node.sources) or node.name)
+            for op in self._node(node):
+                self.made.append((op, Origin(node, self.graph, self.times)))
+                yield op
+        yield from self._outputs()
+
+    def _node(self, node: Node) -> Iterator[Op]:
+        match node.op:
+            case "Fused":
+                yield self._call(node)
+            case "Scan":
+                yield from self._scan(node)
+            case "Identity" | "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten":
+                yield self._copy(self.slots[node.inputs[0]], node.output, self.graph, node)
+            case _:
+                raise CodegenError(f"no code for operator {node.op} yet", where=", ".join(node.sources) or node.name)
+
+    def _outputs(self) -> Iterator[Op]:
         for output in dict.fromkeys(self.graph.outputs):
             source = self.slots[output]
             if output in self.graph.inputs or output in self.graph.params:
@@ -91,7 +120,7 @@ class _Scope:
         memory = self._body_memory(node)
         n_state = len(node.inputs) - int(node.attrs["num_scan_inputs"])
         length = self.graph.types[node.inputs[n_state]].shape[0]
-        workspace = [Slot("arena", offset) for offset in self.memory.workspace.get(first_output(node), ())]
+        workspace = [Slot("arena", offset) for offset in self.memory.workspace.get(node.output, ())]
         states, following = workspace[:n_state], workspace[n_state:]
         bound: dict[tuple[str, int], tuple[Slot, int]] = {("input", k): (slot, 0) for k, slot in enumerate(states)}
         bound |= {("output", k): (slot, 0) for k, slot in enumerate(following)}
@@ -108,7 +137,7 @@ class _Scope:
                 moving[slots[value]] = step
         for outer, inner, state in zip(node.inputs[:n_state], body.inputs[:n_state], states, strict=True):
             yield Copy(self.slots[outer], state, size_bytes(body.types[inner]), "state", node.sources)
-        ops = list(_Scope(body, slots, memory, self.kernels).ops())
+        ops = list(_Scope(body, slots, memory, self.kernels, self.made, self.times * length).ops())
         for inner, state in zip(body.outputs[:n_state], states, strict=True):
             ops.append(Copy(slots[inner], state, size_bytes(body.types[inner]), "state", node.sources))
         strides = tuple(moving.get(slot, 0) for slot in slots_of(tuple(ops)))
@@ -118,7 +147,7 @@ class _Scope:
                 yield Copy(state, self.slots[outer], size_bytes(body.types[inner]), "state", node.sources)
 
     def _body_memory(self, node: Node) -> MemoryPlan:
-        return self.memory.bodies[first_output(node), "body"]
+        return self.memory.bodies[node.output, "body"]
 
     def _sliced(self, node: Node, outer: str, inner: TensorType, what: str, k: int, length: int) -> tuple[Slot, int]:
         """The slot of the first slice, and how far it moves each round (backwards for a reversed direction)."""
@@ -132,11 +161,6 @@ class _Scope:
         if k < len(directions) and directions[k]:
             return replace(base, offset_bytes=base.offset_bytes + step * (length - 1)), -step
         return base, step
-
-
-def first_output(node: Node) -> str:
-    """The output that memory plans know a node by."""
-    return next(o for o in node.outputs if o)
 
 
 def workspaces(kernels: Kernels) -> Callable[[Node], Sequence[int]]:
@@ -155,14 +179,18 @@ def workspaces(kernels: Kernels) -> Callable[[Node], Sequence[int]]:
 
 def weights_segment(graph: Graph, memory: MemoryPlan) -> Iterator[tuple[int, np.ndarray]]:
     """(offset, physical bytes) of every parameter, in order: each packed into the layout its type asks for."""
+    owners = dict(_graphs(graph))
     for weight in memory.weights:
-        owner = graph if not weight.body else _body(graph, weight.body)
+        owner = owners[weight.body]
         t = owner.types[weight.name]
         array = np.asarray(owner.params[weight.name], dtype=dtypes.to_numpy(t.dtype))
-        yield weight.offset, t.layout.pack(array)
+        yield weight.offset, np.ascontiguousarray(t.layout.pack(array))
 
 
-def _body(graph: Graph, output: str) -> Graph:
-    node = graph.producer(output)
-    assert node is not None
-    return node.attrs["body"]
+def _graphs(graph: Graph, path: str = "") -> Iterator[tuple[str, Graph]]:
+    """The graph and the bodies of its control flow, by the path that `Weight.body` has."""
+    yield path, graph
+    for node in graph.nodes:
+        if node.op != "Fused":
+            for key, body in bodies(node).items():
+                yield from _graphs(body, f"{path}{node.output}.{key}/")

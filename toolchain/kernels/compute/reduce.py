@@ -8,6 +8,7 @@ from typing import Any
 
 from toolchain import te
 from toolchain.core import dtype as dtypes
+from toolchain.kernels.compute.shape import flatten_index, unflatten_index
 from toolchain.kernels.op import Compute, Op, broadcast
 
 At = tuple[Any, ...]
@@ -16,6 +17,8 @@ At = tuple[Any, ...]
 def matmul(op: Op) -> te.Tensor:
     """NumPy's matmul: batch dimensions broadcast, one-dimensional operands stand for a row or a column."""
     a, b = op.tensor(0), op.tensor(1)
+    if len(a.shape) > 2 and len(b.shape) == 2:
+        return _rows_matmul(op, a, b)
     k = te.reduce_axis(a.shape[-1], "k")
     row, column = len(a.shape) > 1, len(b.shape) > 1
 
@@ -25,6 +28,20 @@ def matmul(op: Op) -> te.Tensor:
         right = (k, *((i[-1],) if column else ()))
         return te.sum(_batched(a, batch, left) * _batched(b, batch, right), axis=k)
     return te.compute(op.shape, value, name=op.name(), tag="matmul", attrs={"k": a.shape[-1]})
+
+
+def _rows_matmul(op: Op, a: te.Tensor, b: te.Tensor) -> te.Tensor:
+    """All rows of a batch against one matrix: a product of two dimensions, so that a register tile spans batches.
+
+        P[r, j] = sum_k A[r // M, r % M, k] * B[k, j];      Y[n, m, j] = P[n*M + m, j]
+    """
+    outer = a.shape[:-1]
+    k = te.reduce_axis(a.shape[-1], "k")
+    product = te.compute(
+        (math.prod(outer), b.shape[1]), lambda r, j: te.sum(a[(*unflatten_index(r, outer), k)] * b[k, j], axis=k),
+        name=op.name("rows"), tag="matmul", attrs={"k": k.extent},
+    )
+    return te.compute(op.shape, lambda *i: product[flatten_index(i[:-1], outer), i[-1]], name=op.name(), tag="elementwise")
 
 
 def _batched(t: te.Tensor, batch: At, last: At) -> te.Expr:

@@ -12,11 +12,12 @@ import math
 from collections.abc import Sequence
 
 from toolchain import te
+from toolchain.core import dtype as dtypes
 from toolchain.core.layout import Layout, default_axes
 from toolchain.core.target import Target
 from toolchain.kernels.choices import Choices
-from toolchain.kernels.sketches.stages import accumulator, channel_lanes, layout_of, peel, share_first, split
-from toolchain.kernels.tiling import Tile, conv_tiles, largest_divisor
+from toolchain.kernels.sketches.stages import accumulator, channel_lanes, layout_of, peel, row_registers, share_first, split
+from toolchain.kernels.tiling import Tile, conv_tiles, divisors, largest_divisor
 from toolchain.te.tensor import Tensor
 
 UNROLLED_CHANNELS = 4        # more in one basic block gains nothing and lets loads of overlapping windows merge into spills
@@ -135,7 +136,8 @@ def depthwise(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) 
     s.set_layout(acc, register_layout(len(anchor.shape), lanes))
     for axis in (*at, *inner):
         s[acc if axis in at else out].unroll(axis)
-    if taps[-1].extent <= 8:
+    stride = s.func.stages[acc].attrs.get("strides", [1])[-1]
+    if columns + (columns - 1) * stride + 2 * taps[-1].extent < registers:      # a whole window row beside the accumulators
         s[acc].unroll(taps[-1])
     s[acc].vectorize(ao)
     s[out].vectorize(ol)
@@ -188,4 +190,41 @@ def conv_transpose(s: te.Schedule, anchor: Tensor, target: Target, choices: Choi
     s[acc].vectorize(al)
     s[out].vectorize(ol)
     s[out].parallel(shared)
+    peel(s, out, ragged)
+
+
+PLAIN_CHANNELS = 8           # output channels of one register tile in plain layout: their weights are broadcast one by one
+
+
+def plain_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> None:
+    """Row-major in and out: vectors along a row, a few output channels of one group per tile. For what cannot be blocked."""
+    lanes = target.lanes(dtypes.bits(anchor.dtype))
+    attrs = s.func.stages[anchor].attrs
+    per_group = anchor.shape[1] // attrs.get("group", 1)
+    reuse = s.func.stages[anchor].tag == "conv"                 # each input is read by every output channel of its group
+    options = [d for d in divisors(per_group, PLAIN_CHANNELS)] if reuse else [1]
+    channels = choices.one_of("channels", options, options[-1])
+    vectors = choices.one_of("vectors", (1, 2, 3), min(3, -(-anchor.shape[-1] // lanes)))
+    acc, out = accumulator(s, anchor)
+    n, o, *spatial = s[out].op.axis
+    ragged: list[te.Var] = []
+    og, oi = s[out].split(o, factor=channels)
+    xo, x = s[out].split(spatial[-1], factor=vectors * lanes)
+    if anchor.shape[-1] % (vectors * lanes):
+        ragged.append(xo)
+    xv, xl = s[out].split(x, factor=lanes)
+    outer = [n, og, *spatial[:-1]]
+    s[out].reorder(*outer, xo, oi, xv, xl)
+    s[acc].compute_at(s[out], xo)
+    *an, ax = s[acc].op.axis
+    av, al = s[acc].split(ax, factor=lanes)
+    s[acc].reorder(*s[acc].op.reduce_axis, *an, av, al)
+    s.set_layout(acc, row_registers(len(anchor.shape), lanes))
+    for axis in (*an, av):
+        s[acc].unroll(axis)
+    for axis in (oi, xv):
+        s[out].unroll(axis)
+    s[acc].vectorize(al)
+    s[out].vectorize(xl)
+    s[out].parallel(max(outer, key=lambda axis: min(axis.extent, 2 * target.cores)))
     peel(s, out, ragged)

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from toolchain import te
 from toolchain.core import dtype as dtypes
-from toolchain.core.layout import Layout, default_axes
 from toolchain.core.target import Target
 from toolchain.kernels.choices import Choices
-from toolchain.kernels.sketches.stages import accumulator, layout_of, peel, share_first, split
+from toolchain.kernels.sketches.stages import accumulator, fuse_all, layout_of, peel, row_registers, share_first, split
 from toolchain.kernels.tiling import Tile, largest_divisor, matmul_tiles
 from toolchain.te.tensor import Tensor
 
@@ -26,6 +25,8 @@ def matmul(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> 
     tile = _tile(s, anchor, rows, columns, lanes, target, choices)
     acc, out = accumulator(s, anchor)
     *outer, j = s[out].op.axis
+    if len(anchor.shape) == 2 and len(outer) > 1:              # rows of all batches together
+        outer = [fuse_all(s, out, outer)]
     ragged: list[te.Var] = []
     panel, j = s[out].split(j, factor=tile.vectors * lanes)      # not peeled: packed B has room, stores are masked
     jv, jl = s[out].split(j, factor=lanes)
@@ -42,7 +43,7 @@ def matmul(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> 
     av, al = s[acc].split(aj, factor=lanes)
     ko, ki = s[acc].split(k, factor=largest_divisor(k.extent, UNROLLED_K))
     s[acc].reorder(ko, ki, *an, av, al)
-    s.set_layout(acc, _register_layout(len(anchor.shape), lanes))
+    s.set_layout(acc, row_registers(len(anchor.shape), lanes))
     for axis in (ki, *an, av):
         s[acc].unroll(axis)
     for axis in (*inner, jv):
@@ -60,11 +61,6 @@ def _tile(s: te.Schedule, anchor: Tensor, rows: int, columns: int, lanes: int, t
         vectors = packed[1] // lanes
         tiles = [t for t in tiles if t.vectors == vectors] or [Tile(1, 1, vectors)]
     return choices.one_of("tile", tiles, tiles[0])
-
-
-def _register_layout(rank: int, lanes: int) -> Layout:
-    """Accumulators row by row, columns in whole vectors."""
-    return Layout(default_axes(rank), (*((d, 0) for d in range(rank)), (rank - 1, lanes)), ((0, 0),) * rank)
 
 
 def _shared(loops: list[te.Var], panel: te.Var, rows: te.Var, target: Target, choices: Choices) -> te.Var:

@@ -28,7 +28,7 @@ def pointwise_nest(s: te.Schedule, stage: Tensor, target: Target) -> None:
     layout = layout_of(s, stage)
     reduce = list(s[stage].op.reduce_axis)
     ragged: list[te.Var] = []
-    if len(axes) >= 3 and layout.block(1) > 1:
+    if len(axes) >= 3 and layout.block(1) > 1 and axes[1].extent > 1:
         g, inner = s[stage].split(axes[1], factor=layout.block(1))
         outer = [axes[0], g, *axes[2:]]
         s[stage].reorder(*outer, *reduce, inner)

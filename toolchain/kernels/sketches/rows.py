@@ -18,7 +18,7 @@ from toolchain.core import dtype as dtypes
 from toolchain.core.target import Target
 from toolchain.kernels.choices import Choices
 from toolchain.kernels.sketches.pointwise import pointwise_nest
-from toolchain.kernels.sketches.stages import is_reduction
+from toolchain.kernels.sketches.stages import fuse_all, is_reduction
 from toolchain.te.tensor import Tensor
 
 STACK_BYTES = 4096           # larger stages of a row live in the lane's scratch instead of on the stack
@@ -85,12 +85,7 @@ def lane_partials(s: te.Schedule, stage: Tensor, head: int, target: Target) -> N
 
 def _row_loop(s: te.Schedule, out: Tensor, head: int) -> te.Var | None:
     axes = s[out].op.axis[:head]
-    if not axes:
-        return None
-    loop = axes[0]
-    for axis in axes[1:]:
-        loop = s[out].fuse(loop, axis)
-    return loop
+    return fuse_all(s, out, axes) if axes else None
 
 
 def _vectorize(s: te.Schedule, stage: Tensor, axes: Sequence[te.Var], target: Target) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from toolchain import te
 from toolchain.core.target import Target
 from toolchain.kernels.choices import Choices
-from toolchain.kernels.sketches.conv import conv, conv_transpose, depthwise
+from toolchain.kernels.sketches.conv import conv, conv_transpose, depthwise, plain_conv
 from toolchain.kernels.sketches.matmul import matmul
 from toolchain.kernels.sketches.pointwise import pointwise
 from toolchain.kernels.sketches.rows import rows
 from toolchain.kernels.sketches.stages import channel_lanes, inline_injective, readers, reductions
 
 BLOCKED = {"conv": conv, "conv_transpose": conv_transpose, "depthwise": depthwise, "pool": depthwise}
+
+PLAIN = frozenset(("conv", "depthwise", "pool"))
 
 
 def sketch(s: te.Schedule, target: Target, choices: Choices) -> None:
@@ -26,6 +28,8 @@ def sketch(s: te.Schedule, target: Target, choices: Choices) -> None:
     tag = s.func.stages[first].tag
     if alone and tag in BLOCKED and channel_lanes(s, s.func.outputs[0]) > 1:
         BLOCKED[tag](s, first, target, choices)
+    elif alone and tag in PLAIN and first.shape[-1] > 1:
+        plain_conv(s, first, target, choices)
     elif alone and tag == "matmul":
         matmul(s, first, target, choices)
     else:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from toolchain import te
-from toolchain.core.layout import Layout
+from toolchain.core.layout import Layout, default_axes
 from toolchain.core.rewrite import walk
 from toolchain.te.expr import Call, Reduce, rewrite_loads
 from toolchain.te.tensor import Compute, Tensor
@@ -96,3 +98,16 @@ def share_first(shared: te.Var, ragged: list[te.Var], order: list[te.Var]) -> li
     if not any(shared is r for r in ragged):
         return order
     return [shared, *(a for a in order if a is not shared)]
+
+
+def fuse_all(s: te.Schedule, stage: Tensor, axes: Sequence[te.Var]) -> te.Var:
+    """One loop of neighbouring loops."""
+    fused = axes[0]
+    for axis in axes[1:]:
+        fused = s[stage].fuse(fused, axis)
+    return fused
+
+
+def row_registers(rank: int, lanes: int) -> Layout:
+    """Accumulators row by row, the innermost dimension in whole vectors."""
+    return Layout(default_axes(rank), (*((d, 0) for d in range(rank)), (rank - 1, lanes)), ((0, 0),) * rank)
