@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 
 import ml_dtypes
@@ -62,6 +63,7 @@ def _scalar(value: float | int | bool, dtype: str) -> str:
     return str(int(value))
 
 
+@functools.cache
 def intrinsic(name: str, *types: str) -> str:
     """The mangled name: `intrinsic("fmuladd", "<16 x float>")` is "llvm.fmuladd.v16f32"."""
     if name not in INTRINSICS:

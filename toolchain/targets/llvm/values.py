@@ -224,7 +224,8 @@ class Values:
             offset = ssa if c == 1 else self.hoist(depth, f"mul i64 {ssa}, {c}")
             base = self.hoist(depth, f"getelementptr inbounds {element}, ptr {base}, i64 {offset}")
         if total:
-            base = self.emit(f"getelementptr inbounds {element}, ptr {base}, i64 {total}")
+            text = f"getelementptr inbounds {element}, ptr {base}, i64 {total}"
+            base = self.hoist(0, text) if place.local and not terms else self.emit(text)     # a register tile: one each
         return base, alignment
 
     def index_value(self, e: Index | Var) -> str:
@@ -258,8 +259,12 @@ class Values:
             total += stride * (lanes - 1)
         span = 1 if not lanes else abs(stride) * (lanes - 1) + 1
         guard = self.guard if (self.guard.scalar or self.guard.lanes) and not self.within(at, place) else NO_GUARD
-        if place.local and not terms and not 0 <= total <= place.elements - span:
-            return "poison"                      # a guarded read of a register tile that the guard excludes
+        if place.local and not terms:
+            if not 0 <= total <= place.elements - span:
+                return "poison"                  # a guarded read of a register tile that the guard excludes
+            if stride in (0, 1):                 # SROA makes registers of these: nothing to remember
+                pointer, alignment = self.address(place, element, size, terms, total)
+                return self.from_memory(e, self.emit(f"load {vector(element, lanes)}, ptr {pointer}, align {alignment}"))
         key = (e.tensor, tuple(terms), total, stride, lanes, guard)
         if not place.local and (known := self.loaded.get(key)) is not None:
             return known

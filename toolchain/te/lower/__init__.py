@@ -37,7 +37,8 @@ COMMON: tuple[LoopPass, ...] = (
     contract_fma,          # last: the other passes make products and sums of their own
 )
 
-MAX_DEPTH = 20_000         # Python frames: a fused chain of functions nests some hundred expressions, each walk takes three
+# A fused chain of functions nests some hundred expressions, and every walk takes three Python frames each
+sys.setrecursionlimit(max(sys.getrecursionlimit(), 20_000))
 
 
 def lower(func: PrimFunc, target: Target, extra: tuple[LoopPass, ...] = (), dump: Path | None = None) -> PrimFunc:
@@ -46,7 +47,6 @@ def lower(func: PrimFunc, target: Target, extra: tuple[LoopPass, ...] = (), dump
     dump: a folder that gets NN.pass.txt, the text after each pass. TC_DEBUG=2 prints each pass and its time.
     Raises CodegenError: broken invariants, named with the pass, or what a pass refuses.
     """
-    sys.setrecursionlimit(max(sys.getrecursionlimit(), MAX_DEPTH))
     verify(func)
     chatty = settings().debug >= 2 and settings().selects(func.name)
     if dump is not None:
