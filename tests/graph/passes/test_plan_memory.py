@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from layout_fakes import conv_options
 from pass_graphs import Builder, random_graphs
 
 from toolchain.core.errors import InternalError
-from toolchain.core.layout import Layout
+from toolchain.core.layout import Layout, TensorType
 from toolchain.graph.ir import Graph, Node
 from toolchain.graph.passes import (
     FUSION,
@@ -26,7 +27,7 @@ from toolchain.graph.passes import (
     planning_layouts,
     run_passes,
 )
-from toolchain.graph.passes.memory_plan import size_bytes
+from toolchain.graph.passes.memory_plan import halo_geometry, size_bytes
 
 
 def chain(length: int = 5) -> Graph:
@@ -116,13 +117,30 @@ def test_halo_storage_is_shared_among_equals_only_and_cleared() -> None:
     graph = halos()
     plan = plan_memory(graph)
     check_memory(graph, plan)
-    by_offset: dict[int, set[str]] = {}
+    by_offset: dict[int, set[object]] = {}
     for value, slot in plan.slots.items():
         if slot.segment == "arena" and graph.types[value].layout.has_halo:
-            by_offset.setdefault(slot.offset, set()).add(str(graph.types[value]))
+            by_offset.setdefault(slot.offset, set()).add(halo_geometry(graph.types[value]))
     assert len(by_offset) < sum(graph.types[v].layout.has_halo for v in plan.slots)
     assert all(len(kinds) == 1 for kinds in by_offset.values())
     assert sorted(offset for offset, _ in plan.zero) == sorted(by_offset)
+
+
+@pytest.mark.parametrize("shape, layout, equal", [
+    ((1, 32, 6, 6), "NCHW8c+h1", True),             # more planes of the same kind
+    ((2, 8, 6, 6), "NCHW8c+h1", True),
+    ((1, 16, 6, 7), "NCHW8c+h1", False),
+    ((1, 16, 4, 4), "NCHW8c+h2", False),            # planes of the same size, but another border
+    ((1, 16, 6, 6), "NCHW16c+h1", False),
+])
+def test_halo_geometry(shape: tuple[int, ...], layout: str, equal: bool) -> None:
+    """Equal geometry: the bytes that one tensor's interior writes are never the other's halo."""
+    one = TensorType((1, 16, 6, 6), "float32", Layout.parse("NCHW8c+h1"))
+    other = TensorType(shape, "float32", Layout.parse(layout))
+    assert (halo_geometry(one) == halo_geometry(other)) is equal
+    inside = [t.layout.pack(np.ones(t.shape, "float32")).reshape(-1) for t in (one, other)]
+    both = min(map(len, inside))
+    assert np.array_equal(inside[0][:both], inside[1][:both]) is equal
 
 
 def test_inputs_outputs_and_weights() -> None:

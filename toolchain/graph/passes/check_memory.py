@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from toolchain.core.errors import InternalError
 from toolchain.graph.ir import Graph, Node
-from toolchain.graph.passes.memory_plan import ALIGN_BYTES, MemoryPlan, overwritable, size_bytes
+from toolchain.graph.passes.memory_plan import ALIGN_BYTES, MemoryPlan, halo_geometry, overwritable, size_bytes
 from toolchain.graph.passes.rewriting import bodies
 from toolchain.graph.passes.views import view_nodes
 
@@ -16,7 +16,7 @@ def check_memory(graph: Graph, plan: MemoryPlan, workspace: Callable[[Node], Seq
 
     Walks the nodes once with a map of the arena and of the outputs: who wrote each range last. Also checked: offsets are
     aligned and inside the arena; a node's results and workspace overlap its operands only where it may overwrite them; only
-    tensors of one type are ever written where a halo must stay zero; weights do not overlap.
+    tensors whose halo lies at the same bytes are written where a halo must stay zero; weights do not overlap.
     """
     _Walk(graph, plan, workspace).run()
     _check_weights(plan)
@@ -137,9 +137,10 @@ class _Walk:
             if not any(z[0] <= begin and end <= z[0] + z[1] for z in touched):
                 self._fail(f"the halo of {out!r} is never cleared", node)
             for other, slot in self.plan.slots.items():
-                if slot.segment == "arena" and other in self.graph.types and self.graph.types[other] != kind:
+                if slot.segment == "arena" and other in self.graph.types:
                     b, e = self._range(other)
-                    if b < end and begin < e:
+                    equal = b == begin and halo_geometry(self.graph.types[other]) == halo_geometry(kind)
+                    if b < end and begin < e and not equal:
                         self._fail(f"{out!r} ({kind}) shares storage with {other!r} ({self.graph.types[other]})", node)
 
     def _overwrite(self, begin: int, end: int, value: str) -> None:

@@ -66,6 +66,18 @@ def size_bytes(kind: TensorType) -> int:
     return kind.layout.size(kind.shape) * dtypes.itemsize(kind.dtype)
 
 
+def halo_geometry(kind: TensorType) -> tuple[str, tuple[int, ...], tuple[tuple[int, int], ...]]:
+    """Where the halo lies: tensors of equal geometry, starting at one place, have it at the same bytes as far as both reach.
+
+    float32[1, 64, 56, 56] NCHW16c+h1 and float32[1, 128, 56, 56] NCHW16c+h1 are planes of (58, 58, 16), 4 and 8 of them.
+    """
+    layout = kind.layout
+    extents = layout.physical_shape(kind.shape)
+    halos = [layout.halo[d] if block == 0 else (0, 0) for d, block in layout.dims]
+    first = next((n for n, halo in enumerate(halos) if any(halo)), len(halos))
+    return kind.dtype, extents[first:], tuple(halos[first:])
+
+
 def aligned(size: int) -> int:
     return -(-size // ALIGN_BYTES) * ALIGN_BYTES
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from toolchain.core.layout import TensorType
 from toolchain.graph.ir import Graph, Node
-from toolchain.graph.passes.memory_plan import MemoryPlan, Slot, Weight, aligned, overwritable, size_bytes
+from toolchain.graph.passes.memory_plan import MemoryPlan, Slot, Weight, aligned, halo_geometry, overwritable, size_bytes
 from toolchain.graph.passes.rewriting import bodies
 from toolchain.graph.passes.views import Place, storage_places
 
@@ -35,7 +35,7 @@ def plan_memory(graph: Graph, workspace: Workspace = lambda node: ()) -> MemoryP
     - Views share their source's place (views.py), the operands of a Concat lie in its output where they can; an elementwise
       node writes over a dying operand of the same type.
     - Buffers are placed best-fit, largest first and in order of first use; the smaller arena wins.
-    - Storage with a halo is shared only among tensors of the same shape, dtype and layout, never with anything else, and is
+    - Storage with a halo is shared only among tensors whose halo lies at the same bytes, never with anything else, and is
       cleared once when loading: producers write the interior only.
     - `workspace(node)` gives the bytes of the buffers a kernel needs while it runs.
     - Bodies of control flow have their own region, alive as long as their node runs, and kept from run to run of the body.
@@ -62,7 +62,10 @@ def plan_memory(graph: Graph, workspace: Workspace = lambda node: ()) -> MemoryP
     slots = _slots(graph, storage, {**buffers, **pools}, places)
     moved = {key: _moved(plan, region[key].offset) for key, plan in inner.items()}
     weights, weights_bytes = _weights(graph)
-    zero = tuple(dict.fromkeys((b.offset, b.size) for b in pools.values()))
+    cleared: dict[int, int] = {}
+    for buffer in pools.values():
+        cleared[buffer.offset] = max(buffer.size, cleared.get(buffer.offset, 0))
+    zero = tuple(sorted(cleared.items()))
     return MemoryPlan(
         slots=slots | {w.name: Slot("weights", w.offset) for w in weights if not w.body},
         arena_bytes=arena_bytes,
@@ -133,19 +136,19 @@ def _buffers(graph: Graph, storage: dict[str, str]) -> tuple[dict[str, _Buffer],
 
 
 def _place_halos(halos: dict[str, tuple[_Buffer, TensorType]]) -> tuple[dict[str, _Buffer], int]:
-    """Slots at the start of the arena, one set per type: interval colouring. (offset set on each buffer, bytes used)"""
+    """Slots at the start of the arena, one set per geometry, largest tensors first. Sets offsets; gives bytes used."""
     offset = 0
-    free_at: dict[TensorType, list[tuple[int, int]]] = {}   # (position from which it is free, offset)
-    for buffer, kind in halos.values():
-        slots = free_at.setdefault(kind, [])
-        for n, (free, at) in enumerate(slots):
-            if free <= buffer.first:
+    slots: dict[object, list[tuple[int, list[_Buffer]]]] = {}               # (offset, who lies there at some time)
+    for buffer, kind in sorted(halos.values(), key=lambda found: (-found[0].size, found[0].first)):
+        same = slots.setdefault(halo_geometry(kind), [])
+        for at, there in same:
+            if all(other.last < buffer.first or buffer.last < other.first for other in there):
                 buffer.offset = at
-                slots[n] = (buffer.last + 1, at)
+                there.append(buffer)
                 break
         else:
             buffer.offset = offset
-            slots.append((buffer.last + 1, offset))
+            same.append((offset, [buffer]))
             offset += buffer.size
     return {name: buffer for name, (buffer, _) in halos.items()}, offset
 
