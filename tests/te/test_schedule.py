@@ -106,6 +106,7 @@ def test_a_reduce_axis_used_by_two_stages():
 STEPS = (
     "split", "split", "fuse", "reorder", "vectorize", "unroll", "parallel", "partition", "compute_at", "compute_at",
     "cache_write", "cache_read", "rfactor", "compute_inline", "prefetch", "decompose_reduction",
+    "cache_window",
 )
 AVX2 = Target("avx2", "x86", features=("+avx2", "+fma"), vector_bits=256)
 
@@ -138,7 +139,7 @@ def random_step(data: st.DataObject, func: te.PrimFunc) -> tuple:
     name = data.draw(st.sampled_from(STEPS))
     match name:
         case "split":
-            return name, loop.var.name, data.draw(st.integers(1, loop.extent))
+            return name, loop.var.name, data.draw(st.integers(1, loop.extent + 2))
         case "fuse":
             return name, loop.var.name, loop.body.var.name if isinstance(loop.body, For) else "none"
         case "reorder":
@@ -149,6 +150,8 @@ def random_step(data: st.DataObject, func: te.PrimFunc) -> tuple:
             return name, tensor, "local"
         case "compute_inline" | "decompose_reduction":
             return name, tensor
+        case "cache_window":
+            return name, tensor, loop.var.name, "local"
         case "prefetch":
             return name, tensor, loop.var.name, 1
     return name, loop.var.name
