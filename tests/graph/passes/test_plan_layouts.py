@@ -71,6 +71,13 @@ def test_halo_is_the_maximum_over_readers_and_lies_on_the_value_itself() -> None
     assert_same(graph, after, tolerance=0)
 
 
+def test_tensors_of_one_spatial_shape_have_one_halo() -> None:
+    b = Builder()
+    y = b.conv(b.conv(b.conv(b.input(1, 8, 8, 8), 8), 16, 3), 8, 5)
+    after = plan_layouts(b.graph(b.node("Softmax", y)), conv_options, conversion_us=0.01)
+    assert sorted(found for found in layouts(after).values() if "+h" in found) == ["NCHW8c+h2", "NCHW8c+h2"]
+
+
 def wish_halo(node: Node, graph: Graph) -> Sequence[LayoutOption]:
     """Convolutions on plain tensors with a halo of one."""
     if node.op != "Conv":

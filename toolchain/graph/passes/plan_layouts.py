@@ -43,8 +43,9 @@ def plan_layouts(
     `options(node, graph)` is asked once per node: ways to run it, ANY (it follows its data), or nothing: an elementwise
     node then follows its data, any other one is plain. Conversions of constants are free: the parameter gets a copy with
     the layout in its type (arrays stay logical, packing comes later). One Layout node serves all readers of a (value,
-    layout). Graph inputs and outputs stay plain. Halos wished by readers are merged per side, and given to the value
-    itself, unless it is a graph input or output, a view, or made by control flow: then to a copy.
+    layout). Graph inputs and outputs stay plain. Halos wished by readers are merged per side (over all tensors of one
+    spatial shape, so that they can share storage), and given to the value itself, unless it is a graph input or output, a
+    view, or made by control flow: then to a copy.
 
     The choice is a partitioned Boolean quadratic problem (pbqp.py), then improved node by node. Needs: no layouts planned
     yet.
@@ -242,6 +243,7 @@ def _apply(graph: Graph, chosen: dict[Node, LayoutOption]) -> Graph:
     applied.set_output_layouts()
     for (value, wanted), wish in _collect_wishes(graph, chosen).items():
         applied.fulfil(value, wanted, wish)
+    applied.align_halos()
     return applied.rebuilt()
 
 
@@ -297,6 +299,18 @@ class _Applied:
             return
         first = wish.readers[0][0]
         self.before.setdefault(first, []).append(_conversion(source, made, self.graph.producer(value) or first))
+
+    def align_halos(self) -> None:
+        """Give tensors of one layout and one spatial shape the same halo: their storage can then be shared (plan_memory)."""
+        alike: dict[tuple[BASE, tuple[int, ...]], list[str]] = {}
+        for value, kind in self.types.items():
+            if kind.layout.has_halo and value not in self.params:
+                alike.setdefault((base(kind.layout), kind.shape[2:]), []).append(value)
+        for values in alike.values():
+            sides = zip(*(self.types[value].layout.halo for value in values))
+            halo = [(max(before for before, _ in side), max(after for _, after in side)) for side in sides]
+            for value in values:
+                self.types[value] = self.types[value].with_layout(self.types[value].layout.with_halo(halo))
 
     def rebuilt(self) -> Graph:
         nodes: list[Node] = []
