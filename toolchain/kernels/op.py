@@ -128,7 +128,7 @@ def row_major(at: Sequence[Any], shape: Sequence[int]) -> Any:
 def table(values: Sequence[float], at: Any, dtype: str) -> te.Expr:
     """values[at] for a short list known at build time: a search tree of selects, equal neighbours joined."""
     def tree(low: int, high: int) -> te.Expr:
-        if all(v == values[low] or v != v and values[low] != values[low] for v in values[low:high]):
+        if len({str(v) for v in values[low:high]}) == 1:        # as text: 0.0 is not -0.0, and NaN is itself
             return te.const(values[low], dtype)
         middle = (low + high) // 2
         return te.select(te.index(at) < middle, tree(low, middle), tree(middle, high))

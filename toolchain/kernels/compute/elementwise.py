@@ -8,8 +8,9 @@ from typing import Any
 
 from toolchain import te
 from toolchain.core import dtype as dtypes
+from toolchain.core.errors import CodegenError
 from toolchain.kernels.op import Compute, Op, injective
-from toolchain.te.expr import Const, binary
+from toolchain.te.expr import Bin, Const, binary
 
 Scalar = Callable[..., te.Expr]
 
@@ -124,19 +125,15 @@ def reciprocal(x: te.Expr) -> te.Expr:
 
 def power(x: te.Expr, y: te.Expr) -> te.Expr:
     """x ** y; ONNX gives the result x's type. Small constant exponents become products."""
-    if isinstance(y, Const) and float(y.value) in (1.0, 2.0, 3.0, 0.5):
-        match float(y.value):
-            case 1.0:
-                return x
-            case 2.0:
-                return x * x
-            case 3.0:
-                return x * x * x
-            case 0.5 if dtypes.is_float(x.dtype):
-                return te.sqrt(x)
-    if dtypes.is_float(x.dtype):
-        return te.call("pow", x, y.astype(x.dtype))
-    return te.call("pow", x.astype("float64"), y.astype("float64")).astype(x.dtype)
+    if isinstance(y, Const) and float(y.value) in (1.0, 2.0, 3.0):
+        return _product(x, int(y.value))
+    if dtypes.is_float(x.dtype) and (dtypes.is_float(y.dtype) or x.dtype == "float64"):
+        return te.pow(x, y.astype(x.dtype))
+    return te.pow(x.astype("float64"), y.astype("float64")).astype(x.dtype)
+
+
+def _product(x: te.Expr, times: int) -> te.Expr:
+    return x if times == 1 else _product(x, times - 1) * x
 
 
 def negate(x: te.Expr) -> te.Expr:
@@ -148,9 +145,118 @@ def logical_not(x: te.Expr) -> te.Expr:
 
 
 def modulo(op: Op) -> te.Tensor:
+    """The rest has the sign of the divisor (Python), or with `fmod` that of the dividend (C)."""
+    rest = remainder if op.attr("fmod", 0) else floor_modulo
+    return injective(op, lambda i: rest(op.read(0, i), op.read(1, i)), tag="elementwise")
+
+
+def remainder(x: te.Expr, y: te.Expr) -> te.Expr:
+    """C's fmod. Floats of up to 32 bits are exact while |x/y| < 2**29; an infinite divisor leaves x as it is."""
+    if not dtypes.is_float(x.dtype):
+        return x - x / y * y
+    a, b = x.astype("float64"), y.astype("float64")
+    size = te.abs(a) - te.floor(te.abs(a) / te.abs(b)) * te.abs(b)
+    rest = te.select(te.abs(b).equal(math.inf), te.select(te.abs(a).equal(math.inf), te.const(math.nan, "float64"), te.abs(a)), size)
+    return te.select(_negative(a), te.const(-0.0, "float64") - rest, rest).astype(x.dtype)
+
+
+def _negative(x: te.Expr) -> te.Expr:
+    """Whether the sign bit of a float64 is set: of -0.0 too."""
+    return te.call("bitcast", x, dtype="int64") < 0
+
+
+def floor_modulo(x: te.Expr, y: te.Expr) -> te.Expr:
+    """Python's %: C's rest, plus the divisor where their signs differ. A rest of zero has the divisor's sign."""
+    if not dtypes.is_float(x.dtype):
+        return x % y
+    rest, nil = remainder(x, y), zero(x)
+    apart = te.any((rest < nil) & (y > nil), (rest > nil) & (y < nil))
+    signed_zero = te.select(y < nil, te.const(-0.0, x.dtype), nil)
+    return te.select(apart, rest + y, te.select(rest.equal(nil), signed_zero, rest))
+
+
+def bit_shift(x: te.Expr, n: te.Expr, direction: str) -> te.Expr:
+    """Shifts of unsigned integers; by as many bits as there are, or more, everything is shifted out."""
+    shifted = binary("<<" if direction == "LEFT" else ">>", x, n)
+    bits = dtypes.bits(x.dtype)
+    return te.select(n < bits, shifted, zero(x))
+
+
+def bitwise(symbol: str) -> Compute:
+    return pointwise(lambda a, b: Bin(symbol, a, b))
+
+
+def bitwise_not(x: te.Expr) -> te.Expr:
+    return Bin("xor", x, te.const(-1 if x.dtype.startswith("int") else 2 ** dtypes.bits(x.dtype) - 1, x.dtype))
+
+
+def is_inf(x: te.Expr, detect_negative: int, detect_positive: int) -> te.Expr:
+    positive = x.equal(math.inf) if detect_positive else te.const(False, "bool")
+    negative = x.equal(-math.inf) if detect_negative else te.const(False, "bool")
+    return te.any(positive, negative)
+
+
+def in_float64(fn: Scalar) -> Scalar:
+    """fn computed in float64 and rounded once: for functions whose formulas cancel near a zero."""
+    return lambda x: fn(x.astype("float64")).astype(x.dtype)
+
+
+def asinh(x: te.Expr) -> te.Expr:
+    """sign(x) log(|x| + sqrt(x^2 + 1)); the first terms of its series near 0, where that cancels."""
+    a = te.abs(x)
+    large = te.log(te.select(a > 1e8, a * 2.0, a + te.sqrt(a * a + 1.0)))
+    return te.select(a < 1e-3, x - x * x * x * (1 / 6), te.select(x < 0.0, -large, large))
+
+
+def acosh(x: te.Expr) -> te.Expr:
+    """log(x + sqrt(x^2 - 1)), NaN below 1."""
+    return te.log(x + te.sqrt(x - 1.0) * te.sqrt(x + 1.0))
+
+
+def atanh(x: te.Expr) -> te.Expr:
+    """log((1 + x)/(1 - x))/2; the first terms of its series near 0, where that cancels."""
+    return te.select(te.abs(x) < 1e-3, x + x * x * x * (1 / 3), te.log((x + 1.0) / (1.0 - x)) * 0.5)
+
+
+def bit_cast(op: Op) -> te.Tensor:
+    return injective(op, lambda i: te.call("bitcast", op.read(0, i), dtype=op.dtype), tag="elementwise")
+
+
+def _quantization(op: Op, i: tuple[Any, ...], n: int) -> te.Expr:
+    """The scale or zero point at an index of the result: one number, one per slice of `axis`, or one per block of it."""
+    shape = op.in_shape(n)
+    if math.prod(shape) == 1:
+        return op.scalar(n)
+    axis = op.axis("axis", 1)
+    if len(shape) == 1:
+        return op.tensor(n)[i[axis]]
+    block = int(op.attr("block_size", 0))
+    return op.tensor(n)[(*i[:axis], te.index(i[axis]) // block, *i[axis + 1:])]
+
+
+def quantize_linear(op: Op) -> te.Tensor:
+    """round(x / scale) + zero point, halves to even, saturated. Source: ONNX QuantizeLinear."""
+    if not dtypes.is_integer(op.dtype):
+        raise CodegenError(f"QuantizeLinear to {op.dtype} is not supported", where=op.node.name)
+    low, high = dtypes.lowest(op.dtype), dtypes.highest(op.dtype)
+
     def value(i: tuple[Any, ...]) -> te.Expr:
-        x, y = op.read(0, i), op.read(1, i)
-        return te.call("fmod", x, y) if op.attr("fmod", 0) else x % y
+        x, scale = op.read(0, i), _quantization(op, i, 1)
+        rounded = te.round(x.astype("float32") / scale.astype("float32")).astype("float64")
+        if op.has(2):
+            rounded = rounded + _quantization(op, i, 2).astype("float64")
+        return te.minimum(te.maximum(rounded, float(low)), float(high)).astype(op.dtype)
+    return injective(op, value, tag="elementwise")
+
+
+def dequantize_linear(op: Op) -> te.Tensor:
+    """(x - zero point) * scale. Source: ONNX DequantizeLinear."""
+    def value(i: tuple[Any, ...]) -> te.Expr:
+        x = op.read(0, i).astype("int64")
+        if op.has(2):
+            x = x - _quantization(op, i, 2).astype("int64")
+        scale = _quantization(op, i, 1)
+        return (x.astype("float32") * scale.astype("float32")).astype(op.dtype)
     return injective(op, value, tag="elementwise")
 
 
@@ -184,17 +290,28 @@ def operator(symbol: str) -> Compute:
 
 ELEMENTWISE: dict[str, Compute] = {
     "Abs": function("abs"),
+    "Acos": function("acos"),
+    "Acosh": pointwise(in_float64(acosh)),
     "Add": operator("+"),
     "And": operator("and"),
-    "BitwiseAnd": operator("and"),
-    "BitwiseOr": operator("or"),
-    "BitwiseXor": operator("xor"),
+    "Asin": function("asin"),
+    "Asinh": pointwise(in_float64(asinh)),
+    "Atan": function("atan"),
+    "Atanh": pointwise(in_float64(atanh)),
+    "BitCast": bit_cast,
+    "BitShift": lambda op: injective(op, lambda i: bit_shift(op.read(0, i), op.read(1, i), op.attr("direction"))),
+    "BitwiseAnd": bitwise("and"),
+    "BitwiseNot": pointwise(bitwise_not),
+    "BitwiseOr": bitwise("or"),
+    "BitwiseXor": bitwise("xor"),
     "Cast": cast,
     "CastLike": cast,
     "Ceil": function("ceil"),
     "Celu": with_attrs(celu, alpha=1.0),
     "Clip": clip,
     "Cos": function("cos"),
+    "Cosh": function("cosh"),
+    "DequantizeLinear": dequantize_linear,
     "Div": operator("/"),
     "Elu": with_attrs(elu, alpha=1.0),
     "Equal": operator("=="),
@@ -207,6 +324,8 @@ ELEMENTWISE: dict[str, Compute] = {
     "HardSigmoid": with_attrs(hard_sigmoid, alpha=0.2, beta=0.5),
     "HardSwish": pointwise(hard_swish),
     "Identity": pointwise(lambda x: x),
+    "IsInf": with_attrs(is_inf, detect_negative=1, detect_positive=1),
+    "IsNaN": pointwise(te.isnan),
     "Layout": pointwise(lambda x: x),
     "LeakyRelu": with_attrs(leaky_relu, alpha=0.01),
     "Less": operator("<"),
@@ -223,6 +342,7 @@ ELEMENTWISE: dict[str, Compute] = {
     "Or": operator("or"),
     "PRelu": pointwise(prelu),
     "Pow": pointwise(power),
+    "QuantizeLinear": quantize_linear,
     "Reciprocal": pointwise(reciprocal),
     "Relu": pointwise(relu),
     "Round": function("round"),
@@ -231,12 +351,14 @@ ELEMENTWISE: dict[str, Compute] = {
     "Sigmoid": pointwise(sigmoid),
     "Sign": pointwise(sign),
     "Sin": function("sin"),
+    "Sinh": function("sinh"),
     "Softplus": pointwise(softplus),
     "Softsign": pointwise(lambda x: x / (te.abs(x) + 1.0)),
     "Sqrt": function("sqrt"),
     "Sub": operator("-"),
     "Sum": fold(lambda a, b: a + b),
     "Swish": with_attrs(lambda x, alpha: x * te.sigmoid(x * alpha), alpha=1.0),
+    "Tan": function("tan"),
     "Tanh": function("tanh"),
     "ThresholdedRelu": with_attrs(thresholded_relu, alpha=1.0),
     "Where": pointwise(where),
