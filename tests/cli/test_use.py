@@ -133,7 +133,7 @@ def collected(project, monkeypatch):
     module = types.ModuleType("toolchain.tasks.commands")
     module.report, module.asked = facts(), []
 
-    def collect(tasks, artifacts):
+    def collect(tasks, artifacts, project):
         module.asked.append(([b.name for b in tasks], sorted(artifacts)))
         return module.report
 

@@ -18,7 +18,7 @@ from toolchain.cli.screen import make_screen
 from toolchain.core.settings import settings
 from toolchain.tasks.plan import BuildTasks
 
-PRELOAD = ("toolchain.tasks.steps",)        # what the workers' fork server imports once, for all of them
+PRELOAD = ("toolchain.tasks.steps", "toolchain.tasks.verify")       # imported once, by the workers' fork server
 
 
 @command("build")

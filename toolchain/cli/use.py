@@ -220,7 +220,7 @@ def verify_command(names: tuple[str, ...], file: Path | None, folder: Path | Non
     tasks = project.tasks(names)
     built = execute(project, {b.name: (b.verify,) for b in tasks}, jobs=jobs, keep_going=True, json=as_json,
                     is_result=False)
-    report = collect(tasks, built.artifacts)
+    report = collect(tasks, built.artifacts, project.folder)
     show_report(report, as_json=as_json)
     return built.exit_code
 
@@ -256,7 +256,7 @@ def report_command(
     tasks = project.tasks(names)
     goals = {b.name: (b.module, b.verify, b.measure) for b in tasks}
     built = execute(project, goals, exports_of(project, tasks), keep_going=True, is_result=False)
-    report = collect(tasks, built.artifacts)
+    report = collect(tasks, built.artifacts, project.folder)
     last = project.state / "report.json"
     limit = project.deployfile.report.fail_on_regression if limit is None else limit
     earlier = read_report(before or last) if limit is not None else None

@@ -23,7 +23,7 @@ Kernels = Mapping[str, Kernel]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What an op of a plan came from: a node of `graph` (the network, or a body), run `times` times in one run of the plan."""
+    """What an op of a plan came from: a node of `graph` (the network, or a body), run `times` times in a run of the plan."""
 
     node: Node
     graph: Graph
@@ -41,7 +41,7 @@ def assemble(name: str, graph: Graph, memory: MemoryPlan, kernels: Kernels) -> P
 def assemble_with_origins(
     name: str, graph: Graph, memory: MemoryPlan, kernels: Kernels,
 ) -> tuple[Plan, list[Origin | None]]:
-    """`assemble`, and per op in pre-order (targets/llvm/plan.walk) where it came from; None: a copy of an input to an output."""
+    """`assemble`, and per op in pre-order (`plan.walk`) where it came from; None: a copy that stands for no node."""
     def slot(place: Place) -> Slot:
         return Slot(place.segment, place.offset)
 
@@ -125,7 +125,8 @@ class _Scope:
         bound: dict[tuple[str, int], tuple[Slot, int]] = {("input", k): (slot, 0) for k, slot in enumerate(states)}
         bound |= {("output", k): (slot, 0) for k, slot in enumerate(following)}
         for k in range(n_state, len(body.inputs)):
-            bound["input", k] = self._sliced(node, node.inputs[k], body.types[body.inputs[k]], "scan_input", k - n_state, length)
+            inner = body.types[body.inputs[k]]
+            bound["input", k] = self._sliced(node, node.inputs[k], inner, "scan_input", k - n_state, length)
         for k in range(n_state, len(body.outputs)):
             if k < len(node.outputs) and node.outputs[k]:
                 bound["output", k] = self._sliced(
@@ -164,7 +165,7 @@ class _Scope:
 
 
 def workspaces(kernels: Kernels) -> Callable[[Node], Sequence[int]]:
-    """What `plan_memory` reserves per node: a kernel's workspace; for a Scan its states, and the states of the next round."""
+    """What `plan_memory` reserves per node: a kernel's workspace; for a Scan its states, and those of the next round."""
     def workspace(node: Node) -> Sequence[int]:
         if node.op == "Fused":
             return kernels[node.attrs["kernel"]].workspace

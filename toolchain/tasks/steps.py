@@ -5,23 +5,27 @@ A step is pure: what it makes depends on nothing but its arguments. plan.py know
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from toolchain.build.task import Input, Result
 from toolchain.core.target import Target
-from toolchain.graph.importers.child import import_in_child
+from toolchain.graph.importers.child import METADATA_FILE, import_in_child
 from toolchain.graph.importers.limits import Limits
+from toolchain.graph.passes.memory_plan import size_bytes
 from toolchain.graph.passes.plan_memory import plan_memory
 from toolchain.graph.serialize import from_json, load_files, save
 from toolchain.kernels.table import COMPUTES
+from toolchain.targets import presets
 from toolchain.targets.backend import Kernel
 from toolchain.targets.llvm.artifact import write_artifact
-from toolchain.targets import presets
-from toolchain.tasks.assemble import assemble, weights_segment, workspaces
+from toolchain.targets.llvm.plan import Call, Copy, Plan, children, walk
+from toolchain.tasks.assemble import Origin, assemble_with_origins, weights_segment, workspaces
 from toolchain.tasks.compile import compile_workload
 from toolchain.tasks.fetch import fetch_wheel_file, run_recipe
 from toolchain.tasks.optimize import CONTROL_FLOW, optimize_graph
@@ -67,7 +71,7 @@ def supported_operators() -> frozenset[str]:
 
 def resolve_target(params: Params, inputs: Inputs, out: Path) -> Result:
     """Everything code generation asks about the processor."""
-    target = presets.target(params["cpu"] if params["cpu"] != "host" else "x86")
+    target = presets.target(params["given"] if "given" in params else params["cpu"])
     if params["features"]:
         changed = {f.lstrip("+-") for f in params["features"]}
         kept = [f for f in target.features if f.lstrip("+-") not in changed]
@@ -123,36 +127,57 @@ def link(params: Params, inputs: Inputs, out: Path) -> Result:
     made = {name.removeprefix("kernel "): i for name, i in inputs.items() if name.startswith("kernel ")}
     kernels = {key: kernel_from_json(i.meta, i.files["kernel.o"].read_bytes()) for key, i in made.items()}
     memory = plan_memory(graph, workspaces(kernels))
-    plan = assemble(params["name"], graph, memory, kernels)
-    schedules = {i.meta["symbol"]: {"name": i.meta["name"], "schedule": i.meta["schedule"]} for i in made.values()}
-    write_artifact(out, params["name"], plan, {k.symbol: k.object for k in kernels.values()}, inputs["weights"].files["weights"],
-                   target, {"kernels": schedules})
+    plan, origins = assemble_with_origins(params["name"], graph, memory, kernels)
+    names = {key: i.meta["name"] for key, i in made.items()}
+    extra = {
+        "kernels": {i.meta["symbol"]: {"name": i.meta["name"], "schedule": i.meta["schedule"]} for i in made.values()},
+        "layers": layers(plan, origins, names), "metadata": metadata(inputs["imported"]),
+    }
+    write_artifact(out, params["name"], plan, {k.symbol: k.object for k in kernels.values()},
+                   inputs["weights"].files["weights"], target, extra)
     return Result("module", {
         "weights_bytes": memory.weights_bytes, "arena_bytes": memory.arena_bytes, "kernels": len(kernels),
-        "layers": layer_facts(graph, kernels),
+        "workspaces": {key: list(k.workspace) for key, k in kernels.items()},
     })
 
 
-def layer_facts(graph: Any, kernels: Mapping[str, Kernel]) -> list[dict[str, Any]]:
-    """What the report says of each kernel call besides its time."""
-    facts = []
-    for node in graph.nodes:
-        if node.op == "Fused":
-            moved = sum(graph.types[v].elements * 4 for v in (*node.inputs, *node.outputs) if v)
-            facts.append({"kernel": kernels[node.attrs["kernel"]].symbol, "flops": node.attrs["flops"], "moved_bytes": moved,
-                          "sources": list(node.sources), "name": node.name or node.output})
-    return facts
+def layers(plan: Plan, origins: Sequence[Origin | None], names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What a report says of each op that computes or moves data, besides its time; in the order of `Module.profile`.
+
+    {"kernel": name, "flops", "moved_bytes": of all its runs together, "sources": nodes of the model}. names: by kernel key.
+    """
+    found = []
+    for op, origin in zip(walk(plan.ops), origins, strict=True):
+        if children(op):
+            continue
+        facts: dict[str, Any] = {"kernel": op.name, "flops": 0, "moved_bytes": 0, "sources": list(op.sources)}
+        if isinstance(op, Call) and origin is not None:
+            node, types = origin.node, origin.graph.types
+            moved = sum(size_bytes(types[v]) for v in (*node.inputs, *node.outputs) if v)
+            facts |= {"kernel": names[node.attrs["kernel"]], "flops": node.attrs["flops"] * origin.times,
+                      "moved_bytes": moved * origin.times}
+        elif isinstance(op, Copy):
+            facts["moved_bytes"] = 2 * op.size_bytes * (origin.times if origin else 1)
+        found.append(facts)
+    return found
+
+
+def metadata(imported: Input) -> dict[str, str]:
+    """The model's own metadata (class names, a character set, ...), which the manifest repeats."""
+    if METADATA_FILE not in imported.files:
+        return {}
+    return dict(json.loads(imported.files[METADATA_FILE].read_text(encoding="utf-8")))
 
 
 def assembled_folder(module: Input, folder: Path) -> Path:
-    """The artifact's files under their own names, as `Module.load` wants them (links into the store)."""
+    """The artifact's files under their own names, as `Module.load` wants them: links into the store.
+
+    The library is copied: the loader would take two links to one file for one library, with one state.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, path in module.files.items():
-        place = folder / name
-        if not place.exists():
-            os.symlink(path, place)
+        if name.endswith(".so"):
+            shutil.copyfile(path, folder / name)
+        else:
+            os.symlink(path, folder / name)
     return folder
-
-
-__all__ = ["compile_kernel_step", "fetch", "import_model", "link", "optimize", "pack_weights", "resolve_target",
-           "run_recipe_step"]

@@ -28,6 +28,7 @@ from toolchain.graph.importers.limits import DEFAULT, GB, Limits
 _ROOT = Path(toolchain.__file__).parent.parent
 _FAILED = 3         # exit code of a child that reports an ImportModelError
 REPLY_BYTES = 64 << 20
+METADATA_FILE = "metadata.json"     # beside the graph, when the model says something of itself
 
 
 def import_in_child(
@@ -35,6 +36,8 @@ def import_in_child(
     supported: Collection[str] | None = None, limits: Limits = DEFAULT,
 ) -> dict[str, Any]:
     """Import the model at `path` and save the graph below `out` (an existing folder), in a process of its own.
+
+    The model's metadata, where it has any, is saved beside the graph as METADATA_FILE: {name: text}.
 
     Gives the facts a build keeps: {"inputs", "outputs": {name: type text}, "nodes", "params_bytes", "opset"}.
     Raises ImportModelError: everything `import_onnx` raises, and a child that exceeded a limit or died.
@@ -144,13 +147,16 @@ def _data_bytes(path: Path) -> int:
 
 def _import(request: Mapping[str, Any], path: Path, out: Path, limits: Limits) -> dict[str, Any]:
     # Imported here, under the limits: loading onnx is most of the child's start, and the parent never needs it.
-    from toolchain.graph.importers.onnx import import_onnx
+    from toolchain.graph.importers.onnx import import_model, metadata_of, read_model
     from toolchain.graph.protos import OPSET
     from toolchain.graph.serialize import save
 
     shapes = {name: tuple(shape) for name, shape in request["shapes"].items()}
-    graph = import_onnx(path, shapes, request["dims"], request["supported"], limits)
+    model = read_model(path, limits)
+    graph = import_model(model, path.parent, shapes, request["dims"], request["supported"], limits, where=str(path))
     save(graph, out)
+    if metadata := metadata_of(model):
+        (out / METADATA_FILE).write_text(json.dumps(metadata, sort_keys=True, ensure_ascii=False), encoding="utf-8")
     return {
         "inputs": {name: str(graph.types[name]) for name in graph.inputs},
         "outputs": {name: str(graph.types[name]) for name in graph.outputs},

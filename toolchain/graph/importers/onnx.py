@@ -27,8 +27,9 @@ from toolchain.graph.ir import Graph
 from toolchain.graph.protos import OPSET
 
 OLDEST_OPSET = 7
+METADATA_BYTES = 1 << 20            # of all names and texts together that are kept; a list of classes is some 100 kB
 
-__all__ = ["import_model", "import_onnx", "unsupported"]
+__all__ = ["import_model", "import_onnx", "metadata_of", "read_model", "unsupported"]
 
 
 def import_onnx(
@@ -65,6 +66,18 @@ def read_model(path: Path, limits: Limits) -> onnx.ModelProto:
     if not model.graph.node and not model.graph.output:
         raise ImportModelError("is not an ONNX model: it holds no graph", where=str(path))
     return model
+
+
+def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
+    """What the model says of itself (`metadata_props`: class names, a character set, ...), in order up to METADATA_BYTES."""
+    found: dict[str, str] = {}
+    left = METADATA_BYTES
+    for entry in model.metadata_props:
+        left -= len(entry.key.encode()) + len(entry.value.encode())
+        if left < 0:
+            break
+        found[entry.key] = entry.value
+    return found
 
 
 def import_model(

@@ -231,11 +231,13 @@ class Module:
         )
 
     def trace(
-        self, inputs: Mapping[str, np.ndarray], after_op: Callable[[int, Op], None]
+        self, inputs: Mapping[str, np.ndarray], after_op: Callable[[int, Op], None],
+        outputs: Mapping[str, np.ndarray] | None = None,
     ) -> dict[str, np.ndarray]:
         """As run(), and call `after_op(index, op)` after each op, while no other runs; `arena()` shows what it computed.
 
-        An exception of the callback is raised here when the run has ended. It may not run this module.
+        outputs: arrays to compute into, for a callback that looks at them. An exception of the callback is raised here when
+        the run has ended. It may not run this module.
         """
         ops = tuple(walk(self.plan.ops))
         raised: list[BaseException] = []
@@ -248,7 +250,8 @@ class Module:
                 raised.append(error)
 
         hook = _HOOK(call)
-        bound = Bound(self, _check("input", inputs, self.inputs), self._new_outputs())
+        made = self._new_outputs() if outputs is None else _check("output", outputs, self.outputs, in_place=True)
+        bound = Bound(self, _check("input", inputs, self.inputs), made)
         with self._turn:
             try:
                 self._native("set_after_op", hook, None)

@@ -1,0 +1,92 @@
+"""What `import toolchain` offers: `compile` a model in this process, `load` an artifact, both as a Module that runs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolchain.build.deployfile import Build, Deployfile, Model, TargetSpec
+from toolchain.build.executor import Executor
+from toolchain.build.store import Store
+from toolchain.core.errors import UsageError
+from toolchain.core.target import Target
+from toolchain.targets import presets
+from toolchain.targets.llvm.module import Module
+from toolchain.tasks.plan import plan
+
+if TYPE_CHECKING:
+    import onnx
+
+PRECISIONS = ("fp32",)
+
+
+def compile(
+    model: str | Path | onnx.ModelProto, target: str | Target = "x86", precision: str = "fp32",
+    shapes: Mapping[str, Sequence[int]] | None = None, dims: Mapping[str, int] | None = None, threads: int | None = None,
+) -> Module:
+    """Compile a model (a file, or one in memory) for a target and load it: the steps of `tc build`, nothing kept.
+
+        module = toolchain.compile("model.onnx", shapes={"input": (1, 3, 224, 224)}, threads=2)
+        outputs = module.run({"input": x})
+        module.save("out/")
+
+    target: "x86" (this machine), a preset ("x86-64-v3"), or a Target. shapes, dims: of inputs the model leaves open; numbers
+    by symbolic dimension. threads: lanes that compute (none: one per CPU this process may run on).
+    Raises ImportModelError, CodegenError, UsageError, as a build does.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"not yet: precision {precision!r}", fix=f"choose one of: {', '.join(PRECISIONS)}")
+    chosen = presets.target(target)
+    folder = Path(tempfile.mkdtemp(prefix="tc-compile-"))
+    try:
+        module = Module.load(_build(model, chosen, shapes or {}, dims or {}, folder), threads)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(module, shutil.rmtree, folder, ignore_errors=True)
+    return module
+
+
+def load(folder: str | Path, threads: int | None = None) -> Module:
+    """The artifact in `folder`, ready to run. Raises UsageError: no whole artifact; DeviceError: this CPU cannot run it."""
+    return Module.load(folder, threads)
+
+
+def _build(
+    model: Any, target: Target, shapes: Mapping[str, Sequence[int]], dims: Mapping[str, int], folder: Path,
+) -> Path:
+    """The artifact's folder, below `folder`."""
+    path = _model_file(model, folder)
+    name = re.sub(r"[^A-Za-z0-9_.+-]", "_", path.stem)[:64].lstrip("_.+-") or "model"
+    declared = Model(path=str(path.absolute()), shapes={k: tuple(v) for k, v in shapes.items()}, dims=dict(dims))
+    deployfile = Deployfile(version=1, models={name: declared}, targets={"x86": TargetSpec(kind="x86")})
+    (tasks,) = plan(deployfile, (Build(name, "x86"),), folder, {"x86": target})
+    store = Store(folder / "store")
+    try:
+        out = folder / "artifact"
+        Executor(store, jobs=0).build([tasks.module], {out: tasks.module}).check()
+    finally:
+        store.close()
+        shutil.rmtree(folder / "store", ignore_errors=True)
+    return out
+
+
+def _model_file(model: Any, folder: Path) -> Path:
+    """The model as a file: itself, or written below `folder`."""
+    if isinstance(model, (str, Path)):
+        if not Path(model).is_file():
+            raise UsageError("no such file", where=str(model))
+        return Path(model)
+    if not hasattr(model, "SerializeToString"):
+        raise UsageError(f"{type(model).__name__} is neither a path nor an onnx.ModelProto")
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+__all__ = ["compile", "load"]

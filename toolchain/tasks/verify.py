@@ -1,0 +1,157 @@
+"""Steps `compare` and `verify`: an artifact against references on the model's data, and the verdict.
+
+`compare` finds facts out and keeps them whatever they say; `verify` fails where they are bad. So a report can show what went
+wrong, and nothing is computed again to fail again.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolchain.build.task import Input, Result
+from toolchain.core.errors import MissingToolError, VerificationError
+from toolchain.graph.interpret import interpret
+from toolchain.graph.ir import Graph
+from toolchain.graph.passes.plan_memory import plan_memory
+from toolchain.graph.serialize import load_files
+from toolchain.report.facts import OutputError, VerifyFacts, from_json, to_json
+from toolchain.report.statistics import output_error
+from toolchain.targets.backend import Kernel
+from toolchain.targets.llvm.module import Module
+from toolchain.tasks.assemble import assemble_with_origins, workspaces
+from toolchain.tasks.data import Sample, recorded_files, samples
+from toolchain.tasks.diagnose import Finding, first_wrong_op, save_finding
+from toolchain.tasks.plan import RECORDED
+from toolchain.tasks.steps import assembled_folder, model_path
+
+REPRO = "repro"                     # folder of a comparison's artifact with the first wrong kernel
+
+# What is demanded where the deployfile says nothing: (relative, absolute part). The absolute part is a fraction of the
+# output's largest magnitude, for rounding errors of sums go with the size of what was summed, not of what is left. Two
+# correct fp32 programs differ by about 1e-6 of the largest value per layer (other order of sums, FMA); after a hundred
+# layers 1e-4 is far above that, and far below what any wrong kernel makes.
+TOLERANCE: dict[str, tuple[float, float]] = {"fp32": (1e-3, 1e-4)}
+SMALLEST = 1e-3                     # an output that is zero everywhere is compared as if its largest value were this
+
+
+def compare(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -> Result:
+    """Run the artifact and the references on every sample; the worst error of each output. Never fails for being wrong.
+
+    The meta holds VerifyFacts under "facts". When an output is wrong, files below `repro/` hold the first wrong kernel.
+    """
+    graph = load_files(inputs["graph"].files)
+    sets = samples(params, inputs, graph)
+    with tempfile.TemporaryDirectory(prefix="tc-compare-") as folder, Module.load(
+            assembled_folder(inputs["module"], Path(folder)), params["threads"] or None) as module:
+        facts, wrong = _compare_all(module, graph, sets, params, inputs)
+        finding = _find(module, inputs, wrong or (sets[0] if params["check"] else None), poison=params["check"])
+    error = first = ""
+    if finding is not None:
+        save_finding(finding, out / REPRO)
+        first, error = finding.name, "" if wrong else finding.what
+    facts = replace(facts, first_bad_node=first, error=error)
+    return Result("facts", {"facts": to_json(facts), "what": finding.what if finding else ""})
+
+
+def verify(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -> Result:
+    """The verdict. Raises VerificationError when the artifact disagrees with a reference."""
+    facts = from_json(VerifyFacts, inputs["facts"].meta["facts"])
+    if facts.passed:
+        return Result("verified")
+    bad = [o for o in facts.outputs if not o.passed]
+    what = "; ".join(f"output {o.output!r} differs from {facts.reference} by up to {o.max_abs_error:.3g} "
+                     f"({o.tolerance_used:.3g} times the tolerance)" for o in bad[:3]) or facts.error
+    if facts.first_bad_node:
+        what += f"\nthe first wrong kernel: {inputs['facts'].meta['what']}\nit computes: {facts.first_bad_node}"
+    elif bad:
+        what += "\nevery kernel alone is right on what it reads: the error accumulates"
+    raise VerificationError(what, where=params["name"], fix=(
+        "its inputs and the smallest model that shows it are below inputs/facts/repro of the folder to reproduce it"
+        if facts.first_bad_node else "if this accuracy is enough, say so: verify.tolerance in the deployfile"))
+
+
+def _compare_all(
+    module: Module, graph: Graph, sets: Sequence[Sample], params: Mapping[str, Any], inputs: Mapping[str, Input],
+) -> tuple[VerifyFacts, Sample | None]:
+    """The worst of all samples and references, and the first sample that an output is wrong on."""
+    worst: dict[str, OutputError] = {}
+    wrong: Sample | None = None
+    labels: dict[str, None] = {}
+    used_atol = 0.0
+    for sample in sets:
+        ours = module.run(sample.inputs)
+        for label, expected in references(graph, sample, params["verify"]["against"], inputs):
+            labels[label] = None
+            for name, array in expected.items():
+                rtol, atol = tolerance(params, array)
+                used_atol = max(used_atol, atol)
+                error = output_error(name, ours[name], array, rtol=rtol, atol=atol)
+                if name not in worst or not error.tolerance_used <= worst[name].tolerance_used:
+                    worst[name] = error
+                if not error.passed and wrong is None:
+                    wrong = sample
+    rtol, _ = tolerance(params, np.zeros(1))
+    return VerifyFacts(" and ".join(labels), sets[0].source, rtol, used_atol, tuple(worst.values())), wrong
+
+
+def tolerance(params: Mapping[str, Any], expected: np.ndarray) -> tuple[float, float]:
+    """(rtol, atol) for one output: as declared, else the built-in ones of the precision."""
+    if (declared := params["tolerance"]) is not None:
+        return declared["rtol"], declared["atol"]
+    rtol, fraction = TOLERANCE[params["precision"]]
+    finite = np.abs(np.asarray(expected, np.float64)[np.isfinite(expected)])
+    return rtol, fraction * max(float(finite.max(initial=0.0)), SMALLEST)
+
+
+def references(
+    graph: Graph, sample: Sample, against: str, inputs: Mapping[str, Input],
+) -> list[tuple[str, Mapping[str, np.ndarray]]]:
+    """(name, expected outputs): what was recorded, and onnxruntime's answer; the interpreter's where there is neither.
+
+    Raises MissingToolError: onnxruntime is asked for and not installed.
+    """
+    found: list[tuple[str, Mapping[str, np.ndarray]]] = []
+    if sample.expected:
+        found.append((RECORDED if recorded_files(inputs) else "declared outputs", sample.expected))
+    installed = importlib.util.find_spec("onnxruntime") is not None
+    if against == "onnxruntime" and not installed:
+        raise MissingToolError("onnxruntime is not installed", where="verify.against",
+                               fix="pip install onnxruntime, or write `verify: {against: interpreter}`")
+    if against != "interpreter" and installed:
+        try:
+            found.append(_onnxruntime(model_path(inputs), graph, sample))
+        except Exception as error:                          # it cannot run every model that we can
+            if against == "onnxruntime":
+                raise VerificationError(f"onnxruntime cannot run the model: {error}"[:2000]) from error
+            print(f"onnxruntime cannot run the model, the interpreter takes its place: {error}")
+    if against == "interpreter" or not found:
+        found.append(("the interpreter", interpret(graph, sample.inputs)))
+    return found
+
+
+def _onnxruntime(model: Path, graph: Graph, sample: Sample) -> tuple[str, dict[str, np.ndarray]]:
+    import onnxruntime  # optional
+
+    onnxruntime.set_default_logger_severity(3)
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    names = list(graph.outputs)
+    outputs = session.run(names, dict(sample.inputs))
+    return f"onnxruntime {onnxruntime.__version__}", dict(zip(names, outputs, strict=True))
+
+
+def _find(module: Module, inputs: Mapping[str, Input], sample: Sample | None, *, poison: bool) -> Finding | None:
+    """Look for the first wrong op, when there is a sample to look with."""
+    if sample is None:
+        return None
+    optimized = load_files(inputs["optimized"].files)
+    kernels = {key: Kernel("", b"", (), 0, tuple(sizes), 0) for key, sizes in inputs["module"].meta["workspaces"].items()}
+    memory = plan_memory(optimized, workspaces(kernels))
+    _, origins = assemble_with_origins(module.name, optimized, memory, kernels)
+    return first_wrong_op(module, optimized, memory, origins, sample.inputs, poison=poison)
