@@ -25,7 +25,7 @@ def canonical(body: Graph) -> tuple[Graph, str]:
         for n in body.nodes)
     renamed = Graph(
         "body", nodes, tuple(names[i] for i in body.inputs), tuple(names[o] for o in body.outputs),
-        {names[k]: t for k, t in body.types.items() if k in names}, {names[k]: a for k, a in body.params.items()})
+        {names[k]: body.types[k] for k in names if k in body.types}, {names[k]: a for k, a in body.params.items()})
     return renamed, to_text(renamed) + "".join(_contents(renamed))
 
 
