@@ -9,9 +9,9 @@ from pathlib import Path
 import llvmlite.binding as llvm
 
 from toolchain.core.target import Target
+from toolchain.targets.presets import with_vector_facts
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-_WIDE = ("avx512f", "avx512dq", "avx512bw", "avx512vl")
 
 
 def host_target(cores: int | None = None) -> Target:
@@ -21,21 +21,7 @@ def host_target(cores: int | None = None) -> Target:
     kind = "x86" if triple.startswith("x86_64") else triple.split("-")[0]
     features = tuple(f"+{name}" for name in present)
     base = Target("host", kind, triple=triple, cpu="x86-64" if kind == "x86" else "generic", features=features)
-    return replace(_with_vectors(base), cores=cores or len(os.sched_getaffinity(0)), **cache_sizes(CACHES))
-
-
-def _with_vectors(target: Target) -> Target:
-    """Vector facts that follow from the features."""
-    if target.kind != "x86":
-        return replace(target, vector_bits=128, vector_registers=32, has_fma=True)
-    wide = all(target.has(f) for f in _WIDE)
-    return replace(
-        target,
-        vector_bits=512 if wide else 256 if target.has("avx2") else 128,
-        vector_registers=32 if wide else 16,
-        has_fma=target.has("fma"),
-        fma_per_cycle=2,
-    )
+    return replace(with_vector_facts(base), cores=cores or len(os.sched_getaffinity(0)), **cache_sizes(CACHES))
 
 
 def cache_sizes(folder: Path) -> dict[str, int]:

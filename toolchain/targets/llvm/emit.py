@@ -99,7 +99,10 @@ class _Task(Values):
                 if kind is ForKind.PARALLEL:
                     self.loop(s, "%lo", "%hi")
                 elif kind is ForKind.UNROLLED or var.extent == 1:
+                    apart = var.extent > 1 and windows_overlap(s)
                     for n in range(var.extent):
+                        if apart and n:
+                            self.separate()
                         self.env[var] = n
                         self.stmt(body)
                 elif kind is ForKind.SERIAL:
@@ -132,6 +135,11 @@ class _Task(Values):
             del self.hoisted[key]
         self.lines, self.loaded = before, {}
         self.memo.clear()
+
+    def separate(self) -> None:
+        """Keep what follows from sharing loads with what was before: an empty instruction that may touch any memory."""
+        self.lines.append(' call void asm sideeffect "", "~{memory}"()')
+        self.loaded = {}
 
     def branch(self, condition: object, body: Stmt) -> None:
         self.memo.clear()
@@ -215,6 +223,23 @@ class _Task(Values):
                     ("ptr", pointer), ("i32", "0"), ("i32", str(locality)), ("i32", "1"))))
             case _:
                 raise CodegenError(f"no instruction for {call.name}")
+
+
+def windows_overlap(loop: For) -> bool:
+    """Whether iterations of an unrolled loop read places that unrolled loops inside read in other iterations.
+
+    Source lines 2*x + kx for x and kx unrolled: kx = 2 reads again what kx = 0 read for x + 1. LLVM would keep all of these
+    in registers from one iteration to the next, and spill.
+    """
+    inner = [n.var for n in nodes(loop.body) if isinstance(n, For) and n.kind is ForKind.UNROLLED and n.extent > 1]
+    for load in (n for n in nodes(loop.body) if inner and isinstance(n, Load)):
+        at = load.index[0].base if isinstance(load.index[0], Ramp) else load.index[0]
+        step = at.coefficient(loop.var) if isinstance(at, Index) else 0
+        for var in inner if step else ():
+            reached = {at.coefficient(var) * n for n in range(1 - var.extent, var.extent) if n}
+            if any(step * n in reached for n in range(1, loop.extent)):
+                return True
+    return False
 
 
 __all__ = ["EMITTER_VERSION", "emit"]
