@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import toolchain.te as te
 from toolchain.core.errors import CodegenError
 from toolchain.core.layout import Layout
+from toolchain.core.rewrite import rewrite
 from toolchain.core.target import Target
 from toolchain.te.expr import Bin, Call, Ramp
 from toolchain.te.loop_ir import For, Store, block
@@ -139,6 +140,18 @@ def test_verify_names_what_is_wrong():
         verify(replace(func, body=replace(func.body, body=replace(store, value=te.const(1.0, "float64")))))
     with pytest.raises(CodegenError, match="lanes before vectorize_loops"):
         verify(replace(func, body=replace(func.body, body=replace(store, index=(Ramp(te.index(0), 1, 4),)))))
+
+
+def test_check_interprets_after_every_pass(monkeypatch):
+    def wrong(func, target):
+        return replace(func, body=rewrite(func.body, lambda n: Bin("-", n.a, n.b) if isinstance(n, Bin) else None))
+
+    func = compute(lambda a, b: a + b, "float32", "float32")
+    lower(func, TARGET, (wrong,))                                      # nobody looks
+    monkeypatch.setenv("TC_CHECK", "1")
+    lower(compute(lambda a: te.exp(te.sigmoid(a)), "float32"), TARGET)
+    with pytest.raises(CodegenError, match="TC_CHECK: wrong changed C of main, by up to"):
+        lower(func, TARGET, (wrong,))
 
 
 def test_dumps_one_file_per_pass(tmp_path):

@@ -11,6 +11,7 @@ from typing import TypeAlias
 from toolchain.core.settings import settings
 from toolchain.core.target import Target
 from toolchain.te.loop_ir import PrimFunc
+from toolchain.te.lower.check import Checker
 from toolchain.te.lower.contract_fma import contract_fma
 from toolchain.te.lower.elide_guards import elide_guards
 from toolchain.te.lower.factor_lanes import factor_lanes
@@ -44,10 +45,12 @@ sys.setrecursionlimit(max(sys.getrecursionlimit(), 20_000))
 def lower(func: PrimFunc, target: Target, extra: tuple[LoopPass, ...] = (), dump: Path | None = None) -> PrimFunc:
     """Run COMMON, then the backend's `extra` passes, verifying after each.
 
-    dump: a folder that gets NN.pass.txt, the text after each pass. TC_DEBUG=2 prints each pass and its time.
+    dump: a folder that gets NN.pass.txt, the text after each pass. TC_DEBUG=2 prints each pass and its time, TC_CHECK=1
+    interprets after each pass and compares.
     Raises CodegenError: broken invariants, named with the pass, or what a pass refuses.
     """
     verify(func)
+    checker = Checker(func) if settings().check and settings().selects(func.name) else None
     chatty = settings().debug >= 2 and settings().selects(func.name)
     if dump is not None:
         write_dump(dump, 0, "scheduled.txt", to_text(func))
@@ -61,6 +64,8 @@ def lower(func: PrimFunc, target: Target, extra: tuple[LoopPass, ...] = (), dump
         func = new
         done.append(step.__name__)
         verify(func, done)
+        if checker is not None:
+            checker.compare(func, step.__name__)
         if dump is not None:
             write_dump(dump, n, f"{step.__name__}.txt", to_text(func))
     return func
