@@ -1,0 +1,168 @@
+"""Operands -> LLVM text: arithmetic, conversions, moving lanes. Knows instructions and dtypes, not the loop IR."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from toolchain.core import dtype as dtypes
+from toolchain.core.errors import CodegenError
+from toolchain.core.target import Target
+from toolchain.targets.llvm.spelling import constant, intrinsic, value_type, vector
+
+FLOAT_OPS = {"+": "fadd", "-": "fsub", "*": "fmul", "/": "fdiv"}
+INT_OPS = {"+": "add", "-": "sub", "*": "mul", "and": "and", "or": "or", "xor": "xor", "<<": "shl"}
+ORDER = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
+
+
+class Arithmetic:
+    """The lines written so far, and methods that append an operation and give its operand (an SSA name or a literal)."""
+
+    def __init__(self, declared: set[str], target: Target) -> None:
+        self.declared, self.target = declared, target
+        self.lines: list[str] = []
+        self.count = 0
+
+    def name(self) -> str:
+        self.count += 1
+        return f"%t{self.count}"
+
+    def emit(self, text: str) -> str:
+        """Append `%tN = text`; the operand."""
+        self.count += 1
+        name = f"%t{self.count}"
+        self.lines.append(f" {name} = {text}")
+        return name
+
+    def intrinsic(self, result: str, name: str, mangled: Iterable[str], args: Iterable[tuple[str, str]]) -> str:
+        """The text of a call; its declaration is noted. `args` are (type, operand)."""
+        full = intrinsic(name, *mangled)
+        args = tuple(args)
+        self.declared.add(f"declare {result} @{full}({', '.join(t for t, _ in args)})")
+        return f"call {result} @{full}({', '.join(f'{t} {a}' for t, a in args)})"
+
+    def splat(self, element: str, scalar: str, lanes: int) -> str:
+        if not scalar.startswith("%"):
+            return f"splat ({element} {scalar})"
+        type = vector(element, lanes)
+        one = self.emit(f"insertelement {type} poison, {element} {scalar}, i32 0")
+        return self.emit(f"shufflevector {type} {one}, {type} poison, <{lanes} x i32> zeroinitializer")
+
+    def pick(self, value: str, element: str, lanes: int, chosen: Sequence[int]) -> str:
+        """Some lanes of a vector, in that order."""
+        type, picks = vector(element, lanes), ", ".join(f"i32 {n}" for n in chosen)
+        return self.emit(f"shufflevector {type} {value}, {type} poison, <{len(chosen)} x i32> <{picks}>")
+
+    def arithmetic(self, op: str, dtype: str, lanes: int, a: str, b: str) -> str:
+        type = value_type(dtype, lanes)
+        if dtypes.is_float(dtype):
+            if op in FLOAT_OPS:
+                return self.emit(f"{FLOAT_OPS[op]} {type} {a}, {b}")
+            if op in ("max", "min"):
+                return self.extremum(op, type, lanes, a, b)
+            if op in ORDER:
+                return self.emit(f"fcmp o{ORDER[op]} {type} {a}, {b}")
+            if op in ("==", "!="):
+                return self.emit(f"fcmp {'oeq' if op == '==' else 'une'} {type} {a}, {b}")
+        else:
+            signed = dtype in dtypes.INTS
+            if op in INT_OPS:
+                return self.emit(f"{INT_OPS[op]} {type} {a}, {b}")
+            if op in ORDER:
+                return self.emit(f"icmp {'s' if signed else 'u'}{ORDER[op]} {type} {a}, {b}")
+            if op in ("==", "!="):
+                return self.emit(f"icmp {'eq' if op == '==' else 'ne'} {type} {a}, {b}")
+            if op in ("max", "min"):
+                test = self.emit(f"icmp {'s' if signed else 'u'}{'gt' if op == 'max' else 'lt'} {type} {a}, {b}")
+                return self.emit(f"select {vector('i1', lanes)} {test}, {type} {a}, {type} {b}")
+            if op == ">>":
+                return self.emit(f"{'ashr' if signed else 'lshr'} {type} {a}, {b}")
+            if op in ("/", "//", "%"):
+                return self.divide(op, dtype, lanes, a, b)
+        raise CodegenError(f"no instruction for {dtype} {op}")
+
+    def extremum(self, op: str, type: str, lanes: int, a: str, b: str) -> str:
+        """max or min as x86 has it: with a NaN the result is `b`. A constant stands first: NaNs pass it."""
+        if self.target.kind == "aarch64":         # fmax gives the NaN, in one instruction as maxps
+            name = "maximum" if op == "max" else "minimum"
+            return self.emit(self.intrinsic(type, name, (type,), ((type, a), (type, b))))
+        if not b.startswith("%"):
+            a, b = b, a
+        test = self.emit(f"fcmp o{'gt' if op == 'max' else 'lt'} {type} {a}, {b}")
+        return self.emit(f"select {vector('i1', lanes)} {test}, {type} {a}, {type} {b}")
+
+    def divide(self, op: str, dtype: str, lanes: int, a: str, b: str) -> str:
+        """Integer division that never traps: x/0 is 0 (NumPy's), the lowest over -1 wraps. `/` truncates, `//` floors."""
+        type, bit = value_type(dtype, lanes), vector("i1", lanes)
+        zero, one = constant(0, dtype, lanes), constant(1, dtype, lanes)
+        signed = dtype in dtypes.INTS
+        none = self.emit(f"icmp eq {type} {b}, {zero}")
+        negates = self.emit(f"icmp eq {type} {b}, {constant(-1, dtype, lanes)}") if signed else ""
+        unsafe = self.emit(f"or {bit} {none}, {negates}") if signed else none
+        safe = self.emit(f"select {bit} {unsafe}, {type} {one}, {type} {b}")
+        quotient = self.emit(f"{'s' if signed else 'u'}div {type} {a}, {safe}")
+        if signed:
+            minus = self.emit(f"sub {type} {zero}, {a}")
+            quotient = self.emit(f"select {bit} {negates}, {type} {minus}, {type} {quotient}")
+        rest = self.emit(f"sub {type} {a}, {self.emit(f'mul {type} {quotient}, {b}')}")
+        if signed and op != "/":                 # truncated towards zero: one less where the signs differ and a rest remains
+            rounds = self.emit(f"icmp ne {type} {rest}, {zero}")
+            differ = self.emit(f"icmp slt {type} {self.emit(f'xor {type} {rest}, {b}')}, {zero}")
+            lower = self.emit(f"and {bit} {rounds}, {differ}")
+            if op == "%":
+                rest = self.emit(f"select {bit} {lower}, {type} {self.emit(f'add {type} {rest}, {b}')}, {type} {rest}")
+            else:
+                less = self.emit(f"sub {type} {quotient}, {one}")
+                quotient = self.emit(f"select {bit} {lower}, {type} {less}, {type} {quotient}")
+        return self.emit(f"select {bit} {none}, {type} {zero}, {type} {rest if op == '%' else quotient}")
+
+    def convert(self, name: str, source: str, to: str, lanes: int) -> str:
+        if source == to:
+            return name
+        a, b = value_type(source, lanes), value_type(to, lanes)
+        half = ("float16", "bfloat16")
+        if source in half and to != "float32":
+            return self.convert(self.convert(name, source, "float32", lanes), "float32", to, lanes)
+        if to in half and source != "float32":
+            return self.convert(self.convert(name, source, "float32", lanes), "float32", to, lanes)
+        if "float16" in (source, to) and self.target.kind == "x86" and not self.target.has("f16c"):
+            raise CodegenError(f"float16 needs the feature f16c, which {self.target.name} does not have")
+        if source == "bfloat16":
+            return self.widen_bfloat16(name, lanes)
+        if to == "bfloat16":
+            return self.narrow_to_bfloat16(name, lanes)
+        if dtypes.is_float(source) and dtypes.is_float(to):
+            return self.emit(f"{'fpext' if dtypes.bits(source) < dtypes.bits(to) else 'fptrunc'} {a} {name} to {b}")
+        if to == "bool":
+            zero = constant(0, source, lanes)
+            return self.emit(f"{'fcmp une' if dtypes.is_float(source) else 'icmp ne'} {a} {name}, {zero}")
+        if dtypes.is_float(to):
+            return self.emit(f"{'sitofp' if source in dtypes.INTS else 'uitofp'} {a} {name} to {b}")
+        if dtypes.is_float(source):
+            return self.emit(f"{'fptosi' if to in dtypes.INTS else 'fptoui'} {a} {name} to {b}")
+        wide, narrow = (1 if source == "bool" else dtypes.bits(source)), dtypes.bits(to)
+        if wide == narrow:
+            return name
+        if wide > narrow:
+            return self.emit(f"trunc {a} {name} to {b}")
+        return self.emit(f"{'sext' if source in dtypes.INTS else 'zext'} {a} {name} to {b}")
+
+    def widen_bfloat16(self, bits: str, lanes: int) -> str:
+        word = vector("i32", lanes)
+        wide = self.emit(f"zext {vector('i16', lanes)} {bits} to {word}")
+        shifted = self.emit(f"shl {word} {wide}, {constant(16, 'int32', lanes)}")
+        return self.emit(f"bitcast {word} {shifted} to {vector('float', lanes)}")
+
+    def narrow_to_bfloat16(self, name: str, lanes: int) -> str:
+        """Round to nearest, ties to even, on the bits; a NaN stays a NaN."""
+        word, short = vector("i32", lanes), vector("i16", lanes)
+
+        def k(n: int) -> str:
+            return constant(n, "int32", lanes)
+
+        bits = self.emit(f"bitcast {vector('float', lanes)} {name} to {word}")
+        odd = self.emit(f"and {word} {self.emit(f'lshr {word} {bits}, {k(16)}')}, {k(1)}")
+        rounded = self.emit(f"add {word} {self.emit(f'add {word} {bits}, {k(0x7FFF)}')}, {odd}")
+        is_nan = self.emit(f"fcmp uno {vector('float', lanes)} {name}, {name}")
+        quiet = self.emit(f"or {word} {bits}, {k(0x400000)}")
+        chosen = self.emit(f"select {vector('i1', lanes)} {is_nan}, {word} {quiet}, {word} {rounded}")
+        return self.emit(f"trunc {word} {self.emit(f'lshr {word} {chosen}, {k(16)}')} to {short}")
