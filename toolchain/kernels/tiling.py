@@ -37,8 +37,7 @@ def tile_cycles(points: int, vectors: int, target: Target) -> float:
     """Cycles of one reduction step of a tile with that many output points."""
     fma = points * vectors / target.fma_per_cycle
     loads = (points + vectors) / LOADS_PER_CYCLE
-    latency = FMA_LATENCY / max(1, 1)                # each accumulator is touched once per step
-    return max(fma, loads, latency)
+    return max(fma, loads, FMA_LATENCY)              # each accumulator is touched once per step
 
 
 def _pieces(extent: int, size: int) -> Iterator[tuple[int, int]]:

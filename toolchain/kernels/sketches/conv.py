@@ -32,7 +32,7 @@ def register_layout(rank: int, lanes: int) -> Layout:
 def conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> None:
     """Direct convolution from NCHW<l>c (or plain, for a first layer) to NCHW<l>c."""
     lanes = channel_lanes(s, s.func.outputs[0])
-    tile = _tile(s, anchor, lanes, target, choices)
+    tile = _tile(s, anchor, anchor.shape[2] if len(anchor.shape) == 4 else 1, lanes, target, choices)
     acc, out = accumulator(s, anchor)
     n, o, *spatial = s[out].op.axis
     ragged: list[te.Var] = []
@@ -59,19 +59,15 @@ def conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> No
     peel(s, out, ragged)
 
 
-def _tile(s: te.Schedule, anchor: Tensor, lanes: int, target: Target, choices: Choices) -> Tile:
-    """The register tile: its vectors are fixed by the packed weights, the rest is a choice."""
-    height, width = math.prod(anchor.shape[2:-1]), anchor.shape[-1]
-    blocks = -(-anchor.shape[1] // lanes)
-    weight = s.func.stages[anchor].input_tensors[-1 if len(s.func.stages[anchor].input_tensors) == 2 else 1]
-    packed = layout_of(s, weight).dims[-1]
-    tiles = conv_tiles(height, width, blocks, target)
-    if packed[1]:
-        vectors = packed[1] // lanes
-        tiles = [t for t in tiles if t.vectors == vectors] or [Tile(1, 1, vectors)]
-    if len(anchor.shape) != 4:
-        tiles = [t for t in tiles if t.rows == 1] or [Tile(1, 1, tiles[0].vectors)]
-    return choices.one_of("tile", tiles, tiles[0])
+def _tile(
+    s: te.Schedule, anchor: Tensor, height: int, lanes: int, target: Target, choices: Choices
+) -> Tile:
+    """The register tile: its vectors are fixed by the packed weights, the rest is a choice. `height` 1: rows one by one."""
+    vectors = layout_of(s, s.func.stages[anchor].input_tensors[1]).dims[-1][1] // lanes or 1
+    tiles = [t for t in conv_tiles(height, anchor.shape[-1], -(-anchor.shape[1] // lanes), target) if t.vectors == vectors]
+    tiles = tiles or [Tile(1, 1, vectors)]
+    tile: Tile = choices.one_of("tile", tiles, tiles[0])
+    return tile
 
 
 def _tile_spatial(
@@ -89,7 +85,7 @@ def _tile_spatial(
 
 def _channel_loops(s: te.Schedule, acc: Tensor, ic: te.Var, taps: Sequence[te.Var], lanes: int) -> list[te.Var]:
     """Input channels in blocks outside the taps, a few of them unrolled inside; few channels stay outside whole."""
-    if ic.extent < lanes:
+    if ic.extent < lanes and taps:
         s[acc].unroll(taps[-1])
         return [ic, *taps]
     block, channel = s[acc].split(ic, factor=lanes)
@@ -151,14 +147,11 @@ def conv_transpose(s: te.Schedule, anchor: Tensor, target: Target, choices: Choi
     lanes = channel_lanes(s, s.func.outputs[0])
     rank = (len(anchor.shape) - 2) // 2
     strides = anchor.shape[2:2 + rank]
+    tile = _tile(s, anchor, 1, lanes, target, choices)
     acc, out = accumulator(s, anchor)
-    weight = s.func.stages[acc].input_tensors[1]
-    packed = layout_of(s, weight).dims[-1][1] or lanes
-    tiles = [t for t in conv_tiles(1, anchor.shape[-1], -(-anchor.shape[1] // lanes), target) if t.vectors == packed // lanes]
-    tile = choices.one_of("tile", tiles or [Tile(1, 1, packed // lanes)], (tiles or [Tile(1, 1, packed // lanes)])[0])
     n, o, *spatial = s[out].op.axis
     ragged: list[te.Var] = []
-    g, o = s[out].split(o, factor=packed)
+    g, o = s[out].split(o, factor=tile.vectors * lanes)
     if -(-anchor.shape[1] // lanes) % tile.vectors:
         ragged.append(g)
     ov, ol = s[out].split(o, factor=lanes)
@@ -174,14 +167,8 @@ def conv_transpose(s: te.Schedule, anchor: Tensor, target: Target, choices: Choi
     _, ao, *at = s[acc].op.axis
     ic, *taps = s[acc].op.reduce_axis
     av, al = s[acc].split(ao, factor=lanes)
-    if ic.extent < lanes:
-        channels = [ic]
-    else:
-        block, channel = s[acc].split(ic, factor=lanes)
-        rolled, unrolled = s[acc].split(channel, factor=largest_divisor(lanes, UNROLLED_CHANNELS))
-        s[acc].unroll(unrolled)
-        channels = [block, rolled, unrolled]
-    s[acc].reorder(*taps, *channels, *at, av, al)
+    block, *_, rolled, unrolled = _channel_loops(s, acc, ic, (), lanes)
+    s[acc].reorder(*taps, block, rolled, unrolled, *at, av, al)
     s.set_layout(acc, register_layout(len(anchor.shape), lanes))
     for axis in (*at, av):
         s[acc].unroll(axis)
@@ -202,7 +189,7 @@ def plain_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices)
     attrs = s.func.stages[anchor].attrs
     per_group = anchor.shape[1] // attrs.get("group", 1)
     reuse = s.func.stages[anchor].tag == "conv"                 # each input is read by every output channel of its group
-    options = [d for d in divisors(per_group, PLAIN_CHANNELS)] if reuse else [1]
+    options = divisors(per_group, PLAIN_CHANNELS) if reuse else [1]
     channels = choices.one_of("channels", options, options[-1])
     vectors = choices.one_of("vectors", (1, 2, 3), min(3, -(-anchor.shape[-1] // lanes)))
     acc, out = accumulator(s, anchor)

@@ -60,7 +60,8 @@ def _tile(s: te.Schedule, anchor: Tensor, rows: int, columns: int, lanes: int, t
     if packed[1]:
         vectors = packed[1] // lanes
         tiles = [t for t in tiles if t.vectors == vectors] or [Tile(1, 1, vectors)]
-    return choices.one_of("tile", tiles, tiles[0])
+    tile: Tile = choices.one_of("tile", tiles, tiles[0])
+    return tile
 
 
 def _shared(loops: list[te.Var], panel: te.Var, rows: te.Var, target: Target, choices: Choices) -> te.Var:
@@ -71,4 +72,5 @@ def _shared(loops: list[te.Var], panel: te.Var, rows: te.Var, target: Target, ch
         default = "batch"
     else:
         default = "columns" if panel.extent >= min(enough, rows.extent) else "rows"
-    return {"batch": batch, "columns": panel, "rows": rows}[choices.one_of("parallel", ("batch", "columns", "rows"), default)]
+    answer = choices.one_of("parallel", ("batch", "columns", "rows"), default)
+    return {"batch": batch, "columns": panel, "rows": rows}[answer]

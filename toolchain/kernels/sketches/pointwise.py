@@ -1,7 +1,7 @@
 """Kernels without a reduction: elementwise chains, broadcasts, moves. Memory speed is all there is to gain.
 
-Between a blocked and a row-major tensor a tile of channels x columns is turned at a time, so that every cache line is touched
-while it is near:
+Between a blocked and a row-major tensor a tile of channels x columns is turned at a time, so that every cache line is
+touched while it is near:
 
     blocked -> plain   for c block, y, x block: for c, x (vector): out[c, y, x] = in[...]           strided reads, near
     plain -> blocked   for c block, y, x block: tile[c, x (vector)] = in[...]; for x, c (vector): out[...] = tile[c, x]

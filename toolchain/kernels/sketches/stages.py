@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from toolchain import te
 from toolchain.core.layout import Layout, default_axes
 from toolchain.core.rewrite import walk
-from toolchain.te.expr import Call, Reduce, rewrite_loads
+from toolchain.te.expr import Call, Load, Reduce, rewrite_loads
 from toolchain.te.tensor import Compute, Tensor
 
 COSTLY = frozenset(("exp", "log", "tanh", "erf", "sigmoid", "pow", "sin", "cos"))
-CHEAP_READERS = 2
 
 
 def is_reduction(definition: Compute) -> bool:
@@ -32,7 +31,7 @@ def loads(definition: Compute, tensor: Tensor) -> int:
     """How often a body reads a tensor per point."""
     count = 0
 
-    def rule(load: te.Load) -> None:
+    def rule(load: Load) -> None:
         nonlocal count
         count += load.tensor is tensor
     rewrite_loads(definition.body, rule)
@@ -45,8 +44,8 @@ def inline_injective(s: te.Schedule) -> None:
         if tensor in s.func.params or is_reduction(definition):
             continue
         users = readers(s, tensor)
-        repeated = sum(loads(s.func.stages[u], tensor) for u in users)
-        if repeated > 1 and (is_costly(definition) or any(is_reduction(s.func.stages[u]) for u in users) and len(users) > 1):
+        reused = len(users) > 1 and any(is_reduction(s.func.stages[u]) for u in users)
+        if reused or (is_costly(definition) and sum(loads(s.func.stages[u], tensor) for u in users) > 1):
             continue
         s[tensor].compute_inline()
 
