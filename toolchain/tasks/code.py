@@ -21,21 +21,22 @@ def code_digest(*parts: str) -> str:
 
 @cache
 def _digest(part: str) -> str:
-    path = ROOT / part
-    files = [str(path)] if path.is_file() else sorted(_files(str(path)))
-    return digest_json([part, *((os.path.relpath(f, path), digest_bytes(_read(f))) for f in files)])
+    path = str(ROOT / part)
+    files = [path] if os.path.isfile(path) else sorted(_files(path))
+    return digest_json([part, *((file[len(path):], _file_digest(file)) for file in files)])
 
 
 def _files(folder: str) -> list[str]:
     found: list[str] = []
     for entry in os.scandir(folder):
-        if entry.is_dir():
-            found += _files(entry.path)
-        elif entry.name.endswith(SUFFIXES):
+        if entry.name.endswith(SUFFIXES):
             found.append(entry.path)
+        elif entry.is_dir() and entry.name != "__pycache__":
+            found += _files(entry.path)
     return found
 
 
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
+@cache
+def _file_digest(path: str) -> str:
+    with open(path, "rb", buffering=0) as file:
+        return digest_bytes(file.read())

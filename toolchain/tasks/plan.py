@@ -14,12 +14,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from toolchain.build.deployfile import Bucket, Build, Deployfile, Model, TargetSpec
 from toolchain.build.task import MACHINE, Task
 from toolchain.core.artifact import Artifact
-from toolchain.core.digest import digest_json
 from toolchain.core.errors import UsageError
 from toolchain.core.settings import settings
 from toolchain.core.target import Target
@@ -80,6 +80,7 @@ class _Planner:
     def build(self, build: Build) -> BuildTasks:
         model, spec = self.deployfile.models[build.model], self.deployfile.targets[build.target]
         source = self._source(build.model, model)
+        source = self._shared(source) if source is not None else None
         (binding, *more) = model.bindings()
         if more:
             raise UsageError("not yet: several shape buckets in one artifact", where=f"models.{build.model}.buckets",
@@ -91,7 +92,8 @@ class _Planner:
         weights = Task(f"weights:{build.name}", f"{STEPS}:pack_weights", WEIGHTS, {"code": code_digest(*OPTIMIZE_CODE)},
                        {"graph": optimized})
         module = Task(f"link:{build.name}", f"{STEPS}:link", LINK, {"name": build.model, "code": code_digest(*LINK_CODE)},
-                      {"imported": graph, "graph": optimized, "target": target, "weights": weights}, needs=self._kernels)
+                      {"imported": graph, "graph": optimized, "target": target, "weights": weights},
+                      needs=partial(self._kernels, build.target))
         verify = self._verify(build, model, spec, {"module": module, "graph": graph, "optimized": optimized}, source)
         measure = self._measure(build, model, spec, {"module": module, "graph": graph}, source)
         return BuildTasks(build, source, graph, target, optimized, module, verify, measure)
@@ -141,10 +143,10 @@ class _Planner:
     def _import(self, name: str, model: Model, binding: Bucket, source: Task | None) -> Task:
         files, inputs = self._model_files(model, source)
         limits = self.deployfile.limits
-        return Task(f"import:{name}", f"{STEPS}:import_model", IMPORT, {
+        return self._shared(Task(f"import:{name}", f"{STEPS}:import_model", IMPORT, {
             "model": name, "shapes": {k: list(v) for k, v in binding.shapes.items()}, "dims": dict(binding.dims),
             "limits": asdict(limits), "versions": _versions("onnx"), "code": code_digest(*IMPORT_CODE),
-        }, inputs, files=files)
+        }, inputs, files=files))
 
     def _target(self, name: str, spec: TargetSpec) -> Task:
         if name in self.targets:
@@ -155,16 +157,17 @@ class _Planner:
                   "host": fingerprint, "versions": _versions("llvmlite"), "code": code_digest("core/target.py", "targets")}
         return self._shared(Task(f"target:{name}", f"{STEPS}:resolve_target", TARGET, params))
 
-    def _kernels(self, artifacts: Mapping[str, Artifact]) -> Mapping[str, Task]:
+    def _kernels(self, target_name: str, artifacts: Mapping[str, Artifact]) -> Mapping[str, Task]:
         """One task per distinct kernel the optimized graph asks for."""
-        graph, target = artifacts["graph"], artifacts["target"]
         versions, code = _versions("llvmlite"), code_digest(*KERNEL_CODE)
+        target = artifacts["target"].meta["target"]
         found = {}
-        for key, body in graph.meta["kernels"].items():
-            name = f"kernel:{body['name']}-{key[:8]}"
-            found[f"kernel {key}"] = self._shared(Task(name, f"{STEPS}:compile_kernel_step", KERNEL, {
-                "body": body["graph"], "target": target.meta["target"], "versions": versions, "code": code,
-            }))
+        for key, body in artifacts["graph"].meta["kernels"].items():
+            name = f"kernel:{body['name']}-{key[:12]}@{target_name}"
+            if name not in self.tasks:                          # lists: each is one ingredient of the key
+                self.tasks[name] = Task(name, f"{STEPS}:compile_kernel_step", KERNEL, {
+                    "body": [body["graph"]], "target": [target], "versions": versions, "code": code})
+            found[f"kernel {key}"] = self.tasks[name]
         return found
 
     def _data_files(self, model: Model) -> dict[str, Path]:
@@ -185,7 +188,7 @@ class _Planner:
         return found
 
     def _shared(self, task: Task) -> Task:
-        return self.tasks.setdefault(task.name + digest_json(task.params), task)
+        return self.tasks.setdefault(task.name, task)
 
 
 _LOCATION = re.compile(rb"\x0a\x08location\x12([\x01-\x7f])")

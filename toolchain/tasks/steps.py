@@ -91,7 +91,8 @@ def optimize(params: Params, inputs: Inputs, out: Path) -> Result:
 
 def compile_kernel_step(params: Params, inputs: Inputs, out: Path) -> Result:
     """One kernel: te definitions, default schedule, lowering, object code."""
-    kernel, facts = compile_workload(from_json(params["body"]), Target.from_json(params["target"]))
+    ((body,), (target,)) = params["body"], params["target"]
+    kernel, facts = compile_workload(from_json(body), Target.from_json(target))
     (out / "kernel.o").write_bytes(kernel.object)
     return Result("kernel", {**kernel_to_json(kernel), **facts})
 
