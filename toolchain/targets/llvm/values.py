@@ -336,6 +336,11 @@ class Values(Arithmetic):
         if condition == FALSE:
             return self.value(e.b)
         mask_type = self.type(e.condition)
+        if (lanes := self.lanes(e)) and mask_type == "i1":       # x86 would branch around a vector; a mask is cheaper
+            key = ("splat", condition, lanes)
+            if (mask := self.loaded.get(key)) is None:
+                mask = self.loaded[key] = self.splat("i1", condition, lanes)
+            condition, mask_type = mask, vector("i1", lanes)
         a = self.guarded(e.a, condition, mask_type)
         if self.reads(e.b):
             opposite = self.emit(f"xor {mask_type} {condition}, {SPLAT_TRUE if mask_type != 'i1' else TRUE}")
