@@ -107,7 +107,7 @@ def tolerance(params: Mapping[str, Any], expected: np.ndarray) -> tuple[float, f
         return declared["rtol"], declared["atol"]
     rtol, fraction = TOLERANCE[params["precision"]]
     finite = np.abs(np.asarray(expected, np.float64)[np.isfinite(expected)])
-    return rtol, fraction * max(float(finite.max(initial=0.0)), SMALLEST)
+    return rtol, float(f"{fraction * max(float(finite.max(initial=0.0)), SMALLEST):.2g}")
 
 
 def references(
