@@ -1,4 +1,4 @@
-"""Versions of installed packages, for task keys: read from folder names, because importlib.metadata costs 25 ms to import."""
+"""Versions of installed packages, for task keys: read from folder names, for importlib.metadata costs 25 ms to import."""
 
 from __future__ import annotations
 

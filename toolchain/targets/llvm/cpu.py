@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import llvmlite.binding as llvm
 
@@ -24,7 +25,7 @@ def host_target(cores: int | None = None) -> Target:
     return replace(with_vector_facts(base), cores=cores or len(os.sched_getaffinity(0)), **cache_sizes(CACHES))
 
 
-def cache_sizes(folder: Path) -> dict[str, int]:
+def cache_sizes(folder: Path) -> dict[str, Any]:
     """`l1d_bytes`, `l2_bytes`, `l3_bytes`, `line_bytes` as the kernel tells them; unknown ones are left out."""
     sizes: dict[str, int] = {}
     for cache in sorted(folder.glob("index*")):
