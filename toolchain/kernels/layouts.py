@@ -103,11 +103,11 @@ def _conv(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
     if out_channels == 1:                                   # one channel cannot be padded to a vector of channels
         return options
     axes, spatial, halo = "OI" + default_axes(rank)[2:], [(d, 0) for d in range(2, rank)], _halo(node, graph, kernel)
-    out = blocked(rank, lanes)
+    out, bias = blocked(rank, lanes), _bias(node, graph, lanes)
     if ic == 1 and group == out_channels:
         packed = weights(axes, [(0, 0), (1, 0), *spatial, (0, lanes)])
         options.append(_option(node, graph, target, DEPTHWISE * _used(out_channels, lanes),
-                               (blocked(rank, lanes, halo), packed), out))
+                               (blocked(rank, lanes, halo), packed, *bias), out))
         return options
     per_group = out_channels // group
     if group > 1 and (per_group % lanes or ic % lanes):
@@ -118,12 +118,17 @@ def _conv(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
     if ic < lanes and group == 1:
         packed = weights(axes, [(0, 0), (1, 0), *spatial, (0, columns)])
         planes = Layout.row_major(rank).with_halo(((0, 0), (0, 0), *halo))
-        options.append(_option(node, graph, target, FIRST_LAYER * _used(per_group, lanes), (planes, packed), out))
+        options.append(_option(node, graph, target, FIRST_LAYER * _used(per_group, lanes), (planes, packed, *bias), out))
     else:
         packed = weights(axes, [(0, 0), (1, 0), *spatial, (1, lanes), (0, columns)])
         options.append(_option(node, graph, target, BLOCKED * _used(per_group, lanes) * _used(ic, lanes),
-                               (blocked(rank, lanes, halo), packed), out))
+                               (blocked(rank, lanes, halo), packed, *bias), out))
     return options
+
+
+def _bias(node: Node, graph: Graph, lanes: int) -> tuple[Layout | None, ...]:
+    """A constant bias is padded to whole vectors, so that the channels of a tail need no mask."""
+    return tuple(weights("A", [(0, 0), (0, lanes)]) if name and graph.is_constant(name) else None for name in node.inputs[2:])
 
 
 def _conv_transpose(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
@@ -143,7 +148,7 @@ def _conv_transpose(node: Node, graph: Graph, target: Target) -> Sequence[Layout
     packed = weights("IO" + default_axes(rank)[2:],
                      [(1, 0), *((d, 0) for d in range(2, rank)), (0, 0), (1, tile.vectors * lanes)])
     options.append(_option(node, graph, target, TRANSPOSED * _used(out_channels, lanes),
-                           (blocked(rank, lanes, halo), packed), blocked(rank, lanes)))
+                           (blocked(rank, lanes, halo), packed, *_bias(node, graph, lanes)), blocked(rank, lanes)))
     return options
 
 

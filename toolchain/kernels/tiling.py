@@ -28,9 +28,13 @@ class Tile:
         return self.rows * self.columns * self.vectors
 
 
+FREE_REGISTERS = 4           # beside the accumulators: weights, broadcasts, and what the epilogue keeps
+
+
 def fits(tile: Tile, target: Target) -> bool:
     """Accumulators, one vector of weights per vector column and one broadcast value stay in registers."""
-    return tile.accumulators + tile.vectors + 1 <= target.vector_registers
+    registers = target.vector_registers
+    return tile.accumulators <= registers - FREE_REGISTERS and tile.accumulators + tile.vectors + 1 < registers
 
 
 def tile_cycles(points: int, vectors: int, target: Target) -> float:

@@ -34,8 +34,7 @@ def rows(s: te.Schedule, target: Target, choices: Choices) -> None:
             pointwise_nest(s, stage, target)
         return
     (out,) = outputs
-    for stage in stages:
-        lane_partials(s, stage, head, target)
+    partials = {p for stage in stages if (p := lane_partials(s, stage, head, target)) is not None}
     loop = _row_loop(s, out, head)
     for stage in reversed(list(s.func.stages)):
         if stage is out:
@@ -45,7 +44,10 @@ def rows(s: te.Schedule, target: Target, choices: Choices) -> None:
         size = math.prod(s.func.buffers[stage].type.shape) * dtypes.itemsize(stage.dtype)
         s[stage].set_scope("local" if size <= STACK_BYTES else "lane")
     for stage in list(s.func.stages):
-        _vectorize(s, stage, s[stage].op.axis[head:], target)
+        if stage in partials:
+            _vectorize_partial(s, stage)
+        else:
+            _vectorize(s, stage, s[stage].op.axis[head:], target)
     if loop is not None:
         s[out].parallel(loop)
 
@@ -64,7 +66,7 @@ def shared_dimensions(stages: Sequence[Tensor], target: Target) -> int:
     return head
 
 
-def lane_partials(s: te.Schedule, stage: Tensor, head: int, target: Target) -> None:
+def lane_partials(s: te.Schedule, stage: Tensor, head: int, target: Target) -> Tensor | None:
     """Split a reduction to a scalar per row into one partial result per lane (rfactor); short ones stay as they are.
 
         total[i] = sum_r x[i, r]   ->   total.rf[l, i] = sum_o x[i, o*L + l];   total[i] = sum_l total.rf[l, i]
@@ -72,15 +74,24 @@ def lane_partials(s: te.Schedule, stage: Tensor, head: int, target: Target) -> N
     definition = s.func.stages[stage]
     lanes = target.lanes(dtypes.bits(stage.dtype))
     if not is_reduction(definition) or math.prod(stage.shape[head:]) > 1:
-        return
+        return None
     axes = list(definition.reduce_axis)
     if math.prod(a.extent for a in axes) < 2 * lanes:
-        return
+        return None
     fused = axes[-1]
     for axis in reversed(axes[:-1]):
         fused = s[stage].fuse(axis, fused)
     _, lane = s[stage].split(fused, factor=lanes)
-    s.rfactor(stage, lane)
+    return s.rfactor(stage, lane)
+
+
+def _vectorize_partial(s: te.Schedule, partial: Tensor) -> None:
+    """One vector of partial results, the reduction around it; its ragged last step apart."""
+    lane = s[partial].op.axis[0]
+    (step,) = s[partial].op.reduce_axis
+    s[partial].reorder(step, *s[partial].op.axis[1:], lane)
+    s[partial].vectorize(lane)
+    s[partial].partition(step)
 
 
 def _row_loop(s: te.Schedule, out: Tensor, head: int) -> te.Var | None:
@@ -93,6 +104,8 @@ def _vectorize(s: te.Schedule, stage: Tensor, axes: Sequence[te.Var], target: Ta
     lanes = target.lanes(dtypes.bits(stage.dtype))
     wide = [a for a in axes if a.extent >= lanes]
     if not wide:
+        if len(s[stage].op.reduce_axis) == 1 and s[stage].op.reduce_axis[0].extent == lanes:
+            s[stage].vectorize(s[stage].op.reduce_axis[0])          # what lane_partials left: one horizontal step
         return
     last, outer = wide[-1], None
     inner = last

@@ -87,6 +87,12 @@ class _Task(Values):
 
     def __init__(self, places: dict[Tensor, Place], declared: set[str], target: Target) -> None:
         super().__init__(places, Lanes(), declared, target)
+        self.overlaps: dict[For, bool] = {}             # asked once per loop, however often an outer one repeats it
+
+    def overlapping(self, loop: For) -> bool:
+        if loop not in self.overlaps:
+            self.overlaps[loop] = windows_overlap(loop)
+        return self.overlaps[loop]
 
     def stmt(self, s: Stmt) -> None:
         match s:
@@ -99,7 +105,7 @@ class _Task(Values):
                 if kind is ForKind.PARALLEL:
                     self.loop(s, "%lo", "%hi")
                 elif kind is ForKind.UNROLLED or var.extent == 1:
-                    apart = var.extent > 1 and windows_overlap(s)
+                    apart = var.extent > 1 and self.overlapping(s)
                     for n in range(var.extent):
                         if apart and n:
                             self.separate()
