@@ -153,7 +153,7 @@ class Layout:
             if block:
                 seen[d] += 1
             order.append(place[d, seen[d] if block else 0])
-        return np.ascontiguousarray(logical.reshape(split).transpose(order))
+        return np.asarray(logical.reshape(split).transpose(order), order="C")
 
     def unpack(self, array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         """The logical array of a physical one: the inverse of `pack`, halo and tail dropped."""
@@ -161,7 +161,7 @@ class Layout:
         order = sorted(range(len(self.dims)), key=lambda p: (self.dims[p][0], self.dims[p][1] != 0, p))
         extents = [p + sum(h) for p, h in zip(self.padded(shape), self.halo, strict=True)]
         logical = physical.transpose(order).reshape(extents)
-        return np.ascontiguousarray(logical[tuple(slice(h[0], h[0] + n) for h, n in zip(self.halo, shape, strict=True))])
+        return np.asarray(logical[tuple(slice(h[0], h[0] + n) for h, n in zip(self.halo, shape, strict=True))], order="C")
 
 
 @dataclass(frozen=True, slots=True)

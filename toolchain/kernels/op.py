@@ -1,4 +1,4 @@
-"""What a compute function sees of one graph node: its attributes, its inputs as te tensors, its constants, its result types."""
+"""What a compute function sees of one graph node: attributes, inputs as te tensors, constants, result types."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Op:
                           tag="elementwise")
 
     def constant(self, i: int) -> np.ndarray:
-        """The value of input i, which the operator needs at build time. Raises CodegenError when it is computed at run time."""
+        """The value of input i, needed at build time. Raises CodegenError when it is only known at run time."""
         if i >= len(self.constants) or (value := self.constants[i]) is None:
             raise CodegenError(
                 f"{self.node.op} needs its input {i} ('{self.node.inputs[i]}') at build time", where=self.node.name,
@@ -101,6 +101,10 @@ class Op:
             type_ = self.input_types[i]
             assert type_ is not None
             return te.const(value.reshape(-1)[0].item(), type_.dtype)
+        return broadcast(self.tensor(i), at)
+
+    def read_at(self, i: int, at: Sequence[Any]) -> te.Expr:
+        """Input i at an index of its own, where an extent of one stands for any."""
         return broadcast(self.tensor(i), at)
 
     def scalar(self, i: int) -> te.Expr:

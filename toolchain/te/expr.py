@@ -443,7 +443,7 @@ def binary(op: str, a: ExprLike, b: ExprLike) -> Expr:
 
 def _logical(op: str, a: Expr, b: Expr) -> Expr:
     for x, y in ((a, b), (b, a)):
-        if isinstance(x, Const):
+        if isinstance(x, Const) and x.dtype == "bool":                  # of integers these are bitwise
             return (y if x.value else FALSE) if op == "and" else (TRUE if x.value else y)
     return Bin(op, a, b)
 
@@ -616,7 +616,7 @@ def rebuild(node: Any) -> Any:
             return None if isinstance(new, Compare) and new.index == idx and new.bound == bound else new
         case Select(Const(value=taken), a, b):
             return a if taken else b
-        case Bin("and" | "or" as op, a, b) if isinstance(a, Const) or isinstance(b, Const):
+        case Bin("and" | "or" as op, a, b) if a.dtype == "bool" and (isinstance(a, Const) or isinstance(b, Const)):
             return _logical(op, a, b)
     return None
 

@@ -156,7 +156,8 @@ def remainder(x: te.Expr, y: te.Expr) -> te.Expr:
         return x - x / y * y
     a, b = x.astype("float64"), y.astype("float64")
     size = te.abs(a) - te.floor(te.abs(a) / te.abs(b)) * te.abs(b)
-    rest = te.select(te.abs(b).equal(math.inf), te.select(te.abs(a).equal(math.inf), te.const(math.nan, "float64"), te.abs(a)), size)
+    whole = te.select(te.abs(a).equal(math.inf), te.const(math.nan, "float64"), te.abs(a))
+    rest = te.select(te.abs(b).equal(math.inf), whole, size)
     return te.select(_negative(a), te.const(-0.0, "float64") - rest, rest).astype(x.dtype)
 
 

@@ -1,29 +1,23 @@
-"""Operators that only move elements: each is an index map. Reshape is a division, Transpose a permutation, Concat a select."""
+"""Operators that only move elements: index maps. Reshape is a division, Transpose a permutation, Concat a select."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from toolchain import te
+from toolchain.core import dtype as dtypes
 from toolchain.core.errors import CodegenError
-from toolchain.kernels.op import Compute, Op, broadcast, injective
+from toolchain.kernels.op import Compute, Op, broadcast, injective, row_major
 
 At = tuple[Any, ...]
 
 
-def flatten_index(at: Sequence[Any], shape: Sequence[int]) -> Any:
-    """The row-major position of an index."""
-    total: Any = 0
-    for i, n in zip(at, shape, strict=True):
-        total = total * n + i
-    return total
-
-
 def unflatten_index(position: Any, shape: Sequence[int]) -> At:
-    """The index at a row-major position: the inverse of `flatten_index`."""
+    """The index at a row-major position: the inverse of `row_major`."""
     out: list[Any] = []
     rest = te.index(position)
     for n in reversed(shape[1:]):
@@ -35,7 +29,7 @@ def unflatten_index(position: Any, shape: Sequence[int]) -> At:
 def reshape(op: Op) -> te.Tensor:
     """Also Flatten, Squeeze and Unsqueeze: the types say all."""
     source = op.in_shape()
-    return injective(op, lambda i: op.x[unflatten_index(flatten_index(i, op.shape), source)])
+    return injective(op, lambda i: op.x[unflatten_index(row_major(i, op.shape), source)])
 
 
 def transpose(op: Op) -> te.Tensor:
@@ -77,18 +71,21 @@ def slice_(op: Op) -> te.Tensor:
 
 
 def split(op: Op) -> tuple[te.Tensor, ...]:
+    """The parts along `axis`, one per named output."""
     axis = op.axis("axis", 0)
-    start, parts = 0, []
-    for n, type_ in enumerate(op.types):
-        offset = start
-        parts.append(te.compute(
-            type_.shape, lambda *i, o=offset: op.x[(*i[:axis], i[axis] + o, *i[axis + 1:])], name=op.name(f"split{n}"), tag="injective"
-        ))
-        start += type_.shape[axis]
-    return tuple(parts)
+    total, count = op.in_shape()[axis], len(op.node.outputs)
+    sizes = op.ints(1, "split") or [-(-total // count)] * (count - 1) + [total - -(-total // count) * (count - 1)]
+    starts = np.cumsum([0, *sizes[:-1]]).tolist()
+    named = [s for s, output in zip(starts, op.node.outputs, strict=True) if output]
+    return tuple(
+        te.compute(type_.shape, lambda *i, o=offset: op.x[(*i[:axis], i[axis] + o, *i[axis + 1:])], name=op.name(),
+                   tag="injective")
+        for offset, type_ in zip(named, op.types, strict=True)
+    )
 
 
 def pad(op: Op) -> te.Tensor:
+    """Pad (negative amounts crop): the fill value may be computed at run time, the amounts not."""
     source, rank = op.in_shape(), len(op.in_shape())
     amounts = op.ints(1, "pads") or []
     axes = [a % rank for a in op.ints(3, "axes", range(rank)) or []]
@@ -98,33 +95,32 @@ def pad(op: Op) -> te.Tensor:
     mode = op.attr("mode", "constant")
     if mode not in ("constant", "edge", "reflect", "wrap"):
         raise CodegenError(f"Pad mode {mode!r} is not supported", where=op.node.name)
-    fill = te.const(op.constant(2).reshape(-1)[0].item() if op.has(2) else op.attr("value", 0.0), op.dtype)
+    fill = op.scalar(2) if op.has(2) else te.const(0, op.dtype)
 
     def value(i: At) -> te.Expr:
         at = [j - b for j, b in zip(i, before, strict=True)]
         if mode == "constant":
-            inside = te.all(*(te.all(j >= 0, j < n) for j, n in zip(at, source, strict=True)))
+            inside = te.all(*(te.all(te.index(j) >= 0, te.index(j) < n) for j, n in zip(at, source, strict=True)))
             return te.select(inside, op.x[tuple(at)], fill)
         return op.x[tuple(_reflected(mode, j, n) for j, n in zip(at, source, strict=True))]
     return injective(op, value)
 
 
 def _reflected(mode: str, j: Any, n: int) -> Any:
-    """An index moved back inside [0, n) by the padding mode; one reflection, as ONNX allows."""
+    """An index moved back inside [0, n) by the padding mode, however far outside it lies."""
     j = te.index(j)
     low, high = j.range()
-    if 0 <= low and high < n:
+    if n == 1:
+        return 0
+    if low >= 0 and high < n:
         return j
+    period = n if mode == "wrap" else 2 * (n - 1)
+    if mode != "edge":
+        j = (j + period * -(low // period)) % period
     if mode == "wrap":
-        return (j + n * (-(low // n))) % n
-    value = j.astype("int64")
-    top = te.const(n - 1, "int64")
-    nil = te.const(0, "int64")
-    if mode == "edge":
-        moved = te.minimum(te.maximum(value, nil), top)
-    else:
-        moved = te.call("abs", value)
-        moved = top - te.call("abs", top - moved)
+        return j
+    value, top, nil = j.astype("int64"), te.const(n - 1, "int64"), te.const(0, "int64")
+    moved = te.minimum(te.maximum(value, nil), top) if mode == "edge" else top - te.abs(top - value)
     return te.index(moved, 0, n - 1)
 
 
@@ -138,30 +134,127 @@ def tile(op: Op) -> te.Tensor:
 
 def _wrapped(value: te.Expr, n: int) -> te.Index:
     """A run-time index, negative values counted from the end (ONNX), kept in range."""
-    wide = value.astype("int64")
-    wide = te.select(wide < te.const(0, "int64"), wide + te.const(n, "int64"), wide)
-    clamped = te.minimum(te.maximum(wide, te.const(0, "int64")), te.const(n - 1, "int64"))
+    wanted = _from_end(value.astype("int64"), n)
+    clamped = te.minimum(te.maximum(wanted, te.const(0, "int64")), te.const(n - 1, "int64"))
     return te.index(clamped, 0, n - 1)
+
+
+def _from_end(at: te.Expr, n: int) -> te.Expr:
+    """An int64 index; negative ones count from the end."""
+    return te.select(at < te.const(0, "int64"), at + te.const(n, "int64"), at)
 
 
 def gather(op: Op) -> te.Tensor:
     axis = op.axis("axis", 0)
     n = op.in_shape()[axis]
     picks = len(op.in_shape(1))
+    chosen_from = op.tensor(1)
 
     def value(i: At) -> te.Expr:
         if op.inputs[1] is None and op.constant(1).size == 1:
             chosen: Any = int(op.constant(1).reshape(-1)[0]) % n
         else:
-            chosen = _wrapped(op.tensor(1)[tuple(i[axis:axis + picks])], n)
+            chosen = _wrapped(chosen_from[tuple(i[axis:axis + picks])], n)
         return op.x[(*i[:axis], chosen, *i[axis + picks:])]
     return injective(op, value)
 
 
 def gather_elements(op: Op) -> te.Tensor:
     axis = op.axis("axis", 0)
-    n = op.in_shape()[axis]
-    return injective(op, lambda i: op.x[(*i[:axis], _wrapped(op.tensor(1)[tuple(i)], n), *i[axis + 1:])])
+    n, picks = op.in_shape()[axis], op.tensor(1)
+    return injective(op, lambda i: op.x[(*i[:axis], _wrapped(picks[tuple(i)], n), *i[axis + 1:])])
+
+
+def gather_nd(op: Op) -> te.Tensor:
+    """x[b..., indices[b..., j..., :], ...]: the last dimension of the indices is one index into x."""
+    picks, source, batch = op.tensor(1), op.in_shape(), int(op.attr("batch_dims", 0))
+    depth, lead = picks.shape[-1], len(picks.shape) - 1
+
+    def value(i: At) -> te.Expr:
+        at = [_wrapped(picks[(*i[:lead], d)], source[batch + d]) for d in range(depth)]
+        return op.x[(*i[:batch], *at, *i[lead:])]
+    return injective(op, value)
+
+
+COMBINE = {
+    "add": (te.sum, lambda a, b: a + b, lambda dtype: 0), "mul": (te.prod, lambda a, b: a * b, lambda dtype: 1),
+    "max": (te.max, te.maximum, dtypes.lowest), "min": (te.min, te.minimum, dtypes.highest),
+}
+
+
+def _scattered(op: Op, updates: int, hits: Any, update: Any) -> te.Tensor:
+    """Every element looks through the updates for those that hit it: all are combined, or (reduction=none) the last wins.
+
+    hits(i, r): whether update r goes to place i of the result; update(i, r): its value.
+    """
+    r, mode = te.reduce_axis(updates, "u"), op.attr("reduction", "none")
+    if mode == "none":
+        last = te.compute(op.shape, lambda *i: te.max(
+            te.select(hits(i, r), te.index(r).astype("int64"), te.const(-1, "int64")), axis=r,
+        ), name=op.name("last"), tag="reduce")
+        return te.compute(op.shape, lambda *i: te.select(
+            last[i] >= 0, update(i, te.index(te.maximum(last[i], te.const(0, "int64")), 0, updates - 1)), op.x[i],
+        ), name=op.name(), tag="injective")
+    reduce, combine, neutral = COMBINE[mode]
+    total = te.compute(op.shape, lambda *i: reduce(
+        te.select(hits(i, r), update(i, r), te.const(neutral(op.dtype), op.dtype)), axis=r,
+    ), name=op.name("total"), tag="reduce")
+    return te.compute(op.shape, lambda *i: combine(op.x[i], total[i]), name=op.name(), tag="elementwise")
+
+
+def scatter_elements(op: Op) -> te.Tensor:
+    """x with updates[..., r, ...] put (or added, ...) at indices[..., r, ...] along `axis`. Work: elements times updates."""
+    axis, picks, values = op.axis("axis", 0), op.tensor(1), op.tensor(2)
+    n = op.shape[axis]
+
+    def hits(i: At, r: Any) -> te.Expr:
+        others = [(j, m) for d, (j, m) in enumerate(zip(i, picks.shape, strict=True)) if d != axis and m < op.shape[d]]
+        there = te.all(*(te.index(j) < m for j, m in others))
+        wanted = te.index(i[axis]).astype("int64")
+        at = _from_end(picks[(*i[:axis], r, *i[axis + 1:])].astype("int64"), n)
+        return te.select(there, at.equal(wanted), te.const(False, "bool"))
+    return _scattered(op, picks.shape[axis], hits, lambda i, r: values[(*i[:axis], r, *i[axis + 1:])])
+
+
+def scatter_nd(op: Op) -> te.Tensor:
+    """x with slices updates[r...] put (or added, ...) at x[indices[r..., :]]. Work: elements times updates."""
+    picks, values = op.tensor(1), op.tensor(2)
+    depth, many = picks.shape[-1], picks.shape[:-1]
+
+    def hits(i: At, r: Any) -> te.Expr:
+        at = unflatten_index(r, many)
+        wanted = [_from_end(picks[(*at, d)].astype("int64"), op.shape[d]) for d in range(depth)]
+        return te.all(*(w.equal(te.index(i[d]).astype("int64")) for d, w in enumerate(wanted)))
+    return _scattered(op, math.prod(many), hits, lambda i, r: values[(*unflatten_index(r, many), *i[depth:])])
+
+
+def reverse_sequence(op: Op) -> te.Tensor:
+    """The first sequence_lens[b] elements along the time axis backwards, the rest as they are."""
+    batch, time = op.axis("batch_axis", 1), op.axis("time_axis", 0)
+    lengths, n = op.tensor(1), op.in_shape()[op.axis("time_axis", 0)]
+
+    def value(i: At) -> te.Expr:
+        here, length = te.index(i[time]).astype("int64"), lengths[i[batch]].astype("int64")
+        there = te.select(here < length, length - here - te.const(1, "int64"), here)
+        kept = te.minimum(te.maximum(there, te.const(0, "int64")), te.const(n - 1, "int64"))
+        return op.x[(*i[:time], te.index(kept, 0, n - 1), *i[time + 1:])]
+    return injective(op, value)
+
+
+def eye_like(op: Op) -> te.Tensor:
+    k = int(op.attr("k", 0))
+    return injective(op, lambda i: te.select((te.index(i[1]) - i[0]).equal(k), te.const(1, op.dtype), te.const(0, op.dtype)))
+
+
+def center_crop_pad(op: Op) -> te.Tensor:
+    """Cropped or zero-padded around the centre to the result's shape. Source: ONNX CenterCropPad."""
+    source = op.in_shape()
+
+    def value(i: At) -> te.Expr:
+        at = [j + ((n - m) // 2 if n > m else -((m - n) // 2)) for j, n, m in zip(i, source, op.shape, strict=True)]
+        inside = te.all(*(te.all(te.index(j) >= 0, te.index(j) < n) for j, n in zip(at, source, strict=True)))
+        return te.select(inside, op.x[tuple(at)], te.const(0, op.dtype))
+    return injective(op, value)
 
 
 def depth_to_space(op: Op) -> te.Tensor:
@@ -179,11 +272,13 @@ def depth_to_space(op: Op) -> te.Tensor:
 
 def space_to_depth(op: Op) -> te.Tensor:
     b, channels = op.attr("blocksize"), op.in_shape()[1]
+    depth_first = op.attr("mode", "DCR") == "DCR"
 
     def value(i: At) -> te.Expr:
         n, c, y, x = i
-        phase = te.index(c) // channels
-        return op.x[n, te.index(c) % channels, y * b + phase // b, x * b + phase % b]
+        c = te.index(c)
+        source, phase = (c % channels, c // channels) if depth_first else (c // (b * b), c % (b * b))
+        return op.x[n, source, y * b + phase // b, x * b + phase % b]
     return injective(op, value)
 
 
@@ -194,114 +289,14 @@ def constant_of_shape(op: Op) -> te.Tensor:
 
 
 def one_hot(op: Op) -> te.Tensor:
+    """values[1] where the class is the index along `axis`, values[0] elsewhere; negative classes count from the end."""
     axis = op.axis("axis", -1, rank=len(op.shape))
-    depth = op.shape[axis]
-    values = op.constant(2)
-    off, on = (te.const(v.item(), op.dtype) for v in values.reshape(-1))
+    depth, classes, values = op.shape[axis], op.tensor(0), op.tensor(2)
 
     def value(i: At) -> te.Expr:
-        wide = op.tensor(0)[(*i[:axis], *i[axis + 1:])].astype("int64")
-        wide = te.select(wide < te.const(0, "int64"), wide + te.const(depth, "int64"), wide)
-        return te.select(wide.equal(te.index(i[axis]).astype("int64")), on, off)
+        wanted = _from_end(classes[(*i[:axis], *i[axis + 1:])].astype("int64"), depth)
+        return te.select(wanted.equal(te.index(i[axis]).astype("int64")), values[1], values[0])
     return injective(op, value)
-
-
-def resize_scale(op: Op) -> list[tuple[float, float]]:
-    """(output/input scale, input extent) per dimension, from the scales input when it is there, else from the sizes."""
-    source = op.in_shape()
-    if op.has(2) and op.constant(2).size:
-        given = [float(s) for s in op.constant(2).reshape(-1)]
-        axes = op.attr("axes") or range(len(source))
-        scales = [1.0] * len(source)
-        for a, s in zip(axes, given, strict=True):
-            scales[a] = s
-    else:
-        scales = [o / n for o, n in zip(op.shape, source, strict=True)]
-    return [(s, float(n)) for s, n in zip(scales, source, strict=True)]
-
-
-def resize_coordinates(mode: str, out: int, scale: float, n: int) -> np.ndarray:
-    """Where each output position lies in the input, per ONNX Resize's coordinate_transformation_mode."""
-    x = np.arange(out, dtype=np.float64)
-    match mode:
-        case "half_pixel":
-            return (x + 0.5) / scale - 0.5
-        case "pytorch_half_pixel":
-            return (x + 0.5) / scale - 0.5 if out > 1 else np.zeros(1)
-        case "half_pixel_symmetric":
-            adjustment = out / (scale * n)
-            return n / 2 * (1 - adjustment) + (x + 0.5) / scale - 0.5
-        case "align_corners":
-            return x * (n - 1) / (out - 1) if out > 1 else np.zeros(1)
-        case "asymmetric":
-            return x / scale
-    raise CodegenError(f"Resize coordinate mode {mode!r} is not supported")
-
-
-def _table(values: Sequence[float], at: Any, dtype: str) -> te.Expr:
-    """values[at] for a build-time table: a formula when the values are affine, else a search tree of selects."""
-    def tree(lo: int, hi: int) -> te.Expr:
-        if len(set(values[lo:hi])) == 1:
-            return te.const(values[lo], dtype)
-        mid = (lo + hi) // 2
-        return te.select(te.index(at) < mid, tree(lo, mid), tree(mid, hi))
-    return tree(0, len(values))
-
-
-def resize(op: Op) -> te.Tensor:
-    """Resize (nearest, linear): every coordinate is known at build time. Integer factors become plain index divisions."""
-    mode, transform = op.attr("mode", "nearest"), op.attr("coordinate_transformation_mode", "half_pixel")
-    if mode not in ("nearest", "linear"):
-        raise CodegenError(f"Resize mode {mode!r} is not supported", where=op.node.name)
-    source = op.in_shape()
-    where = [resize_coordinates(transform, out, s, n)
-             for out, (s, _), n in zip(op.shape, resize_scale(op), source, strict=True)]
-    if mode == "nearest":
-        picks = [_nearest(c, n, op.attr("nearest_mode", "round_prefer_floor")) for c, n in zip(where, source, strict=True)]
-        return injective(op, lambda i: op.x[tuple(_pick(p, j, n) for p, j, n in zip(picks, i, source, strict=True))])
-
-    def value(i: At) -> te.Expr:
-        def mix(dim: int, at: At) -> te.Expr:
-            if dim == len(source):
-                return op.x[at]
-            if op.shape[dim] == source[dim] and np.allclose(where[dim], np.arange(source[dim])):
-                return mix(dim + 1, (*at, i[dim]))
-            clamped = np.clip(where[dim], 0, source[dim] - 1)
-            low = np.minimum(np.floor(clamped).astype(int), source[dim] - 1)
-            high = np.minimum(low + 1, source[dim] - 1)
-            weight = _table((clamped - low).tolist(), i[dim], op.dtype)
-            a = mix(dim + 1, (*at, _pick(low, i[dim], source[dim])))
-            b = mix(dim + 1, (*at, _pick(high, i[dim], source[dim])))
-            return a + (b - a) * weight
-        return mix(0, ())
-    return injective(op, value)
-
-
-def _nearest(coordinates: np.ndarray, n: int, rounding: str) -> np.ndarray:
-    match rounding:
-        case "round_prefer_floor":
-            rounded = np.ceil(coordinates - 0.5)
-        case "round_prefer_ceil":
-            rounded = np.floor(coordinates + 0.5)
-        case "floor":
-            rounded = np.floor(coordinates)
-        case "ceil":
-            rounded = np.ceil(coordinates)
-        case _:
-            raise CodegenError(f"Resize nearest_mode {rounding!r} is not supported")
-    return np.clip(rounded, 0, n - 1).astype(int)
-
-
-def _pick(picks: np.ndarray, at: Any, n: int) -> Any:
-    """picks[at] as an index: itself, a division by a whole factor, or a table."""
-    out = len(picks)
-    if out == n and (picks == np.arange(n)).all():
-        return at
-    if out % n == 0 and (picks == np.arange(out) // (out // n)).all():
-        return te.index(at) // (out // n)
-    if n % out == 0 and (picks == np.arange(out) * (n // out)).all():
-        return te.index(at) * (n // out)
-    return te.index(_table(picks.tolist(), at, "int64"), 0, n - 1)
 
 
 def range_(op: Op) -> te.Tensor:
@@ -317,38 +312,24 @@ def trilu(op: Op) -> te.Tensor:
     ))
 
 
-def cumsum(op: Op) -> te.Tensor:
-    """Running sum: each result is its own reduction (the schedule may do better)."""
-    axis = int(op.constant(1).reshape(-1)[0]) % len(op.shape)
-    n = op.shape[axis]
-    r = te.reduce_axis(n, "r")
-    reverse, exclusive = bool(op.attr("reverse", 0)), bool(op.attr("exclusive", 0))
-
-    def value(*i: Any) -> te.Expr:
-        here = te.index(i[axis])
-        if reverse:
-            wanted = (te.index(r) > here) if exclusive else (te.index(r) >= here)
-        else:
-            wanted = (te.index(r) < here) if exclusive else (te.index(r) <= here)
-        x = op.x[(*i[:axis], r, *i[axis + 1:])]
-        return te.sum(te.select(wanted, x, te.const(0, op.dtype)), axis=r)
-    return te.compute(op.shape, value, name=op.name("cumsum"), tag="reduce")
-
-
 SHAPE: dict[str, Compute] = {
+    "CenterCropPad": center_crop_pad,
     "Concat": concat,
     "ConstantOfShape": constant_of_shape,
-    "CumSum": cumsum,
     "DepthToSpace": depth_to_space,
     "Expand": expand,
+    "EyeLike": eye_like,
     "Flatten": reshape,
     "Gather": gather,
     "GatherElements": gather_elements,
+    "GatherND": gather_nd,
     "OneHot": one_hot,
     "Pad": pad,
     "Range": range_,
     "Reshape": reshape,
-    "Resize": resize,
+    "ReverseSequence": reverse_sequence,
+    "ScatterElements": scatter_elements,
+    "ScatterND": scatter_nd,
     "Slice": slice_,
     "SpaceToDepth": space_to_depth,
     "Split": split,

@@ -1,0 +1,26 @@
+"""Every operator's te definition and its compiled kernel against the graph interpreter, on the cases of operator_cases.py."""
+
+from __future__ import annotations
+
+import pytest
+from operator_cases import CASES, Case, tolerance
+from running import HOST, close, compiled, defined, expected, one_node
+
+from toolchain.kernels.table import COMPUTES
+
+pytestmark = pytest.mark.skipif(HOST.kind != "x86", reason="runs x86 code in this process")
+
+
+def test_every_operator_has_cases():
+    assert set(CASES) == set(COMPUTES)
+
+
+@pytest.mark.parametrize(("op", "number"), [(op, n) for op in sorted(CASES) for n in range(len(CASES[op]))])
+def test_operator(op: str, number: int):
+    case: Case = CASES[op][number]
+    body, arrays = one_node(op, case.arrays, case.attrs, case.constants, case.outputs)
+    want = expected(body, arrays)
+    for what, made in (("definition", defined(body, arrays)), ("kernel", compiled(body, arrays))):
+        assert len(made) == len(want)
+        for output, got, right in zip(body.outputs, made, want, strict=True):
+            close(got, right, *tolerance(case, body.types[output].dtype), f"{what} of {output}")

@@ -1,0 +1,215 @@
+"""Resize: every coordinate and every weight is known at build time, one dimension at a time. Source: ONNX Resize.
+
+Coordinates become index arithmetic where they are evenly spaced (a division by a whole number for whole factors), weights of
+linear interpolation a formula; what is neither becomes a search tree of selects.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from toolchain import te
+from toolchain.core import dtype as dtypes
+from toolchain.core.errors import CodegenError
+from toolchain.kernels.op import Compute, Op, injective, table
+
+At = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """How one dimension is resized: `length` is the exact output length n * scale, before it is rounded down."""
+
+    n: int
+    out: int
+    scale: float
+    length: float
+    roi: tuple[float, float]
+
+
+def dimensions(op: Op) -> list[Dimension]:
+    """Scales from the scales input when it is there, else from the sizes; all the same when the aspect ratio is kept."""
+    source, rank = op.in_shape(), len(op.in_shape())
+    axes = [a % rank for a in op.node.attrs.get("axes") or range(rank)]
+    scales, lengths, roi = [1.0] * rank, [float(n) for n in source], [(0.0, 1.0)] * rank
+    if op.has(2) and op.constant(2).size:
+        given = [float(s) for s in op.constant(2).reshape(-1)]
+    else:
+        given = [int(size) / source[a] for a, size in zip(axes, op.constant(3).reshape(-1), strict=True)]
+        policy = op.attr("keep_aspect_ratio_policy", "stretch")
+        if policy != "stretch":
+            given = [min(given) if policy == "not_larger" else max(given)] * len(given)
+    for k, (a, s) in enumerate(zip(axes, given, strict=True)):
+        scales[a], lengths[a] = s, s * source[a]
+        if op.attr("coordinate_transformation_mode") == "tf_crop_and_resize":
+            box = op.constant(1).reshape(2, -1)
+            roi[a] = float(box[0, k]), float(box[1, k])
+    return [Dimension(*d) for d in zip(source, op.shape, scales, lengths, roi, strict=True)]
+
+
+COORDINATES: dict[str, Callable[[np.ndarray, Dimension], np.ndarray]] = {
+    "half_pixel": lambda x, d: (x + 0.5) / d.scale - 0.5,
+    "pytorch_half_pixel": lambda x, d: (x + 0.5) / d.scale - 0.5 if d.length > 1 else np.full(len(x), -0.5),
+    "half_pixel_symmetric": lambda x, d: d.n / 2 * (1 - d.out / d.length) + (x + 0.5) / d.scale - 0.5,
+    "align_corners": lambda x, d: x * (d.n - 1) / (d.length - 1) if d.length != 1 else np.zeros(len(x)),
+    "asymmetric": lambda x, d: x / d.scale,
+    "tf_crop_and_resize": lambda x, d: _cropped(x, d),
+}
+NEAREST: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "round_prefer_floor": lambda x: np.ceil(x - 0.5), "round_prefer_ceil": lambda x: np.floor(x + 0.5),
+    "floor": np.floor, "ceil": np.ceil,
+}
+
+
+def _cropped(x: np.ndarray, d: Dimension) -> np.ndarray:
+    start, end = d.roi
+    if d.length == 1:
+        return np.full(len(x), (end - start) * (d.n - 1) / 2)
+    return start * (d.n - 1) + x * (end - start) * (d.n - 1) / (d.length - 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taps:
+    """The input elements of each output position of one dimension, their weights, and which positions lie outside."""
+
+    index: np.ndarray           # (out, taps), clipped into the input
+    weight: np.ndarray          # (out, taps); the weights of a position add up to 1
+    outside: np.ndarray         # (out,)
+    coordinate: np.ndarray      # (out,)
+
+    @property
+    def is_identity(self) -> bool:
+        out, count = self.index.shape
+        return count == 1 and not self.outside.any() and (self.index[:, 0] == np.arange(out)).all()
+
+
+def taps(op: Op, d: Dimension) -> Taps:
+    mode, transform = op.attr("mode", "nearest"), op.attr("coordinate_transformation_mode", "half_pixel")
+    if transform not in COORDINATES:
+        raise CodegenError(f"Resize coordinate mode {transform!r} is not supported", where=op.node.name)
+    x = COORDINATES[transform](np.arange(d.out, dtype=np.float64), d)
+    outside = (x < 0) | (x > d.n - 1) if transform == "tf_crop_and_resize" else np.zeros(d.out, bool)
+    if mode == "nearest":
+        picks = NEAREST[op.attr("nearest_mode", "round_prefer_floor")](x).reshape(-1, 1)
+        weight = np.ones(picks.shape)
+    elif d.scale == 1.0 and np.array_equal(x, np.arange(d.out)):
+        picks, weight = x.reshape(-1, 1), np.ones((d.out, 1))
+    else:
+        picks, weight = _interpolation(op, mode, x, d)
+    return Taps(np.clip(picks, 0, d.n - 1).astype(int), weight, outside, x)
+
+
+def _interpolation(op: Op, mode: str, x: np.ndarray, d: Dimension) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and weights of linear and cubic interpolation; with antialiasing the kernel grows as the image shrinks."""
+    if mode not in ("linear", "cubic"):
+        raise CodegenError(f"Resize mode {mode!r} is not supported", where=op.node.name)
+    scale = min(d.scale, 1.0) if op.attr("antialias", 0) else 1.0
+    reach = 1 if mode == "linear" else 2
+    first = math.floor(-reach / scale) + 1
+    low = np.floor(x)
+    steps = np.arange(first, 2 - first)
+    distance = np.abs((steps[None, :] - (x - low)[:, None]) * scale)
+    weight = np.clip(1 - distance, 0, 1) if mode == "linear" else _cubic(distance, float(op.attr("cubic_coeff_a", -0.75)))
+    picks = low[:, None] + steps[None, :]
+    if op.attr("exclude_outside", 0):
+        weight = np.where((picks < 0) | (picks >= d.n), 0, weight)
+    weight = weight / weight.sum(1, keepdims=True)
+    used = (weight != 0).any(0)
+    return picks[:, used], weight[:, used]
+
+
+def _cubic(t: np.ndarray, a: float) -> np.ndarray:
+    """Keys' kernel of the distance t. Source: ONNX Resize, cubic_coeff_a."""
+    near = ((a + 2) * t - (a + 3)) * t * t + 1
+    far = ((t - 5) * t + 8) * t * a - 4 * a
+    return np.where(t <= 1, near, np.where(t < 2, far, 0.0))
+
+
+def resize(op: Op) -> te.Tensor:
+    """The sum over the taps of each dimension, innermost dimension last; one tap each for nearest."""
+    dims = [taps(op, d) for d in dimensions(op)]
+    source = op.in_shape()
+    kind = op.dtype if op.attr("mode", "nearest") == "nearest" else "float64" if op.dtype == "float64" else "float32"
+
+    def mix(at: At, i: At) -> te.Expr:
+        dim = len(at)
+        if dim == len(source):
+            return op.x[at].astype(kind)
+        t, j = dims[dim], i[dim]
+        picks = [pick(t.index[:, k], j, source[dim]) for k in range(t.index.shape[1])]
+        parts = [mix((*at, p), i) for p in picks]
+        if len(parts) == 1:
+            return parts[0]
+        if len(parts) == 2 and (w := _linear_weight(t, j, picks[0], source[dim], kind)) is not None:
+            return parts[0] + (parts[1] - parts[0]) * w
+        weighted = [p * table(t.weight[:, k].tolist(), j, kind) for k, p in enumerate(parts)]
+        total = weighted[0]
+        for w in weighted[1:]:
+            total = total + w
+        return total
+
+    def value(i: At) -> te.Expr:
+        inside = te.all(*(table((~t.outside).tolist(), j, "bool") for t, j in zip(dims, i, strict=True)))
+        result = mix((), i)
+        if dtypes.is_integer(op.dtype) and kind != op.dtype:
+            result = te.minimum(te.maximum(result, float(dtypes.lowest(op.dtype))), float(dtypes.highest(op.dtype)))
+        return te.select(inside, result.astype(op.dtype), te.const(op.attr("extrapolation_value", 0.0), op.dtype))
+    return injective(op, value)
+
+
+def _linear_weight(t: Taps, j: Any, low: Any, n: int, kind: str) -> te.Expr | None:
+    """The weight of the second of two taps: coordinate - low, when the coordinates are evenly spaced; else a table."""
+    out = len(t.coordinate)
+    w = t.weight[:, 1]
+    if out > 1:
+        step, start = float(t.coordinate[1] - t.coordinate[0]), float(t.coordinate[0])
+        formula = np.clip(np.arange(out) * step + start, 0, n - 1) - t.index[:, 0]
+        # where both taps are the same element the weight does not matter
+        if np.allclose(np.where(t.index[:, 0] == t.index[:, 1], 0, formula - w), 0, atol=1e-9):
+            here = te.index(j).astype("float64") * step + start
+            clipped = te.minimum(te.maximum(here, 0.0), float(n - 1))
+            return (clipped - te.index(low).astype("float64")).astype(kind)
+    return table(w.tolist(), j, kind)
+
+
+def pick(picks: np.ndarray, at: Any, n: int) -> Any:
+    """picks[at] as an index: (at*a + b) // c where the picks are evenly spaced, clipped where they are so, else a table."""
+    out = len(picks)
+    if len(set(picks.tolist())) == 1:
+        return int(picks[0])
+    inner = (picks > 0) & (picks < n - 1)
+    slope = Fraction(int(picks[-1] - picks[0]), out - 1)
+    if inner.sum() > 1:
+        where = np.flatnonzero(inner)
+        slope = Fraction(int(picks[where[-1]] - picks[where[0]]), int(where[-1] - where[0]))
+    for ratio in dict.fromkeys((Fraction(n, out), slope)):
+        for exact, which in ((True, np.ones(out, bool)), (False, inner)):
+            if (b := _offset(picks, which, ratio)) is None:
+                continue
+            place = (te.index(at) * ratio.numerator + b) // ratio.denominator
+            values = np.clip((np.arange(out) * ratio.numerator + b) // ratio.denominator, 0, n - 1)
+            if exact and (values == picks).all():
+                return place
+            if (values == picks).all():
+                kept = te.minimum(te.maximum(place.astype("int64"), te.const(0, "int64")), te.const(n - 1, "int64"))
+                return te.index(kept, 0, n - 1)
+    return te.index(table(picks.tolist(), at, "int64"), 0, n - 1)
+
+
+def _offset(picks: np.ndarray, which: np.ndarray, ratio: Fraction) -> int | None:
+    """b so that (at*a + b) // c are the picks chosen by `which`, with ratio = a/c."""
+    if not which.any():
+        return 0
+    at = np.flatnonzero(which)
+    base, scaled = at * ratio.numerator, picks[at] * ratio.denominator
+    low, high = (scaled - base).max(), (scaled - base + ratio.denominator - 1).min()
+    return int(low) if low <= high else None
+
+
+RESIZE: dict[str, Compute] = {"Resize": resize}
