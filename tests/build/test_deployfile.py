@@ -93,6 +93,11 @@ models:
         Bucket(shapes={"x": (1, 3, 48, 640)}, dims={"batch": 2}))
 
 
+def test_each_bucket_is_a_build():
+    deployfile = Deployfile(version=1, models={"net": Model(path="net.onnx", buckets=(Bucket(dims={"n": 1}), Bucket(dims={"n": 2})))})
+    assert [b.name for b in deployfile.all_builds()] == ["net#1@x86", "net#2@x86"]
+
+
 def test_a_model_without_buckets_has_one_binding():
     assert Model(path="x", dims={"n": 4}).bindings() == (Bucket(dims={"n": 4}),)
 

