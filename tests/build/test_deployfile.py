@@ -94,7 +94,8 @@ models:
 
 
 def test_each_bucket_is_a_build():
-    deployfile = Deployfile(version=1, models={"net": Model(path="net.onnx", buckets=(Bucket(dims={"n": 1}), Bucket(dims={"n": 2})))})
+    net = Model(path="net.onnx", buckets=(Bucket(dims={"n": 1}), Bucket(dims={"n": 2})))
+    deployfile = Deployfile(version=1, models={"net": net})
     assert [b.name for b in deployfile.all_builds()] == ["net#1@x86", "net#2@x86"]
 
 
