@@ -14,7 +14,7 @@ from toolchain.cli.onnx_header import Input, read_inputs
 from toolchain.core.errors import UsageError
 from toolchain.core.suggest import did_you_mean
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+PACKAGE = Path(__file__).parents[1]
 IGNORED = (f"/{STATE}/", "/build/")
 EXAMPLE = """  # model:
   #   path: model.onnx
@@ -128,14 +128,19 @@ def ignore(path: Path) -> None:
         path.write_text("\n".join([*there, *missing]) + "\n")
 
 
+def recipe_files() -> list[Path]:
+    """The deployfiles of the recipes: inside an installed package, beside it in a checkout."""
+    inside = sorted(PACKAGE.glob(f"recipes/*/{NAME}"))
+    return inside or sorted(PACKAGE.parent.glob(f"recipes/*/{NAME}"))
+
+
 def copy_recipe(name: str, folder: Path) -> None:
     """Copy a recipe's files, but not what building it left behind. Raises UsageError: no such recipe, or a file is there."""
     import shutil
 
-    found = {p.parent.name: p.parent for p in RECIPES.glob(f"*/{NAME}")}
+    found = {path.parent.name: path.parent for path in recipe_files()}
     if name not in found:
-        raise UsageError(f"no recipe '{name}'", fix=did_you_mean(name, found, noun="the recipes are") or
-                         "recipes come with a checkout of the repository")
+        raise UsageError(f"no recipe '{name}'", fix=did_you_mean(name, found, noun="the recipes are"))
     for path in sorted(found[name].rglob("*")):
         relative = path.relative_to(found[name])
         if path.is_dir() or set(relative.parts) & {STATE, "build", "__pycache__"}:
