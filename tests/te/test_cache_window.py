@@ -55,3 +55,13 @@ def test_refuses_a_loop_around_part_of_it():
     s = te.create_schedule(work.output)
     with pytest.raises(ScheduleError, match="cache_window: loop 'x_1' does not hold exactly the updates of Y"):
         s.cache_window(s["Y"].tensor, "local", "x_1")
+
+
+def test_refuses_a_window_inside_of_lanes():
+    """One accumulator for all lanes would turn the lanes into a sum."""
+    work = matmul(2, 1, 2)
+    s = te.create_schedule(work.output)
+    s[work.output].vectorize("i")
+    for loop in ("i", "j", "k"):
+        with pytest.raises(ScheduleError, match="cache_window: 'i' is vectorized, the window of C would be computed inside"):
+            s.cache_window(work.output, "local", loop)

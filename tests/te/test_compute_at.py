@@ -218,3 +218,13 @@ def test_inline_refuses():
         s["Y"].compute_inline()
     with pytest.raises(ScheduleError, match="compute_inline: R is an output of main"):
         s["R"].compute_inline()
+
+
+def test_refuses_a_vectorized_loop():
+    work = matmul(2, 1, 2)
+    s = te.create_schedule(work.output)
+    local = s.cache_write(work.output, "local")
+    s[work.output].vectorize("i")
+    for loop in ("i", "j"):
+        with pytest.raises(ScheduleError, match="compute_at: 'i' is vectorized, C_local would be computed inside"):
+            s[local].compute_at(s[work.output], loop)

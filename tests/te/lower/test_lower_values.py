@@ -16,7 +16,7 @@ from toolchain.core.layout import Layout
 from toolchain.core.rewrite import rewrite
 from toolchain.core.target import Target
 from toolchain.te.expr import Bin, Call, Ramp
-from toolchain.te.loop_ir import For, Store, block
+from toolchain.te.loop_ir import For, ForKind, Store, block
 from toolchain.te.lower import lower
 from toolchain.te.lower.contract_fma import contract_fma
 from toolchain.te.lower.flatten_buffers import flatten_buffers
@@ -140,6 +140,35 @@ def test_verify_names_what_is_wrong():
         verify(replace(func, body=replace(func.body, body=replace(store, value=te.const(1.0, "float64")))))
     with pytest.raises(CodegenError, match="lanes before vectorize_loops"):
         verify(replace(func, body=replace(func.body, body=replace(store, index=(Ramp(te.index(0), 1, 4),)))))
+
+
+def a_sum_inside_of(loop: str) -> te.Schedule:
+    """for i: for j: C_b = sum(A*B over k); C[i, j] = C_b"""
+    A, B = te.placeholder((4, 3), name="A"), te.placeholder((3, 5), name="B")
+    k = te.reduce_axis(3, "k")
+    C = te.compute((4, 5), lambda i, j: te.sum(A[i, k] * B[k, j], axis=k), name="C")
+    s = te.create_schedule(C)
+    s[s.cache_write(C, "b")].compute_at(s[C], loop)
+    return s
+
+
+@pytest.mark.parametrize("loop", ["i", "j"])
+def test_verify_refuses_iterations_that_share_scratch(loop):
+    s = a_sum_inside_of(loop)
+    s["C_b"].set_scope("global")
+    verify(s.func)
+    s["C"].parallel("i")
+    with pytest.raises(CodegenError, match="every iteration of parallel loop i stores to the same place of C_b: a race"):
+        lower(s.func, TARGET)
+    s["C_b"].set_scope("lane")
+    lower(s.func, TARGET)
+
+
+def test_verify_refuses_lanes_that_share_a_sum():
+    func = a_sum_inside_of("j").func
+    assert isinstance(func.body, For)
+    with pytest.raises(CodegenError, match="C_b is reduced inside vectorized loop i, in one place for all lanes"):
+        verify(replace(func, body=replace(func.body, kind=ForKind.VECTORIZED)))
 
 
 def test_check_interprets_after_every_pass(monkeypatch):

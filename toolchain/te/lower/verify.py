@@ -6,8 +6,8 @@ from collections.abc import Collection
 from typing import Any
 
 from toolchain.core.errors import CodegenError
-from toolchain.te.expr import Broadcast, Expr, Index, Load, Ramp, Reduce, Var
-from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, Stmt, Store, Update
+from toolchain.te.expr import Broadcast, Expr, Index, Load, Ramp, Reduce, Var, variables
+from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, Stmt, Store, Update, is_reduction_loop, leaves
 from toolchain.te.lower.shared import nodes
 
 
@@ -22,9 +22,9 @@ class _Verifier:
         self.names: set[str] = set()
         self.seen: set[tuple[int, tuple[Var, ...]]] = set()
 
-    def fail(self, what: str) -> None:
+    def fail(self, what: str, fix: str = "") -> None:
         after = f" after {list(self.done)}" if self.done else ""
-        raise CodegenError(what, where=f"kernel {self.func.name}{after}")
+        raise CodegenError(what, where=f"kernel {self.func.name}{after}", fix=fix)
 
     def stmt(self, stmt: Stmt, scope: tuple[Var, ...]) -> None:
         match stmt:
@@ -37,6 +37,8 @@ class _Verifier:
                 if kind is ForKind.VECTORIZED and "vectorize_loops" in self.done:
                     self.fail(f"vectorized loop {var.name} is left")
                 self.names.add(var.name)
+                if not self.done:
+                    self.independent(stmt)
                 self.stmt(body, (*scope, var))
             case If(condition, body):
                 self.expr(condition, scope)
@@ -55,6 +57,25 @@ class _Verifier:
                 self.access(tensor, idx)
             case Evaluate(call):
                 self.expr(call, scope)
+
+    def independent(self, loop: For) -> None:
+        """Iterations of a parallel loop share no place they store to; lanes share none but that of a reduction over them."""
+        if loop.extent == 1 or loop.kind not in (ForKind.PARALLEL, ForKind.VECTORIZED):
+            return
+        for leaf in leaves(loop.body):
+            if isinstance(leaf, Evaluate) or any(loop.var in variables(i) for i in leaf.index):
+                continue
+            name, scope = leaf.tensor.name, self.func.buffers[leaf.tensor].scope
+            if loop.kind is ForKind.PARALLEL and scope == "global":
+                self.fail(
+                    f"every iteration of parallel loop {loop.var.name} stores to the same place of {name}: a race",
+                    f"give {name} the scope lane or local, or compute it outside of {loop.var.name}",
+                )
+            if loop.kind is ForKind.VECTORIZED and isinstance(leaf, Update) and not is_reduction_loop(loop, leaf):
+                self.fail(
+                    f"{name} is reduced inside vectorized loop {loop.var.name}, in one place for all lanes",
+                    f"compute {name} outside of {loop.var.name} and vectorize its own loop",
+                )
 
     def access(self, tensor: Any, idx: tuple[Expr, ...]) -> None:
         if (buffer := self.func.buffers.get(tensor)) is None:

@@ -24,7 +24,7 @@ from toolchain.te.loop_ir import (
     reads,
 )
 from toolchain.te.primitives.compute_at import Interval, box_of
-from toolchain.te.primitives.loops import loop_at, names, path_to_loop, put, stage_named, writes
+from toolchain.te.primitives.loops import loop_at, names, path_to_loop, put, refuse_lanes, stage_named, writes
 from toolchain.te.tensor import Compute, Tensor
 
 
@@ -39,10 +39,12 @@ def cache_window(func: PrimFunc, stage: str, loop: str, scope: str) -> tuple[Pri
     So a reduction runs in chunks while its accumulators stay in registers; `partition(k_0)` peels the first chunk, whose
     window needs no load. Unlike cache_write it comes after the tiling. Returns the tensor, the load axes, the store axes.
     Called: cache_write in TVM's TensorIR, stage_mem(accum) in Exo.
-    Raises ScheduleError: no such loop, the loop holds not exactly the updates of `stage`, or a window without constant size.
+    Raises ScheduleError: no such loop, the loop holds not exactly the updates of `stage`, or a window without constant size,
+    a vectorized loop around.
     """
     tensor = stage_named(func, stage, "cache_window")
     path = path_to_loop(func, loop, "cache_window")
+    refuse_lanes(path, f"the window of {stage}", "cache_window")
     host, body = loop_at(path), func.stages[tensor].body
     updates = [s for s in leaves(host.body) if isinstance(s, Update) and s.tensor is tensor]
     inside = [s for s in leaves(host.body) if writes(s, tensor)]

@@ -25,7 +25,7 @@ from toolchain.te.expr import (
     walk_all,
 )
 from toolchain.te.loop_ir import For, ForKind, PrimFunc, Stmt, block, loops
-from toolchain.te.primitives.loops import Path, loop_at, names, path_to_loop, put, root_nest, stage_named
+from toolchain.te.primitives.loops import Path, loop_at, names, path_to_loop, put, refuse_lanes, root_nest, stage_named
 from toolchain.te.tensor import Tensor
 
 
@@ -53,7 +53,8 @@ def compute_at(func: PrimFunc, stage: str, loop: str) -> tuple[PrimFunc, tuple[V
 
     Returns the new axes, spatial then reduction. Consumers move before producers; move first, tile after.
     Called: compute_at in TVM and Halide.
-    Raises ScheduleError: an output, a stage with steps, a reader outside `loop`, a box without constant size.
+    Raises ScheduleError: an output, a stage with steps, a reader outside `loop`, a box without constant size,
+    a vectorized loop.
     """
     tensor = stage_named(func, stage, "compute_at")
     if tensor in func.params:
@@ -62,6 +63,7 @@ def compute_at(func: PrimFunc, stage: str, loop: str) -> tuple[PrimFunc, tuple[V
     body = put((func.body, old), None) if func.body is not old else block()
     func = replace(func, body=body)
     path = path_to_loop(func, loop, "compute_at")
+    refuse_lanes(path, stage, "compute_at")
     host = loop_at(path)
     box = boxes_read(func, path, tensor, "compute_at", everywhere=True)
     definition, taken = func.stages[tensor], names(func)

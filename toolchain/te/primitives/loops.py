@@ -14,6 +14,7 @@ from toolchain.te.expr import Expr, variables
 from toolchain.te.loop_ir import (
     Block,
     For,
+    ForKind,
     If,
     PrimFunc,
     Stmt,
@@ -155,6 +156,16 @@ def rebuild_chain(chain: Sequence[For], guards: Sequence[Expr], body: Stmt) -> S
     for condition, _ in waiting:
         body = If(condition, body)
     return body
+
+
+def refuse_lanes(path: Path, stage: str, by: str) -> None:
+    """Raises ScheduleError when the loop at the end of `path` runs in lanes: a stage stored there has room for one of them."""
+    for s in path:
+        if isinstance(s, For) and s.kind is ForKind.VECTORIZED and s.extent > 1:
+            raise ScheduleError(
+                f"{by}: '{s.var.name}' is vectorized, {stage} would be computed inside it, once for all lanes",
+                fix=f"choose a loop outside of '{s.var.name}' and vectorize the new nest's own loop",
+            )
 
 
 def reductions_over(loop: For) -> list[Update]:
