@@ -122,12 +122,15 @@ def _fitting(array: np.ndarray, t: TensorType, what: str) -> np.ndarray:
 
 
 def read_array(path: Path, name: str) -> np.ndarray:
-    """A .npy file, the array of that name in a .npz file, or a .pb file (ONNX TensorProto). Nothing is ever unpickled."""
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise UsageError(f"more than {MAX_FILE_BYTES >> 30} GiB", where=str(path))
-    if path.suffix == ".pb":
-        return _tensor_array(_read_tensor(path), path)
+    """A .npy file, the array of that name in a .npz file, or a .pb file (ONNX TensorProto). Nothing is ever unpickled.
+
+    Raises UsageError: no such file, none of these, or larger than MAX_FILE_BYTES.
+    """
     try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UsageError(f"more than {MAX_FILE_BYTES >> 30} GiB", where=str(path))
+        if path.suffix == ".pb":
+            return _tensor_array(_read_tensor(path), path)
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return loaded
@@ -135,6 +138,8 @@ def read_array(path: Path, name: str) -> np.ndarray:
             if name not in loaded.files:
                 raise UsageError(f"no array '{name}' in it", where=str(path), fix=did_you_mean(name, loaded.files))
             return np.asarray(loaded[name])
+    except FileNotFoundError:
+        raise UsageError("no such file", where=str(path)) from None
     except (OSError, ValueError, EOFError) as error:
         raise UsageError(f"not a .npy, .npz or .pb file: {error}", where=str(path)) from None
 

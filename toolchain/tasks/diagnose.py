@@ -263,4 +263,5 @@ def onnx_model(body: Graph) -> Any:
         tensor.name = f"v{name}"
         params.append(tensor)
     graph = onnx.helper.make_graph(nodes, "repro", [value(i) for i in body.inputs], [value(o) for o in body.outputs], params)
-    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)])
+    opset = onnx.helper.make_opsetid("", OPSET)
+    return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=onnx.helper.find_min_ir_version_for([opset]))

@@ -1,0 +1,74 @@
+"""The map of the house, kept: imports point down the layers, and what belongs to one place is in no other."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1] / "toolchain"
+
+# Lowest first; packages of one layer do not import each other.
+LAYERS = (
+    ("core",), ("build", "graph", "remote", "te"), ("report", "targets"), ("kernels",), ("tasks",), ("api", "cli"),
+    ("__main__", "__init__"),
+)
+# What any layer may take from the package itself: its version. And te as `from toolchain import te`, which names a layer.
+OF_THE_PACKAGE = ("__version__",)
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, package of ours) of each import of a module, wherever it stands, those for type checkers included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.ImportFrom(module="toolchain", names=names):
+                yield from ((node.lineno, a.name) for a in names if a.name not in OF_THE_PACKAGE)
+            case ast.ImportFrom(module=str(module)) if module.startswith("toolchain."):
+                yield node.lineno, module.split(".")[1]
+            case ast.ImportFrom(level=level) if level:
+                yield node.lineno, "a relative import"
+            case ast.Import(names=names):
+                yield from ((node.lineno, a.name.split(".")[1]) for a in names if a.name.startswith("toolchain."))
+
+
+def layer_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def test_imports_point_down():
+    level = {name: n for n, names in enumerate(LAYERS) for name in names}
+    wrong = []
+    for path in sorted(ROOT.rglob("*.py")):
+        here = layer_of(path)
+        for line, there in imports(path):
+            if there != here and level.get(there, len(LAYERS)) >= level[here]:
+                wrong.append(f"{path.relative_to(ROOT)}:{line}: {here} may not import {there}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_package_has_its_layer():
+    known = {name for names in LAYERS for name in names}
+    there = {layer_of(path) for path in ROOT.rglob("*.py")}
+    assert there == known
+
+
+def test_llvm_text_is_written_in_one_place():
+    """Instructions of LLVM's language outside targets/llvm would be schedules around the schedule language."""
+    instruction = re.compile(r"getelementptr|insertelement|extractelement|shufflevector|<\d+ x (float|double|i\d+)>|"
+                             r"= (load|fmul|fadd|phi|alloca) |@llvm\.|define (internal |dso_local )?void")
+    found = [
+        f"{path.relative_to(ROOT)}:{n}: {line.strip()}"
+        for path in sorted(ROOT.rglob("*.py")) if "targets/llvm" not in path.as_posix()
+        for n, line in enumerate(path.read_text().splitlines(), 1) if instruction.search(line)
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_llvm_is_used_in_one_place():
+    """Only its code generator imports llvmlite, and `tc doctor`, which tells its version: other targets must not need it."""
+    found = [
+        str(path.relative_to(ROOT)) for path in sorted(ROOT.rglob("*.py"))
+        if re.search(r"^\s*(import|from) llvmlite", path.read_text(), re.M) and "targets/llvm" not in path.as_posix()
+    ]
+    assert found == ["cli/doctor.py"]
