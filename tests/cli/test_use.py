@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from toolchain.cli import main
-from toolchain.cli.use import describe, read_array
+from toolchain.cli.use import describe
 from toolchain.core.errors import UsageError
 from toolchain.report.facts import BuildFacts, BuildReport, ContenderFacts, MeasureFacts, OutputError, Report, VerifyFacts
 from toolchain.targets.llvm.module import Module, OpTime, Stats
 from toolchain.targets.llvm.plan import Value
+from toolchain.tasks.data import read_array
 
 
 @dataclass
@@ -84,7 +85,7 @@ def test_run_writes_its_outputs_and_names_never_become_paths(built, project, cap
     (["one@x86", "-i", "x=x.npy", "-i", "x=x.npy"], "error: input 'x' is given twice\n"),
     (["one@x86", "-i", "x=no.npy"], "error: no.npy: no such file\n"),
     (["one@x86", "-i", "x=all.npz"], "error: all.npz: no array 'x' in it\nfix: choose one of: n, other\n"),
-    (["one@x86", "-i", "x=one.onnx"], "error: one.onnx: not a .npy or .npz file: "),
+    (["one@x86", "-i", "x=one.onnx"], "error: one.onnx: not a .npy, .npz or .pb file: "),
 ])
 def test_what_cannot_be_run(built, capsys, args, screen):
     assert main(["run", *args]) == 2
@@ -93,7 +94,7 @@ def test_what_cannot_be_run(built, capsys, args, screen):
 
 def test_pickles_are_never_read(tmp_path):
     np.save(tmp_path / "evil.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(UsageError, match=r"not a \.npy or \.npz file"):
+    with pytest.raises(UsageError, match=r"not a \.npy, \.npz or \.pb file"):
         read_array(tmp_path / "evil.npy", "x")
 
 

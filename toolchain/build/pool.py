@@ -121,12 +121,7 @@ class Pool:
             _kill_group(worker.pid)
             worker.channel.close()
         self._workers.clear()
-        if self._control is not None:
-            self._control.close()
-        if self._server is not None:
-            self._server.kill()
-            self._server.wait()
-        self._server = self._control = None
+        self._abandon_server()
 
     def _serve(self) -> socket.socket:
         if self._control is None:
@@ -160,7 +155,7 @@ class Pool:
         raise AssertionError("unreachable")
 
     def _abandon_server(self) -> None:
-        """The fork server died, and with it its workers: their channels will say so. A new one is made when needed."""
+        """End the fork server. Its workers end with it: their channels will say so. A new one is made when needed."""
         if self._control is not None:
             self._control.close()
         if self._server is not None:

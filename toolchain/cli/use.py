@@ -26,14 +26,13 @@ if TYPE_CHECKING:
     from toolchain.report.facts import Report
     from toolchain.targets.llvm.module import Module
 
-MAX_INPUT_BYTES = 4 << 30
 RIVALS = ("onnxruntime", "openvino", "torch")
 
 
 @command("run")
 @click.argument("artifact")
 @project_options
-@click.option("-i", "--input", "inputs", multiple=True, metavar="NAME=FILE", help="An input's values: .npy or .npz.")
+@click.option("-i", "--input", "inputs", multiple=True, metavar="NAME=FILE", help="An input's values: .npy, .npz or .pb.")
 @click.option("-o", "--output-dir", type=click.Path(path_type=Path, file_okay=False), help="Write outputs there, as .npy.")
 @click.option("--threads", type=click.IntRange(1), help="Threads that compute.  [default: one per CPU]")
 @click.option("--device", metavar="NAME", help="Run it on that device of the deployfile.")
@@ -129,7 +128,11 @@ def artifact_folder(artifact: str, file: Path | None, folder: Path | None) -> Pa
 
 
 def read_inputs(arguments: Sequence[str]) -> dict[str, np.ndarray]:
-    """NAME=FILE.npy, or NAME=FILE.npz for the array of that name in it. Raises UsageError."""
+    """NAME=FILE, where FILE is .npy, .npz (the array of that name in it) or .pb. Raises UsageError."""
+    if not arguments:
+        return {}
+    from toolchain.tasks.data import read_array
+
     found: dict[str, np.ndarray] = {}
     for argument in arguments:
         name, equals, path = argument.partition("=")
@@ -139,27 +142,6 @@ def read_inputs(arguments: Sequence[str]) -> dict[str, np.ndarray]:
             raise UsageError(f"input '{name}' is given twice")
         found[name] = read_array(Path(path), name)
     return found
-
-
-def read_array(path: Path, name: str) -> np.ndarray:
-    """The array in a .npy file, or that of the input's name in a .npz file; nothing is ever unpickled."""
-    import numpy as np
-
-    try:
-        if path.stat().st_size > MAX_INPUT_BYTES:
-            raise UsageError(f"the file has more than {MAX_INPUT_BYTES >> 30} GiB", where=str(path))
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            if name not in loaded.files:
-                raise UsageError(f"no array '{name}' in it", where=str(path), fix=did_you_mean(name, loaded.files))
-            array: np.ndarray = loaded[name]
-            return array
-    except FileNotFoundError:
-        raise UsageError("no such file", where=str(path)) from None
-    except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"not a .npy or .npz file: {error}", where=str(path)) from None
 
 
 def seeded_inputs(module: Module, seed: int = 0) -> dict[str, np.ndarray]:
