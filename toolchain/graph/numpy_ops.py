@@ -17,6 +17,7 @@ from toolchain.graph.protos import default
 
 Arrays = Sequence[np.ndarray | None]
 Made = tuple[np.ndarray, ...] | None
+Rule = Callable[[Node, Arrays], Made]
 
 
 def _array(array: np.ndarray | None) -> np.ndarray:
@@ -117,15 +118,24 @@ def _conv_transpose(node: Node, arrays: Arrays) -> Made:
 
 
 def _max_pool(node: Node, arrays: Arrays) -> Made:
+    """Also where each maximum stands: of equal ones the first, row by row (onnx.reference has this for two dimensions only)."""
     x = _array(arrays[0])
-    if node.attrs.get("auto_pad", "NOTSET") != "NOTSET" or len(node.outputs) > 1:
+    if node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
         return None
     window = _Window(node, x.shape[2:], node.attrs["kernel_shape"])
     lowest = -np.inf if x.dtype.kind not in "iu" else np.iinfo(x.dtype).min
     y: np.ndarray | None = None
     for _, tap in window.taps(window.padded(x, lowest)):
         y = tap.copy() if y is None else np.maximum(y, tap, out=y)
-    return (_array(y),)
+    if len(node.outputs) < 2:
+        return (_array(y),)
+    places = np.arange(x.size, dtype="int64").reshape(x.shape)
+    if node.attrs.get("storage_order"):
+        places = places.reshape(*x.shape[:2], *reversed(x.shape[2:])).transpose(0, 1, *reversed(range(2, x.ndim)))
+    at = np.full(_array(y).shape, -1, "int64")
+    for (_, tap), (_, place) in zip(window.taps(window.padded(x, lowest)), window.taps(window.padded(places, -1))):
+        at = np.where((at < 0) & (place >= 0) & (tap == y), place, at)
+    return _array(y), at
 
 
 def _average_pool(node: Node, arrays: Arrays) -> Made:
@@ -147,6 +157,106 @@ def _average_pool(node: Node, arrays: Arrays) -> Made:
 def _global_average_pool(node: Node, arrays: Arrays) -> Made:
     x = _array(arrays[0])
     return (x.mean(axis=tuple(range(2, x.ndim)), keepdims=True, dtype=wide(x.dtype)).astype(x.dtype, copy=False),)
+
+
+def _global_max_pool(node: Node, arrays: Arrays) -> Made:
+    x = _array(arrays[0])
+    return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
+
+
+def _global_lp_pool(node: Node, arrays: Arrays) -> Made:
+    x = _array(arrays[0])
+    p = default(node, "p")
+    total = np.sum(np.abs(x.astype(wide(x.dtype))) ** p, axis=tuple(range(2, x.ndim)), keepdims=True)
+    return ((total ** (1 / p)).astype(x.dtype, copy=False),)
+
+
+def _lp_pool(node: Node, arrays: Arrays) -> Made:
+    """The p-norm of what each window meets; onnx.reference scales windows that reach outside."""
+    x, p = _array(arrays[0]), default(node, "p")
+    if node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
+        return None
+    window = _Window(node, x.shape[2:], node.attrs["kernel_shape"])
+    powers = np.abs(x.astype(wide(x.dtype), copy=False)) ** p
+    total = np.asarray(sum(tap for _, tap in window.taps(window.padded(powers, 0))))
+    return ((total ** (1 / p)).astype(x.dtype, copy=False),)
+
+
+def _lp_normalization(node: Node, arrays: Arrays) -> Made:
+    """x / norm, 0 where the norm is 0; onnx.reference takes no absolute values."""
+    x, p = _array(arrays[0]), default(node, "p")
+    norm = np.sum(np.abs(x.astype(wide(x.dtype))) ** p, axis=default(node, "axis"), keepdims=True) ** (1 / p)
+    return (np.where(norm == 0, 0, x / np.where(norm == 0, 1, norm)).astype(x.dtype),)
+
+
+def _log_softmax(node: Node, arrays: Arrays) -> Made:
+    """x - max - log(sum(exp(x - max))); onnx.reference has the logarithm of a quotient that may be 0."""
+    x, axis = _array(arrays[0]), default(node, "axis")
+    if not x.ndim:
+        return None
+    below = x.astype(wide(x.dtype)) - x.max(axis=axis, keepdims=True).astype(wide(x.dtype))
+    return ((below - np.log(np.exp(below).sum(axis=axis, keepdims=True))).astype(x.dtype, copy=False),)
+
+
+def _reduce_log_sum_exp(node: Node, arrays: Arrays) -> Made:
+    """The largest x taken out first, where it is finite."""
+    x = _array(arrays[0])
+    axes = _reduced(node, arrays)
+    if not x.ndim:
+        return (x,)
+    if x.dtype.kind in "iu" or not axes:
+        return None
+    top = x.astype(wide(x.dtype)).max(axis=axes, keepdims=True)
+    top = np.where(np.isfinite(top), top, 0)
+    y = np.log(np.exp(x.astype(wide(x.dtype)) - top).sum(axis=axes, keepdims=True)) + top
+    return (_kept(y, axes, node).astype(x.dtype, copy=False),)
+
+
+def _reduced(node: Node, arrays: Arrays) -> tuple[int, ...]:
+    """The axes of a reduction; none when it asks for nothing to be done."""
+    rank = _array(arrays[0]).ndim
+    given = arrays[1] if len(arrays) > 1 else None
+    if given is not None and given.size:
+        return tuple(int(a) % rank for a in given)
+    return () if node.attrs.get("noop_with_empty_axes") else tuple(range(rank))
+
+
+def _kept(y: np.ndarray, axes: tuple[int, ...], node: Node) -> np.ndarray:
+    return y if default(node, "keepdims") else np.asarray(np.squeeze(y, axis=axes))
+
+
+def _half_sum(element: Callable[[np.ndarray], np.ndarray], finish: Callable[[np.ndarray], np.ndarray] | None) -> Rule:
+    """Sums of half-size floats, kept in float32; other types are left to onnx.reference."""
+
+    def rule(node: Node, arrays: Arrays) -> Made:
+        x, axes = _array(arrays[0]), _reduced(node, arrays)
+        if x.dtype.name not in ("float16", "bfloat16") or not axes:
+            return None
+        y = element(x.astype("float32")).sum(axis=axes, keepdims=True)
+        y = y / np.float32(math.prod(x.shape[a] for a in axes)) if node.op == "ReduceMean" else y
+        return (_kept(finish(y) if finish else y, axes, node).astype(x.dtype),)
+
+    return rule
+
+
+def _mean(node: Node, arrays: Arrays) -> Made:
+    """Of operands that are broadcast against each other, which onnx.reference cannot."""
+    total = np.asarray(sum(_array(a).astype(wide(_array(a).dtype)) for a in arrays))
+    return ((total / len(arrays)).astype(_array(arrays[0]).dtype),)
+
+
+def _pad(node: Node, arrays: Arrays) -> Made:
+    """Padding some dimensions and cropping others, which onnx.reference cannot; the rest is left to it."""
+    x, amounts = _array(arrays[0]), [int(n) for n in _array(arrays[1])]
+    if min(amounts, default=0) >= 0 or default(node, "mode") != "constant":
+        return None
+    axes = arrays[3] if len(arrays) > 3 and arrays[3] is not None else np.arange(x.ndim)
+    fill = arrays[2] if len(arrays) > 2 and arrays[2] is not None else np.zeros((), x.dtype)
+    pads = {int(a) % x.ndim: (amounts[k], amounts[len(axes) + k]) for k, a in enumerate(axes)}
+    both = [pads.get(a, (0, 0)) for a in range(x.ndim)]
+    grown = np.pad(x, [(max(b, 0), max(a, 0)) for b, a in both], constant_values=fill.reshape(())[()])
+    cut = tuple(slice(max(-b, 0), n - max(-a, 0)) for (b, a), n in zip(both, grown.shape))
+    return (grown[cut],)
 
 
 def _lrn(node: Node, arrays: Arrays) -> Made:
@@ -230,15 +340,29 @@ def _shape(node: Node, arrays: Arrays) -> Made:
     return (shape[node.attrs.get("start", 0):node.attrs.get("end", len(shape))],)
 
 
-RULES: dict[str, Callable[[Node, Arrays], Made]] = {
+RULES: dict[str, Rule] = {
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
     "ConstantOfShape": _constant_of_shape,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "GlobalAveragePool": _global_average_pool,
+    "GlobalLpPool": _global_lp_pool,
+    "GlobalMaxPool": _global_max_pool,
     "LRN": _lrn,
+    "LogSoftmax": _log_softmax,
+    "LpNormalization": _lp_normalization,
+    "LpPool": _lp_pool,
     "MaxPool": _max_pool,
+    "Mean": _mean,
+    "Pad": _pad,
+    "ReduceL1": _half_sum(np.abs, None),
+    "ReduceL2": _half_sum(np.square, np.sqrt),
+    "ReduceLogSum": _half_sum(np.positive, np.log),
+    "ReduceLogSumExp": _reduce_log_sum_exp,
+    "ReduceMean": _half_sum(np.positive, None),
+    "ReduceSum": _half_sum(np.positive, None),
+    "ReduceSumSquare": _half_sum(np.square, None),
     "Resize": _resize,
     "Shape": _shape,
 }

@@ -50,12 +50,23 @@ def relu(x: te.Expr) -> te.Expr:
     return te.maximum(x, zero(x))
 
 
+def with_nan(pick: Scalar) -> Scalar:
+    """Max and Min with IEEE's meaning of NaN: one in either operand is the result."""
+    def value(a: te.Expr, b: te.Expr) -> te.Expr:
+        return te.select(te.isnan(a), a, pick(a, b)) if dtypes.is_float(a.dtype) else pick(a, b)
+    return value
+
+
+def absolute(x: te.Expr) -> te.Expr:
+    return x if x.dtype in dtypes.UINTS else te.abs(x)
+
+
 def clip(op: Op) -> te.Tensor:
     def value(i: tuple[Any, ...]) -> te.Expr:
         x = op.read(0, i)
         if op.has(1):
-            x = te.maximum(x, op.read(1, i))
-        return te.minimum(x, op.read(2, i)) if op.has(2) else x
+            x = te.maximum(op.read(1, i), x)            # x last: a NaN in it stays
+        return te.minimum(op.read(2, i), x) if op.has(2) else x
     return injective(op, value, tag="elementwise")
 
 
@@ -177,10 +188,14 @@ def floor_modulo(x: te.Expr, y: te.Expr) -> te.Expr:
 
 
 def bit_shift(x: te.Expr, n: te.Expr, direction: str) -> te.Expr:
-    """Shifts of unsigned integers; by as many bits as there are, or more, everything is shifted out."""
-    shifted = binary("<<" if direction == "LEFT" else ">>", x, n)
-    bits = dtypes.bits(x.dtype)
-    return te.select(n < bits, shifted, zero(x))
+    """Shifts; by as many bits as there are, more, or fewer than none, everything is shifted out (the sign bit stays)."""
+    left, last = direction == "LEFT", te.const(dtypes.bits(x.dtype) - 1, x.dtype)
+    ok = n <= last if x.dtype in dtypes.UINTS else te.all(n >= zero(n), n <= last)
+    inside = te.select(ok, n, last)
+    if left:
+        return te.select(ok, binary("<<", x, inside), zero(x))
+    return te.select(te.any(ok, n > last), binary(">>", x, inside), zero(x)) if x.dtype in dtypes.INTS else te.select(
+        ok, binary(">>", x, inside), zero(x))
 
 
 def bitwise(symbol: str) -> Compute:
@@ -290,7 +305,7 @@ def operator(symbol: str) -> Compute:
 
 
 ELEMENTWISE: dict[str, Compute] = {
-    "Abs": function("abs"),
+    "Abs": pointwise(absolute),
     "Acos": function("acos"),
     "Acosh": pointwise(in_float64(acosh)),
     "Add": operator("+"),
@@ -332,9 +347,9 @@ ELEMENTWISE: dict[str, Compute] = {
     "Less": operator("<"),
     "LessOrEqual": operator("<="),
     "Log": function("log"),
-    "Max": fold(te.maximum),
+    "Max": fold(with_nan(te.maximum)),
     "Mean": mean,
-    "Min": fold(te.minimum),
+    "Min": fold(with_nan(te.minimum)),
     "Mish": pointwise(lambda x: x * te.tanh(softplus(x))),
     "Mod": modulo,
     "Mul": operator("*"),

@@ -197,15 +197,27 @@ def max_pool(op: Op) -> te.Tensor | tuple[te.Tensor, ...]:
     best = _pool(op, "pool", kernel, strides, reduce)
     if len(op.node.outputs) < 2 or not op.node.outputs[1]:
         return best
-    order = list(reversed(range(len(spatial)))) if op.attr("storage_order", 0) else list(range(len(spatial)))
     nowhere = te.const(dtypes.highest("int64"), "int64")
 
     def position(n: Any, c: Any, at: Any, axes: list[te.Var]) -> te.Expr:
         where = places(at, axes)
-        flat = row_major((n, c, *(where[d] for d in order)), (*op.in_shape()[:2], *(spatial[d] for d in order)))
+        flat = row_major((n, c, *where), op.in_shape())
         hit = te.select(inside(where, spatial), op.x[(n, c, *where)].equal(best[(n, c, *at)]), te.const(False, "bool"))
         return te.min(te.select(hit, te.index(flat).astype("int64"), nowhere), axis=axes)
-    return best, _pool(op, "reduce", kernel, strides, position)
+    first = _pool(op, "reduce", kernel, strides, position)
+    if not op.attr("storage_order", 0):
+        return best, first
+    return best, te.compute(op.shape, lambda *i: _column_major(first[i], spatial), name=op.name("position"), tag="elementwise")
+
+
+def _column_major(at: te.Expr, spatial: Sequence[int]) -> te.Expr:
+    """A row-major position with the order of its last dimensions turned round."""
+    rest, turned = at, te.const(0, "int64")
+    weight = math.prod(spatial)
+    for n in reversed(spatial):
+        weight //= n
+        turned, rest = turned + rest % te.const(n, "int64") * te.const(weight, "int64"), rest // te.const(n, "int64")
+    return rest * te.const(math.prod(spatial), "int64") + turned
 
 
 def average_pool(op: Op) -> te.Tensor:

@@ -38,7 +38,8 @@ def _product(op: Op, a: te.Tensor, b: te.Tensor, left: Factor, right: Factor) ->
         m, n = i[len(i) - 1 - column] if row else 0, i[-1] if column else 0
         x = left(_batched(a, batch, (m, k) if row else (k,)), m)
         return te.sum(x * right(_batched(b, batch, (k, n) if column else (k,)), n), axis=k)
-    return te.compute(op.shape, value, name=op.name(), tag="matmul", attrs={"k": a.shape[-1]})
+    tag = "matmul" if row and column and a.dtype == b.dtype and dtypes.is_float(a.dtype) else "reduce"
+    return te.compute(op.shape, value, name=op.name(), tag=tag, attrs={"k": a.shape[-1]})
 
 
 def _rows_matmul(op: Op, a: te.Tensor, b: te.Tensor) -> te.Tensor:

@@ -29,7 +29,7 @@ def rows(s: te.Schedule, target: Target, choices: Choices) -> None:
     outputs = [t for t in s.func.stages if t in s.func.params]
     stages = list(s.func.stages)
     head = shared_dimensions(stages, target)
-    if len(outputs) > 1 or (head == 0 and len(stages) > 1):
+    if len(outputs) > 1 or not outputs[0].shape or (head == 0 and len(stages) > 1):
         for stage in stages:
             pointwise_nest(s, stage, target)
         return

@@ -59,9 +59,10 @@ def _phase(func: PrimFunc, target: Target, tasks: Tasks, phase: Phase, name: str
             arguments.append(f"ptr noalias align 64 %l{n}")
             passed.append(f"ptr %w{n}")
             places[t] = Place(f"%l{n}", func.buffers[t].type.elements, False)
+    lanes = max((target.vector_bits // dtypes.bits(t.dtype) for t in used), default=0)     # of the narrowest type
     for n, (t, b) in enumerate(func.buffers.items()):
         if b.scope == "local" and t in used:
-            room = b.type.elements + target.vector_bits // dtypes.bits(t.dtype)  # whole vectors: the masked end
+            room = b.type.elements + lanes                  # whole vectors: the masked end
             if room * dtypes.itemsize(t.dtype) > MAX_LOCAL_BYTES:
                 raise CodegenError(f"{func.name}: {t.name} takes {room * dtypes.itemsize(t.dtype)} bytes of stack",
                                    fix=f"give {t.name} the scope lane")
