@@ -164,3 +164,18 @@ def test_nothing_has_lanes_before():
     func = passes(elementwise(8, lambda a, i: a[i]).func, place_init, flatten_buffers)
     assert not any(isinstance(n, Ramp | Broadcast) for n in nodes(func.body))
     assert any(isinstance(n, Ramp) for n in nodes(lower(elementwise(8, lambda a, i: a[i]).func, TARGET).body))
+
+
+@pytest.mark.parametrize("combiner", ["sum", "max"])
+def test_lanes_that_a_guard_excludes_stay_out_of_the_join(combiner):
+    """Three windows in eight lanes: place_init starts three accumulators, and no more than those may be joined."""
+    X = te.placeholder((5, 4, 3), name="A")
+    c, w = te.reduce_axis(4, "c"), te.reduce_axis(3, "w")
+    C = te.compute((5,), lambda i: getattr(te, combiner)(X[i, c, w], axis=(c, w)), name="C")
+    s = te.create_schedule(C)
+    _, lane = s[C].split(w, 8)
+    s[C].vectorize(lane)
+    func = s.func
+    x = np.random.default_rng(0).integers(-4, 5, (5, 4, 3)).astype(np.float32)
+    for lowered in (vectorized(func), lower(func, TARGET)):
+        np.testing.assert_array_equal(te.interpret(lowered, {"A": x})["C"], getattr(x, combiner)((1, 2)))

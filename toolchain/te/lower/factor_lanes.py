@@ -13,6 +13,7 @@ from toolchain.te.create import fresh
 from toolchain.te.expr import Const, Load, Var, const, substitute, variables
 from toolchain.te.loop_ir import Block, Buffer, For, ForKind, If, PrimFunc, Stmt, Update, block, is_reduction_loop, loops
 from toolchain.te.lower.shared import without
+from toolchain.te.primitives.loops import rebuild_chain
 from toolchain.te.tensor import Placeholder, Tensor
 
 IDENTITY = {"sum": lambda dtype: 0, "prod": lambda dtype: 1, "max": dtypes.lowest, "min": dtypes.highest}
@@ -26,6 +27,8 @@ def factor_lanes(func: PrimFunc, target: Target) -> PrimFunc:
             S[i] (+)= A[i, 16*k + l]  init 0            for l in vectorized(16): S[i] (+)= S_lanes[l]   init 0
 
     Without it each step of `k` would reduce a vector to a scalar. Non-reduction loops in between get an accumulator each.
+
+    A guard of the lanes alone stands around the join too: place_init starts no accumulator that it excludes.
 
     Needs: nothing done yet. Keeps: values up to the order of the reduction, which becomes: per lane over `k`, then the lanes
     by halves (see vectorize_loops).
@@ -69,15 +72,11 @@ class _Factor:
         at = lanes[(*(s.var for s in spatial), lane.var)].index
         accumulate = Update(lanes, at, update.combiner, update.value, identity)
         renamed = {s.var: Var(fresh(f"{s.var.name}_join", self.loop_names), s.extent) for s in (*spatial, lane)}
+        dropped = {s.var for s in path if isinstance(s, For) and s not in spatial and s is not lane}
+        guards = (without(s.condition, dropped) for s in path if isinstance(s, If))
         join: Stmt = replace(update, value=Load(lanes, at))
-        join = For(lane.var, join, ForKind.VECTORIZED)
-        dropped = {s.var for s in path if isinstance(s, For) and s not in spatial}
-        for s in reversed(path[:-1]):
-            match s:
-                case For() if s in spatial:
-                    join = replace(s, body=join)
-                case If(condition) if not isinstance(kept := without(condition, dropped), Const):
-                    join = If(kept, join)
+        join = rebuild_chain(
+            [*spatial, replace(lane, body=join)], [g for g in guards if not isinstance(g, Const)], join)
         join = substitute(rewrite(join, lambda n: replace(n, var=renamed[n.var]) if isinstance(n, For) else None), renamed)
         return accumulate, join
 

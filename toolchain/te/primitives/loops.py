@@ -159,7 +159,7 @@ def rebuild_chain(chain: Sequence[For], guards: Sequence[Expr], body: Stmt) -> S
 
 
 def refuse_lanes(path: Path, stage: str, by: str) -> None:
-    """Raises ScheduleError when the loop at the end of `path` runs in lanes: a stage stored there has room for one of them."""
+    """Raises ScheduleError when the loop at the end of `path` runs in lanes: a stage there has room for one of them."""
     for s in path:
         if isinstance(s, For) and s.kind is ForKind.VECTORIZED and s.extent > 1:
             raise ScheduleError(
