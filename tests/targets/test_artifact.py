@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -29,11 +30,13 @@ from small_plans import (
 )
 
 from toolchain.core.errors import CodegenError, DeviceError, ToolchainError, UsageError
-from toolchain.targets.llvm.artifact import write_artifact
+from toolchain.targets.llvm import link, table
+from toolchain.targets.llvm.artifact import FORMAT, write_artifact
 from toolchain.targets.llvm.header import c_identifier, header_text
 from toolchain.targets.llvm.link import compile_c, run_zig, zig_path
 from toolchain.targets.llvm.module import Module
 from toolchain.targets.llvm.plan import Copy, Plan, Value
+from toolchain.targets.llvm.table import RUNTIME_VERSION, VERSION
 
 __all__ = ["own_store"]
 
@@ -232,6 +235,34 @@ def test_other_formats_and_folders_are_refused(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "files": {"../x": {}}}))
     with pytest.raises(UsageError, match="damaged"):
         Module.load(tmp_path)
+
+
+def test_artifacts_of_another_runtime_are_refused(tmp_path, monkeypatch):
+    """By the manifest; and by the library itself, which is asked before anything in it is called."""
+    write(PLAN, tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    words = f"artifact with runtime version 1; this version calls runtime version {RUNTIME_VERSION}"
+    for other in ({**manifest, "runtime_version": 1}, {k: v for k, v in manifest.items() if k != "runtime_version"}):
+        (tmp_path / "manifest.json").write_text(json.dumps(other))
+        with pytest.raises(UsageError, match=words):
+            Module.load(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(table, "VERSION", "toolchain runtime 0")
+        write(PLAN, tmp_path)
+    with pytest.raises(UsageError, match="the library is 'toolchain runtime 0'; this version calls 'toolchain runtime "):
+        Module.load(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(link, "API", tuple(f for f in link.API if f != "threads"))
+        write(PLAN, tmp_path)
+    with pytest.raises(UsageError, match="the library has no function small_threads"):
+        Module.load(tmp_path)
+
+
+def test_functions_of_this_runtime_version(golden):
+    """When this text changes, count up RUNTIME_VERSION in table.py: older programs would call what is no longer there."""
+    declared = [line.split(" /*")[0] for line in header_text(PLAN, "m").splitlines() if re.match(r"\w[^(]*\bm_\w+\(", line)]
+    assert len(declared) == len(link.API)
+    golden("\n".join([f"{VERSION}, format {FORMAT}", *declared]) + "\n")
 
 
 def test_a_cpu_without_the_features_gets_a_message(tmp_path):

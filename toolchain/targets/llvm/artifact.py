@@ -34,6 +34,7 @@ from toolchain.targets.llvm.link import (
     zig_version,
 )
 from toolchain.targets.llvm.plan import Plan, verify_plan
+from toolchain.targets.llvm.table import RUNTIME_VERSION
 
 FORMAT = 1
 WEIGHTS_FILE = "weights.bin"
@@ -81,6 +82,7 @@ def write_artifact(
         write_atomically(out / file, data)
     manifest = {
         "format": FORMAT,
+        "runtime_version": RUNTIME_VERSION,
         "name": name,
         "identifier": identifier,
         "inputs": [_value(v) for v in plan.inputs],

@@ -23,6 +23,7 @@ from toolchain.core.dtype import to_numpy
 from toolchain.core.errors import DeviceError, ToolchainError, UsageError
 from toolchain.targets.llvm.artifact import FORMAT, WEIGHTS_FILE, damage
 from toolchain.targets.llvm.plan import Op, Plan, Value, children, walk
+from toolchain.targets.llvm.table import RUNTIME_VERSION, VERSION
 
 _Pointers = ctypes.Array[ctypes.c_void_p]
 _HOOK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
@@ -138,6 +139,12 @@ class Module:
             if manifest["format"] != FORMAT:
                 raise UsageError(
                     f"artifact of format {manifest['format']}; this version reads format {FORMAT}",
+                    where=str(folder),
+                    fix="build it again",
+                )
+            if (runtime := manifest.get("runtime_version", 1)) != RUNTIME_VERSION:
+                raise UsageError(
+                    f"artifact with runtime version {runtime}; this version calls runtime version {RUNTIME_VERSION}",
                     where=str(folder),
                     fix="build it again",
                 )
@@ -324,8 +331,19 @@ def _open_library(path: Path) -> ctypes.CDLL:
         library = ctypes.CDLL(str(path.resolve()))
     except OSError as error:
         raise UsageError(f"the library cannot be loaded: {error}", where=str(path)) from None
+    try:
+        _bind_functions(library, path)
+    except UsageError:
+        _ctypes.dlclose(library._handle)
+        raise
+    return library
+
+
+def _bind_functions(library: ctypes.CDLL, path: Path) -> None:
+    """Give the functions their types. Raises UsageError for another runtime, before anything but version() is called."""
     name, pointer, i64 = path.stem.removeprefix("lib"), ctypes.c_void_p, ctypes.c_int64
     signatures: dict[str, tuple[Any, list[Any]]] = {
+        "version": (ctypes.c_char_p, []),
         "create": (ctypes.c_int, [pointer, ctypes.c_char_p, ctypes.c_int]),
         "run": (ctypes.c_int, [pointer, pointer, pointer]),
         "run_range": (ctypes.c_int, [pointer, pointer, pointer, i64, i64]),
@@ -338,9 +356,13 @@ def _open_library(path: Path) -> ctypes.CDLL:
         "arena": (pointer, [pointer, pointer]),
     }
     for function, (result, arguments) in signatures.items():
-        entry = getattr(library, f"{name}_{function}")
+        entry = getattr(library, f"{name}_{function}", None)
+        if entry is None:
+            raise UsageError(f"the library has no function {name}_{function}", where=str(path), fix="build it again")
         entry.restype, entry.argtypes = result, arguments
-    return library
+        if function == "version" and (found := entry()) != VERSION.encode():
+            raise UsageError(f"the library is '{found.decode(errors='replace')}'; this version calls '{VERSION}'",
+                             where=str(path), fix="build it again")
 
 
 def _pointers(arrays: Mapping[str, np.ndarray], values: tuple[Value, ...]) -> _Pointers:

@@ -26,7 +26,10 @@ from toolchain.targets.llvm.plan import (
     walk,
 )
 
-VERSION = "toolchain runtime 1"
+# Of the functions a library exports, their arguments and what they do. A change that an older Module.load would not survive
+# counts it up; the manifest and <model>_version() both say it.
+RUNTIME_VERSION = 2
+VERSION = f"toolchain runtime {RUNTIME_VERSION}"
 _HIDDEN = '__attribute__((visibility("hidden")))'
 
 
