@@ -71,7 +71,8 @@ def verify(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) ->
     if facts.first_bad_node:
         what += f"\nthe first wrong kernel: {inputs['facts'].meta['what']}\nit computes: {facts.first_bad_node}"
     elif bad:
-        what += "\nevery kernel alone is right on what it reads: the error accumulates"
+        what += ("\nevery kernel alone computes what its operators mean: "
+                 "errors accumulate, or the reference belongs to other inputs or another model")
     raise VerificationError(what, where=params["name"], fix=(
         "its inputs and the smallest model that shows it are below inputs/facts/repro of the folder to reproduce it"
         if facts.first_bad_node else "if this accuracy is enough, say so: verify.tolerance in the deployfile"))

@@ -1,0 +1,155 @@
+"""References, tolerances, the verdict; and the numbers per layer that a measurement starts from."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import toolchain
+from toolchain.build.deployfile import Data
+from toolchain.build.task import Input
+from toolchain.core.errors import MissingToolError, VerificationError
+from toolchain.graph.importers.onnx import import_onnx
+from toolchain.graph.serialize import save
+from toolchain.report.facts import OutputError, VerifyFacts, to_json
+from toolchain.tasks.data import Sample
+from toolchain.tasks.measure import hot_times_us, profile
+from toolchain.tasks.verify import compare, references, tolerance, verify
+
+X = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    value = helper.make_tensor_value_info
+    nodes = [helper.make_node("Exp", ["x"], ["e"], "exp"), helper.make_node("Neg", ["e"], ["y"], "neg")]
+    graph = helper.make_graph(nodes, "net", [value("x", TensorProto.FLOAT, [2, 3])], [value("y", TensorProto.FLOAT, [2, 3])])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "net.onnx")
+    return tmp_path / "net.onnx"
+
+
+def found(model: Path, against: str, expected: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+    inputs = {"model": Input("file", {}, {model.name: model})}
+    made = references(import_onnx(model), Sample({"x": X}, expected or {}, "test"), against, inputs)
+    return {label.split()[0]: outputs["y"] for label, outputs in made}
+
+
+@pytest.mark.parametrize(("against", "expected", "labels"), [
+    ("auto", None, ["onnxruntime"]), ("auto", {"y": -X}, ["declared", "onnxruntime"]), ("interpreter", None, ["the"]),
+    ("interpreter", {"y": -X}, ["declared", "the"]), ("onnxruntime", None, ["onnxruntime"]),
+])
+def test_references(against, expected, labels, model):
+    pytest.importorskip("onnxruntime")
+    made = found(model, against, expected)
+    assert list(made) == labels
+    for label in labels:
+        np.testing.assert_allclose(made[label], -X if label == "declared" else -np.exp(X), rtol=1e-6)
+
+
+def test_without_onnxruntime_the_interpreter_answers(model, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
+    assert list(found(model, "auto")) == ["the"]
+    assert list(found(model, "auto", {"y": -X})) == ["declared"]
+    with pytest.raises(MissingToolError, match="onnxruntime is not installed"):
+        found(model, "onnxruntime")
+
+
+def test_where_onnxruntime_fails_the_interpreter_answers(model, monkeypatch, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    assert list(found(model, "auto")) == ["the"]
+    assert "no such operator" in capsys.readouterr().out
+    with pytest.raises(VerificationError, match="onnxruntime cannot run the model"):
+        found(model, "onnxruntime")
+
+
+def test_the_built_in_tolerance_goes_with_the_size_of_the_output():
+    built_in = {"tolerance": None, "precision": "fp32"}
+    assert tolerance(built_in, np.array([0.0, 250.0, np.nan])) == (1e-3, 0.025)
+    assert tolerance(built_in, np.zeros(3)) == (1e-3, 1e-7)
+    declared = {"tolerance": {"rtol": 0.5, "atol": 0.25}, "precision": "fp32"}
+    assert tolerance(declared, np.array([250.0])) == (0.5, 0.25)
+
+
+def compared(model: Path, folder: Path, expected: np.ndarray, check: bool = False):
+    """`compare` on a real artifact of the model, with an output somebody recorded."""
+    graph, out = folder / "graph", folder / "out"
+    for place in (graph, out):
+        place.mkdir(parents=True)
+    save(import_onnx(model), graph)
+    np.save(folder / "x.npy", X)
+    np.save(folder / "y.npy", expected)
+    with toolchain.compile(model) as module:
+        module.save(folder / "artifact")
+    files = {p.name: p for p in (folder / "artifact").iterdir()}
+    data = asdict(Data(inputs={}, expected={"y": "y.npy"}))
+    data["inputs"] = {"x": {"file": "x.npy", "image": None, "random": None, "constant": None}}
+    params = {"data": data, "verify": {"against": "interpreter", "samples": 1, "seed": 0}, "threads": 1, "tolerance": None,
+              "precision": "fp32", "check": check}
+    return compare(params, {
+        "graph": Input("graph", {}, {p.name: p for p in graph.iterdir()}),
+        "module": Input("module", {"workspaces": {}}, files),
+        "model": Input("file", {}, {model.name: model}), "input x": Input("file", {}, {"x.npy": folder / "x.npy"}),
+        "expected y": Input("file", {}, {"y.npy": folder / "y.npy"}),
+    }, out)
+
+
+def test_a_right_artifact_passes(model, tmp_path):
+    result = compared(model, tmp_path / "work", -np.exp(X))
+    facts = result.meta["facts"]
+    assert facts["reference"] == "declared outputs and the interpreter" and facts["data"] == "declared"
+    assert [o["passed"] for o in facts["outputs"]] == [True]
+    assert verify({"name": "net@x86"}, {"facts": Input("facts", result.meta, {})}, tmp_path).kind == "verified"
+
+
+def test_the_verdict_says_what_differs(tmp_path):
+    def verdict(**more: object) -> str:
+        bad = OutputError("y", (2, 3), 0.5, 0.1, 37.0, False)
+        facts = VerifyFacts("onnxruntime 1.2", "declared", 1e-3, 1e-4, (bad,), **more)
+        meta = {"facts": to_json(facts), "what": "node 'conv1' (Fused): its result differs by 3"}
+        with pytest.raises(VerificationError) as error:
+            verify({"name": "net@x86"}, {"facts": Input("facts", meta, {})}, tmp_path)
+        return str(error.value)
+
+    assert verdict() == (
+        "net@x86: output 'y' differs from onnxruntime 1.2 by up to 0.5 (37 times the tolerance)\n"
+        "every kernel alone computes what its operators mean: errors accumulate, or the reference belongs to other inputs "
+        "or another model\nfix: if this accuracy is enough, say so: verify.tolerance in the deployfile")
+    assert verdict(first_bad_node="conv1, relu1") == (
+        "net@x86: output 'y' differs from onnxruntime 1.2 by up to 0.5 (37 times the tolerance)\n"
+        "the first wrong kernel: node 'conv1' (Fused): its result differs by 3\nit computes: conv1, relu1\n"
+        "fix: its inputs and the smallest model that shows it are below inputs/facts/repro of the folder to reproduce it")
+
+
+def test_layers_are_described_in_the_order_they_are_measured(tmp_path):
+    """Also inside a loop, whose body's numbers are of all its rounds."""
+    random = np.random.default_rng(0)
+    weights = [onnx.numpy_helper.from_array(random.standard_normal(s).astype(np.float32), n)
+               for n, s in (("w", (1, 32, 4)), ("r", (1, 32, 8)))]
+    value = helper.make_tensor_value_info
+    nodes = [helper.make_node("LSTM", ["x", "w", "r"], ["y"], "lstm", hidden_size=8)]
+    graph = helper.make_graph(nodes, "net", [value("x", TensorProto.FLOAT, [5, 1, 4])],
+                              [value("y", TensorProto.FLOAT, [5, 1, 1, 8])], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    with toolchain.compile(model, threads=1) as module:
+        manifest = json.loads((module.folder / "manifest.json").read_text())
+        inputs = {"x": random.standard_normal((5, 1, 4)).astype(np.float32)}
+        layers = profile(module, inputs, manifest["layers"])
+        hot = hot_times_us(module, inputs)
+    products = 2 * 5 * 32 * 4 + 2 * 5 * 32 * 8          # of the inputs, and of the states, of all five steps
+    assert products <= sum(x.flops for x in layers) <= 2 * products
+    assert all(x.network_us >= 0 and x.moved_bytes > 0 for x in layers)
+    assert any("lstm" in x.sources for x in layers)
+    assert hot and set(hot) <= set(range(len(list(layers)) + 5)) and all(t >= 0 for t in hot.values())
