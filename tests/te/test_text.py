@@ -4,6 +4,7 @@ import pytest
 
 import toolchain.te as te
 from toolchain.te.expr import Broadcast, Index, Ramp, compare, index
+from toolchain.te.substitute import substitute, substitute_index
 
 i, j = te.Var("i", 8), te.Var("j", 4)
 A = te.placeholder((8, 8), name="A")
@@ -63,7 +64,7 @@ def test_canonical_indices_mean_what_python_means(divisor):
             exact = a * x + b * y + c
             values = {i: x, j: y}
             for made, expected in ((at // divisor, exact // divisor), (at % divisor, exact % divisor)):
-                assert te.expr.substitute_index(index(made), values) == Index((), expected)
+                assert substitute_index(index(made), values) == Index((), expected)
             for op, holds in (("<", exact // divisor < 3), (">=", exact // divisor >= 3)):
-                condition = te.expr.substitute(compare(op, index(at // divisor), 3), values)
+                condition = substitute(compare(op, index(at // divisor), 3), values)
                 assert condition.value == holds

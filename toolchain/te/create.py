@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from toolchain.core.errors import ScheduleError
 from toolchain.core.layout import TensorType
-from toolchain.te.expr import TRUE, Const, Expr, Index, IndexLike, Reduce, Var, index, substitute
+from toolchain.te.expr import TRUE, Const, Expr, Index, IndexLike, Reduce, Var, index
 from toolchain.te.loop_ir import Buffer, For, If, PrimFunc, Stmt, Store, Update, block
+from toolchain.te.substitute import substitute
 from toolchain.te.tensor import Compute, Tensor
 
 

@@ -12,13 +12,13 @@ compared by identity (tests compare text).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import gcd
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import TYPE_CHECKING, TypeAlias, Union
 
 from toolchain.core.errors import ScheduleError
-from toolchain.core.rewrite import Node, children, map_children
+from toolchain.core.rewrite import Node, children
 
 if TYPE_CHECKING:
     from toolchain.te.tensor import Tensor
@@ -218,6 +218,10 @@ def index(value: IndexLike | Expr, low: int | None = None, high: int | None = No
     raise ScheduleError(f"not an index: {value!r}")
 
 
+def indices(values: Sequence[IndexLike | Expr]) -> tuple[Index, ...]:
+    return tuple(index(v) for v in values)
+
+
 def _add(a: Index, b: Index, scale: int = 1) -> Index:
     terms = dict(a.terms)
     for atom, c in b.terms:
@@ -248,7 +252,7 @@ def _scale(a: Index, k: int) -> Index:
     return Index(tuple((atom, c * k) for atom, c in a.terms), a.constant * k) if k else Index()
 
 
-def _div_mod(a: Index, k: int) -> tuple[Index, Index]:
+def div_mod(a: Index, k: int) -> tuple[Index, Index]:
     """(a // k, a % k). Terms that k divides leave the division whole; the rest stays opaque unless its range decides."""
     if k <= 0:
         raise ScheduleError(f"index divided by {k}", fix="divide indices by positive constants")
@@ -261,7 +265,7 @@ def _div_mod(a: Index, k: int) -> tuple[Index, Index]:
         return _add(quotient, Index((), low // k)), _add(rest, Index((), -(low // k) * k))
     if (finer := _common_factor(rest, k)) is not None:
         d, multiple, small = finer
-        q, m = _div_mod(multiple, k // d)
+        q, m = div_mod(multiple, k // d)
         return _add(quotient, q), _add(_scale(m, d), small)
     return _add(quotient, _atom(FloorDiv(rest, k))), _atom(FloorMod(rest, k))
 
@@ -280,9 +284,9 @@ def _atom(atom: Atom) -> Index:
     """One atom as an Index, with nested divisions merged: (x // a) // b -> x // (a*b); (x % (a*b)) % b -> x % b."""
     match atom:
         case FloorDiv(Index(((FloorDiv(inner, a), 1),), 0), b):
-            return _div_mod(inner, a * b)[0]
+            return div_mod(inner, a * b)[0]
         case FloorMod(Index(((FloorMod(inner, a), 1),), 0), b) if a % b == 0:
-            return _div_mod(inner, b)[1]
+            return div_mod(inner, b)[1]
     return Index(((atom, 1),))
 
 
@@ -437,11 +441,12 @@ def binary(op: str, a: ExprLike, b: ExprLike) -> Expr:
     if left.dtype != right.dtype:
         raise ScheduleError(f"{left.dtype} {op} {right.dtype}", fix="make the types equal with .astype(...)")
     if op in ("and", "or"):
-        return _logical(op, left, right)
+        return logical(op, left, right)
     return Bin(op, left, right)
 
 
-def _logical(op: str, a: Expr, b: Expr) -> Expr:
+def logical(op: str, a: Expr, b: Expr) -> Expr:
+    """`a and b`, `a or b`; the other side when one is a constant bool."""
     for x, y in ((a, b), (b, a)):
         if isinstance(x, Const) and x.dtype == "bool":                  # of integers these are bitwise
             return (y if x.value else FALSE) if op == "and" else (TRUE if x.value else y)
@@ -459,9 +464,9 @@ def _index_binary(op: str, a: Index, b: Index) -> Expr:
         case "*" if a.is_constant:
             return _scale(b, a.constant)
         case "//" if b.is_constant:
-            return _div_mod(a, b.constant)[0]
+            return div_mod(a, b.constant)[0]
         case "%" if b.is_constant:
-            return _div_mod(a, b.constant)[1]
+            return div_mod(a, b.constant)[1]
         case _ if op in COMPARISONS:
             return compare(op, a, b)
     raise ScheduleError(f"indices must stay affine: {op} of two variables", fix="cast one side with .astype")
@@ -569,109 +574,3 @@ def walk_all(node: Node) -> Iterator[Node]:
 def variables(node: Node) -> set[Var]:
     """Every loop variable that occurs in an expression or statement, through indices too."""
     return {n for n in walk_all(node) if isinstance(n, Var)}
-
-
-def substitute_index(idx: Index, mapping: Mapping[Var, IndexLike]) -> Index:
-    """Replace variables in an index; the result is canonical again. The same object when nothing is replaced."""
-    if not any(_mentions(atom, mapping) for atom, _ in idx.terms):
-        return idx
-    result: Expr = Index((), idx.constant)
-    for atom, c in idx.terms:
-        result = result + _substitute_atom(atom, mapping) * c
-    return result  # type: ignore[return-value]
-
-
-def _mentions(atom: Atom, mapping: Mapping[Var, IndexLike]) -> bool:
-    match atom:
-        case Var():
-            return atom in mapping
-        case FloorDiv(inner, _) | FloorMod(inner, _):
-            return any(_mentions(a, mapping) for a, _ in inner.terms)
-        case Dynamic(value):
-            return any(v in mapping for v in variables(value))
-    raise TypeError(atom)
-
-
-def _substitute_atom(atom: Atom, mapping: Mapping[Var, IndexLike]) -> Index:
-    match atom:
-        case Var():
-            return index(mapping.get(atom, atom))
-        case FloorDiv(inner, k):
-            return _div_mod(substitute_index(inner, mapping), k)[0]
-        case FloorMod(inner, k):
-            return _div_mod(substitute_index(inner, mapping), k)[1]
-        case Dynamic(value, low, high):
-            return index(substitute(value, mapping), low, high)
-    raise TypeError(atom)
-
-
-def rebuild(node: Any) -> Any:
-    """The smart constructor of a node whose children changed: decides comparisons, drops dead branches. None: nothing to do.
-
-    A rule for `rewrite`, shared by `substitute` and by every pass that narrows ranges.
-    """
-    match node:
-        case Compare(op, idx, bound):
-            new = compare(op, idx, bound)
-            return None if isinstance(new, Compare) and new.index == idx and new.bound == bound else new
-        case Select(Const(value=taken), a, b):
-            return a if taken else b
-        case Bin("and" | "or" as op, a, b) if a.dtype == "bool" and (isinstance(a, Const) or isinstance(b, Const)):
-            return _logical(op, a, b)
-    return None
-
-
-def substitute(node: Any, mapping: Mapping[Var, IndexLike]) -> Any:
-    """Replace loop variables in an expression or statement and simplify what their new ranges decide.
-
-    A variable standing as a value (not inside an Index) becomes the Index it maps to.
-    """
-    def rule(n: Any) -> Any:
-        match n:
-            case Var() if n in mapping:
-                return index(mapping[n])
-        return rebuild(n)
-
-    def visit(n: Any) -> Any:
-        if isinstance(n, Index):
-            return substitute_index(n, mapping)
-        if isinstance(n, Ramp):
-            base = substitute_index(n.base, mapping)
-            return n if base is n.base else replace(n, base=base)
-        return rewrite_indices(n, visit, rule)
-
-    return visit(node)
-
-
-def rewrite_indices(node: Any, visit: Callable[[Any], Any], rule: Callable[[Any], Any]) -> Any:
-    """One bottom-up step that treats an Index as a leaf handed to `visit`."""
-    rebuilt = map_children(node, visit)
-    new = rule(rebuilt)
-    return rebuilt if new is None else new
-
-
-def rewrite_loads(node: Any, rule: Callable[[Load], Expr | None]) -> Any:
-    """Apply `rule` to each Load, also those inside dynamic indices."""
-    def dynamic(idx: Index) -> Index:
-        if not any(isinstance(a, Dynamic) for a, _ in idx.terms):
-            return idx
-        result: Expr = Index((), idx.constant)
-        for atom, c in idx.terms:
-            match atom:
-                case Dynamic(value, low, high):
-                    result = result + index(rewrite_loads(value, rule), low, high) * c
-                case _:
-                    result = result + Index(((atom, c),))
-        return result  # type: ignore[return-value]
-
-    def visit(n: Any) -> Any:
-        if isinstance(n, Index):
-            return dynamic(n)
-        return rewrite_indices(n, visit, lambda x: rule(x) if isinstance(x, Load) else None)
-
-    return visit(node)
-
-
-def indices(values: Sequence[IndexLike | Expr]) -> tuple[Index, ...]:
-    return tuple(index(v) for v in values)
-

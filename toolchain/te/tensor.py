@@ -15,20 +15,8 @@ from typing import Any, TypeAlias
 from toolchain.core import dtype as dtypes
 from toolchain.core.errors import ScheduleError
 from toolchain.core.rewrite import Node
-from toolchain.te.expr import (
-    Const,
-    Dynamic,
-    Expr,
-    ExprLike,
-    Index,
-    Load,
-    Reduce,
-    Var,
-    as_expr,
-    const,
-    indices,
-    rewrite_loads,
-)
+from toolchain.te.expr import Const, Dynamic, Expr, ExprLike, Index, Load, Reduce, Var, as_expr, const, indices
+from toolchain.te.substitute import rewrite_loads
 
 
 @dataclass(frozen=True, slots=True, eq=False)

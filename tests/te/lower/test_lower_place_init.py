@@ -13,9 +13,9 @@ import toolchain.te as te
 from toolchain.core.errors import CodegenError
 from toolchain.core.rewrite import rewrite
 from toolchain.core.target import Target
-from toolchain.te.expr import substitute
 from toolchain.te.loop_ir import For, PrimFunc, Update, block, loops, statements
 from toolchain.te.lower.place_init import place_init
+from toolchain.te.substitute import substitute
 
 TARGET = Target("test", "x86")
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from toolchain import te
 from toolchain.core.layout import Layout, default_axes
 from toolchain.core.rewrite import walk
-from toolchain.te.expr import Call, Load, Reduce, rewrite_loads
+from toolchain.te.expr import Call, Load, Reduce
+from toolchain.te.substitute import rewrite_loads
 from toolchain.te.tensor import Compute, Tensor
 
 COSTLY = frozenset(("exp", "log", "tanh", "erf", "sigmoid", "pow", "sin", "cos"))

@@ -34,9 +34,9 @@ from toolchain.te.expr import (
     Select,
     Var,
     index,
-    substitute_index,
 )
 from toolchain.te.lower.shared import Lanes, nodes
+from toolchain.te.substitute import substitute_index
 from toolchain.te.tensor import Tensor
 
 HERE = 1 << 30                     # the depth of a value that no loop header may compute: it was read from memory

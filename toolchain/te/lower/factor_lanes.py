@@ -10,10 +10,11 @@ from toolchain.core.layout import TensorType
 from toolchain.core.rewrite import map_children, rewrite
 from toolchain.core.target import Target
 from toolchain.te.create import fresh
-from toolchain.te.expr import Const, Load, Var, const, substitute, variables
+from toolchain.te.expr import Const, Load, Var, const, variables
 from toolchain.te.loop_ir import Block, Buffer, For, ForKind, If, PrimFunc, Stmt, Update, block, is_reduction_loop, loops
 from toolchain.te.lower.shared import without
 from toolchain.te.primitives.loops import rebuild_chain
+from toolchain.te.substitute import substitute
 from toolchain.te.tensor import Placeholder, Tensor
 
 IDENTITY = {"sum": lambda dtype: 0, "prod": lambda dtype: 1, "max": dtypes.lowest, "min": dtypes.highest}

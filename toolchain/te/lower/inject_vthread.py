@@ -8,7 +8,7 @@ from dataclasses import replace
 from toolchain.core.layout import Layout, TensorType
 from toolchain.core.rewrite import map_children
 from toolchain.core.target import Target
-from toolchain.te.expr import Index, Load, Var, index, substitute, variables
+from toolchain.te.expr import Index, Load, Var, index, variables
 from toolchain.te.loop_ir import (
     Block,
     Buffer,
@@ -25,6 +25,7 @@ from toolchain.te.loop_ir import (
 )
 from toolchain.te.primitives.loops import path_to, put
 from toolchain.te.primitives.restructure import rename_loops
+from toolchain.te.substitute import substitute
 from toolchain.te.tensor import Tensor
 
 

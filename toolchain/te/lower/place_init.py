@@ -9,9 +9,10 @@ from typing import TypeAlias, TypeVar
 from toolchain.core.errors import CodegenError
 from toolchain.core.rewrite import map_children, rewrite, walk
 from toolchain.core.target import Target
-from toolchain.te.expr import COMBINERS, Const, Index, Load, Var, binary, substitute, variables
+from toolchain.te.expr import COMBINERS, Const, Index, Load, Var, binary, variables
 from toolchain.te.loop_ir import Block, For, If, PrimFunc, Stmt, Store, Update, block, is_reduction_loop, loops, statements
 from toolchain.te.lower.shared import without
+from toolchain.te.substitute import substitute
 from toolchain.te.tensor import Tensor
 
 

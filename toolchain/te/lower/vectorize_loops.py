@@ -32,10 +32,10 @@ from toolchain.te.expr import (
     Var,
     const,
     index,
-    substitute,
 )
 from toolchain.te.loop_ir import Evaluate, For, ForKind, If, PrimFunc, Stmt, Store, block, statements
 from toolchain.te.lower.shared import depends_on
+from toolchain.te.substitute import substitute
 
 REDUCTIONS = {op: f"reduce_{name}" for name, op in COMBINERS.items()}
 

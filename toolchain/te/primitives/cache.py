@@ -7,9 +7,10 @@ from dataclasses import replace
 from toolchain.core.errors import ScheduleError
 from toolchain.core.layout import TensorType
 from toolchain.te.create import bind_definition, fresh, nest
-from toolchain.te.expr import Expr, Load, Var, rewrite_loads
+from toolchain.te.expr import Expr, Load, Var
 from toolchain.te.loop_ir import Block, Buffer, For, If, PrimFunc, Stmt, Store, Update, block, statements
 from toolchain.te.primitives.loops import names, put, root_nest, stage_named, tensor_named, writes
+from toolchain.te.substitute import rewrite_loads
 from toolchain.te.tensor import Compute, Tensor
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from toolchain.core.errors import ScheduleError
 from toolchain.core.layout import TensorType
 from toolchain.te.create import fresh, nest
-from toolchain.te.expr import Expr, Index, IndexLike, Load, Reduce, Var, all_of, compare, index, select, substitute
+from toolchain.te.expr import Expr, Index, IndexLike, Load, Reduce, Var, all_of, compare, index, select
 from toolchain.te.loop_ir import (
     Block,
     Buffer,
@@ -25,6 +25,7 @@ from toolchain.te.loop_ir import (
 )
 from toolchain.te.primitives.compute_at import Interval, box_of
 from toolchain.te.primitives.loops import loop_at, names, path_to_loop, put, refuse_lanes, stage_named, writes
+from toolchain.te.substitute import substitute
 from toolchain.te.tensor import Compute, Tensor
 
 

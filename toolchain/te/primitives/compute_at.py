@@ -20,12 +20,12 @@ from toolchain.te.expr import (
     all_of,
     compare,
     index,
-    rewrite_loads,
     variables,
     walk_all,
 )
 from toolchain.te.loop_ir import For, ForKind, PrimFunc, Stmt, block, loops
 from toolchain.te.primitives.loops import Path, loop_at, names, path_to_loop, put, refuse_lanes, root_nest, stage_named
+from toolchain.te.substitute import rewrite_loads
 from toolchain.te.tensor import Tensor
 
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from toolchain.core.errors import ScheduleError
 from toolchain.te.create import bind_definition
-from toolchain.te.expr import Expr, Load, Reduce, rewrite_loads
+from toolchain.te.expr import Expr, Load, Reduce
 from toolchain.te.loop_ir import PrimFunc, block
 from toolchain.te.primitives.loops import put, root_nest, stage_named
+from toolchain.te.substitute import rewrite_loads
 from toolchain.te.tensor import Compute
 
 

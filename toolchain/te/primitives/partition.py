@@ -6,23 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from toolchain.te.create import fresh
-from toolchain.te.expr import (
-    Bin,
-    Compare,
-    Const,
-    Expr,
-    Index,
-    Var,
-    compare,
-    index,
-    substitute,
-    substitute_index,
-    variables,
-    walk_all,
-)
+from toolchain.te.expr import Bin, Compare, Const, Expr, Index, Var, compare, index, variables, walk_all
 from toolchain.te.loop_ir import Block, For, ForKind, If, PrimFunc, Stmt, Update, block, is_reduction_loop
 from toolchain.te.primitives.loops import loop_at, names, path_to_loop, replace_at
 from toolchain.te.primitives.restructure import rename_loops
+from toolchain.te.substitute import substitute, substitute_index
 
 MAX_CUTS = 4            # of one condition: a condition that flips more often (a modulo) is no border
 MAX_SCAN = 1024         # iterations looked at one by one when a condition is not linear in the loop

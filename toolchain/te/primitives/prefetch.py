@@ -7,10 +7,11 @@ from dataclasses import replace
 from toolchain.core import dtype as dtypes
 from toolchain.core.errors import ScheduleError
 from toolchain.te.create import fresh
-from toolchain.te.expr import Call, Index, IndexLike, Var, index, substitute_index
+from toolchain.te.expr import Call, Index, IndexLike, Var, index
 from toolchain.te.loop_ir import Evaluate, For, PrimFunc, Stmt, block
 from toolchain.te.primitives.compute_at import boxes_read
 from toolchain.te.primitives.loops import loop_at, names, path_to_loop, put, tensor_named
+from toolchain.te.substitute import substitute_index
 
 
 def prefetch(

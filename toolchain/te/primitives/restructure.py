@@ -7,7 +7,7 @@ from dataclasses import replace
 from toolchain.core.errors import ScheduleError
 from toolchain.core.rewrite import map_children
 from toolchain.te.create import fresh
-from toolchain.te.expr import Const, IndexLike, Var, compare, index, substitute, variables
+from toolchain.te.expr import Const, IndexLike, Var, compare, index, variables
 from toolchain.te.loop_ir import For, ForKind, If, PrimFunc, Stmt, Update, leaves, loops
 from toolchain.te.primitives.loops import (
     loop_at,
@@ -17,6 +17,7 @@ from toolchain.te.primitives.loops import (
     rebuild_chain,
     replace_at,
 )
+from toolchain.te.substitute import substitute
 
 
 def split(func: PrimFunc, loop: str, factor: int) -> tuple[PrimFunc, tuple[Var, Var]]:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from toolchain.core.errors import ScheduleError
 from toolchain.core.layout import TensorType
 from toolchain.te.create import fresh, nest
-from toolchain.te.expr import Const, Expr, Reduce, Var, all_of, const, select, substitute
+from toolchain.te.expr import Const, Expr, Reduce, Var, all_of, const, select
 from toolchain.te.loop_ir import Buffer, For, PrimFunc, Update, block, loops, statements
 from toolchain.te.primitives.loops import names, path_to_loop, perfect_chain, put, stage_named, writes
+from toolchain.te.substitute import substitute
 from toolchain.te.tensor import Compute, Tensor, identity
 
 

@@ -10,23 +10,11 @@ from toolchain.core.errors import ScheduleError
 from toolchain.core.layout import Layout
 from toolchain.core.rewrite import children
 from toolchain.te.create import fresh
-from toolchain.te.expr import (
-    Call,
-    Const,
-    Expr,
-    Index,
-    IndexLike,
-    Load,
-    Reduce,
-    Var,
-    index,
-    substitute,
-    substitute_index,
-    variables,
-)
+from toolchain.te.expr import Call, Const, Expr, Index, IndexLike, Load, Reduce, Var, index, variables
 from toolchain.te.intrin import Intrin
 from toolchain.te.loop_ir import Evaluate, For, If, PrimFunc, Stmt, Store, Update, block, is_reduction_loop, loops
 from toolchain.te.primitives.loops import loop_at, names, path_to, path_to_loop, perfect_chain, put, replace_at, stage_named
+from toolchain.te.substitute import substitute, substitute_index
 from toolchain.te.tensor import Tensor
 
 
