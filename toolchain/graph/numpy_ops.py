@@ -118,7 +118,7 @@ def _conv_transpose(node: Node, arrays: Arrays) -> Made:
 
 
 def _max_pool(node: Node, arrays: Arrays) -> Made:
-    """Also where each maximum stands: of equal ones the first, row by row (onnx.reference has this for two dimensions only)."""
+    """Also where each maximum stands: of equal ones the first, row by row (onnx.reference has that in two dimensions)."""
     x = _array(arrays[0])
     if node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
         return None
@@ -192,7 +192,7 @@ def _lp_normalization(node: Node, arrays: Arrays) -> Made:
 def _log_softmax(node: Node, arrays: Arrays) -> Made:
     """x - max - log(sum(exp(x - max))); onnx.reference has the logarithm of a quotient that may be 0."""
     x, axis = _array(arrays[0]), default(node, "axis")
-    if not x.ndim:
+    if not x.ndim or not x.size:
         return None
     below = x.astype(wide(x.dtype)) - x.max(axis=axis, keepdims=True).astype(wide(x.dtype))
     return ((below - np.log(np.exp(below).sum(axis=axis, keepdims=True))).astype(x.dtype, copy=False),)
@@ -204,7 +204,7 @@ def _reduce_log_sum_exp(node: Node, arrays: Arrays) -> Made:
     axes = _reduced(node, arrays)
     if not x.ndim:
         return (x,)
-    if x.dtype.kind in "iu" or not axes:
+    if x.dtype.kind in "iu" or not axes or not x.size:
         return None
     top = x.astype(wide(x.dtype)).max(axis=axes, keepdims=True)
     top = np.where(np.isfinite(top), top, 0)

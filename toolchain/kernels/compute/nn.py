@@ -207,7 +207,8 @@ def max_pool(op: Op) -> te.Tensor | tuple[te.Tensor, ...]:
     first = _pool(op, "reduce", kernel, strides, position)
     if not op.attr("storage_order", 0):
         return best, first
-    return best, te.compute(op.shape, lambda *i: _column_major(first[i], spatial), name=op.name("position"), tag="elementwise")
+    return best, te.compute(op.shape, lambda *i: _column_major(first[i], spatial), name=op.name("position"),
+                            tag="elementwise")
 
 
 def _column_major(at: te.Expr, spatial: Sequence[int]) -> te.Expr:
