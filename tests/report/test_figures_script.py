@@ -1,9 +1,8 @@
-"""benchmarks/figures.py and what it is made of, with commands and recipes that take milliseconds."""
+"""benchmarks/figures.py and what it is made of, on programs and recipes that take milliseconds."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,22 +21,27 @@ def scripts() -> Iterator[None]:
     sys.path.remove(str(BENCHMARKS))
 
 
-def test_help_section_runs_as_its_users_run_it(tmp_path: Path) -> None:
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    import figures
+
+    monkeypatch.setattr(sys, "argv", ["figures.py", *map(str, arguments)])
+    return figures.main()
+
+
+def test_the_help_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     facts = tmp_path / "out" / "figures.json"
-    done = subprocess.run([sys.executable, BENCHMARKS / "figures.py", "--only", "help", "--runs", "1", "--json", facts],
-                          capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "tc --help" in done.stdout and "<= 100 ms" in done.stdout
+    assert run(monkeypatch, "--only", "help", "--runs", 1, "--json", facts) == 0
+    screen = capsys.readouterr().out
+    assert "tc --help" in screen and "<= 100 ms" in screen
     (figure, empty) = json.loads(facts.read_text())["sections"]["help"]
     assert figure["data"]["wall_ms"]["count"] == 1
     assert figure["data"]["wall_ms"]["median"] > 0 < empty["data"]["cpu_ms"]["median"]
 
 
-def test_an_unknown_section_is_wrong_usage() -> None:
-    done = subprocess.run([sys.executable, BENCHMARKS / "figures.py", "--only", "help,colt"], capture_output=True, text=True,
-                          timeout=60)
-    assert done.returncode == 2
-    assert "no section 'colt': there are help, noop, cold" in done.stderr
+def test_an_unknown_section_is_wrong_usage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(monkeypatch, "--only", "help,colt")
+    assert "no section 'colt': there are help, noop, cold" in capsys.readouterr().err
 
 
 def test_a_command_that_fails_has_no_time() -> None:
