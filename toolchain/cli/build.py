@@ -35,7 +35,8 @@ def build_command(
 ) -> int:
     """Make everything the deployfile declares, or the builds NAMES means; only what changed runs.
 
-    NAMES are builds (resnet18@x86), models, or targets. Artifacts are verified and put below the output folder.
+    NAMES are builds (resnet18@x86), models, or targets. Artifacts are verified; those that pass are put below the
+    output folder.
 
     \b
     Example:
@@ -52,7 +53,9 @@ def build_command(
         return print_plan(project, names, as_json)
     tasks = project.tasks(names)
     goals = {b.name: (b.module, b.verify) for b in tasks}
-    return execute(project, goals, exports_of(project, tasks), jobs=jobs, keep_going=keep_going, json=as_json).exit_code
+    built = execute(project, goals, exports_of(project, tasks), jobs=jobs, keep_going=keep_going, json=as_json)
+    withdraw_unverified(project, tasks, built)
+    return built.exit_code
 
 
 def goals_of(tasks: Sequence[BuildTasks]) -> list[Task]:
@@ -63,6 +66,22 @@ def goals_of(tasks: Sequence[BuildTasks]) -> list[Task]:
 def exports_of(project: Project, tasks: Sequence[BuildTasks]) -> dict[Path, Task]:
     """Which folder gets which artifact: <output>/<build>."""
     return {project.output / b.name: b.module for b in tasks}
+
+
+def withdraw_unverified(project: Project, tasks: Sequence[BuildTasks], built: Build) -> None:
+    """Take artifacts out of the output folder that failed their verification, or could not be verified. They stay in the
+    store, and the failed task's folder has what is needed to look into them."""
+    unverified = [b for b in tasks if b.verify.name in (*built.failed, *built.skipped)]
+    if not unverified:
+        return
+    from toolchain.build.export import remove_exported
+
+    store = Store(settings().store)
+    try:
+        for b in unverified:
+            remove_exported(store, project.output / b.name)
+    finally:
+        store.close()
 
 
 def execute(

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolchain.build.deployfile import DURATION, PERCENT
-from toolchain.cli.build import execute, exports_of
+from toolchain.build.store import Store
+from toolchain.cli.build import execute, exports_of, withdraw_unverified
 from toolchain.cli.commands import command, project_options
 from toolchain.cli.later import not_yet
 from toolchain.cli.project import Project, open_project
 from toolchain.cli.space import Amount
 from toolchain.core.errors import DeployfileError, ToolchainError, UsageError
+from toolchain.core.settings import settings
 from toolchain.core.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from toolchain.report.facts import Report
     from toolchain.targets.llvm.module import Module
+    from toolchain.tasks.plan import BuildTasks
 
 RIVALS = ("onnxruntime", "openvino", "torch")
 
@@ -218,9 +221,11 @@ def verify_command(names: tuple[str, ...], file: Path | None, folder: Path | Non
 @click.option("--fail-on-regression", "limit", type=Amount(PERCENT), help="Exit 4 when a model became slower by more: 5%.")
 @click.option("--before", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="The earlier report (--json) to compare with.  [default: this project's last]")
+@click.option("--again", is_flag=True, help="Measure again, also where nothing has changed since the last report.")
 def report_command(
     names: tuple[str, ...], file: Path | None, folder: Path | None, json_file: Path | None, md_file: Path | None,
     junit_file: Path | None, html_file: Path | None, against: str | None, limit: float | None, before: Path | None,
+    again: bool,
 ) -> int:
     """Show size, accuracy, and speed of the builds NAMES means, beside the rivals that are installed.
 
@@ -237,7 +242,10 @@ def report_command(
     project = with_rivals(open_project(file, folder), against)
     tasks = project.tasks(names)
     goals = {b.name: (b.module, b.verify, b.measure) for b in tasks}
+    if again:
+        forget_measurements(project, tasks)
     built = execute(project, goals, exports_of(project, tasks), keep_going=True, is_result=False)
+    withdraw_unverified(project, tasks, built)
     report = collect(tasks, built.artifacts, project.folder)
     last = project.state / "report.json"
     limit = project.deployfile.report.fail_on_regression if limit is None else limit
@@ -248,6 +256,17 @@ def report_command(
     if limit is not None and built.exit_code == 0:
         gate.raise_on_regression(gates, limit)
     return built.exit_code
+
+
+def forget_measurements(project: Project, tasks: Sequence[BuildTasks]) -> None:
+    """Let the next build measure again, though nothing changed."""
+    store = Store(settings().store)
+    try:
+        for b in tasks:
+            if (past := store.past(str(project.folder), b.measure.name)) is not None:
+                store.drop(past.key)
+    finally:
+        store.close()
 
 
 def with_rivals(project: Project, against: str | None) -> Project:

@@ -1,6 +1,6 @@
 """Every environment variable the project reads. A variable changes what is printed or checked, never an artifact's bytes.
 
-    TC_DEBUG=1..4   1 tasks and times, 2 passes and times, 3 kernels and schedules, 4 generated code
+    TC_DEBUG=1..4   in the log of a kernel's task: 2 each pass and its time, 3 the schedule too, 4 the generated code too
     TC_DUMP=DIR     write every intermediate form as NN.pass.txt, NN.ext below DIR
     TC_ONLY=GLOB    limit both to kernels of that name
     TC_CHECK=1      interpret after every pass and compare

@@ -128,7 +128,8 @@ def _conv(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
 
 def _bias(node: Node, graph: Graph, lanes: int) -> tuple[Layout | None, ...]:
     """A constant bias is padded to whole vectors, so that the channels of a tail need no mask."""
-    return tuple(weights("A", [(0, 0), (0, lanes)]) if name and graph.is_constant(name) else None for name in node.inputs[2:])
+    padded = weights("A", [(0, 0), (0, lanes)])
+    return tuple(padded if name and graph.is_constant(name) else None for name in node.inputs[2:])
 
 
 def _conv_transpose(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:

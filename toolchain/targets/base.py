@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from toolchain.core.digest import digest_json
@@ -13,6 +14,7 @@ from toolchain.targets.llvm.backend import LLVM
 from toolchain.targets.structure import structure
 from toolchain.te.loop_ir import PrimFunc
 from toolchain.te.lower import COMMON, lower, write_dump
+from toolchain.te.text import to_text
 
 BACKENDS: dict[str, Backend] = {
     "x86": LLVM,
@@ -42,12 +44,17 @@ def compile_kernel(func: PrimFunc, target: Target, dump: Path | None = None) -> 
     if dump is None and (env := settings()).dump is not None and env.selects(func.name):
         dump = env.dump / func.name
     generator = backend(target)
+    chatty = settings().debug if settings().selects(func.name) else 0
+    if chatty >= 3:
+        print(to_text(func), file=sys.stderr)
     lowered = lower(func, target, generator.passes, dump)
     symbol = kernel_symbol(lowered, target)
     made: dict[str, str | bytes] = {}
     for n, stage in enumerate(generator.stages, len(COMMON) + len(generator.passes) + 1):
         made[stage.ext] = stage.run(lowered, symbol, made, target)
-        write_dump(dump, n, stage.ext, made[stage.ext])
+        write_dump(dump, n, stage.ext, content := made[stage.ext])
+        if chatty >= 4 and isinstance(content, str):
+            print(content, file=sys.stderr)
     binary = made[generator.stages[-1].ext]
     assert isinstance(binary, bytes)
     return generator.kernel(lowered, symbol, binary)

@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 from toolchain.core.errors import CodegenError, ScheduleError
-from toolchain.core.settings import settings
 from toolchain.core.target import Target
 from toolchain.graph.ir import Graph
 from toolchain.kernels.build import anchor_name, schedule
@@ -28,7 +27,7 @@ def compile_workload(body: Graph, target: Target) -> tuple[Kernel, dict[str, Any
         try:
             s = schedule(body, target, sketch)
             scheduled = time.perf_counter()
-            kernel = compile_kernel(s.func, target, settings().dump)
+            kernel = compile_kernel(s.func, target)
         except (ScheduleError, CodegenError) as error:
             refused.append(f"{sketch.__name__}: {error}")
             continue

@@ -66,7 +66,7 @@ def import_model(params: Params, inputs: Inputs, out: Path) -> Result:
 
 def supported_operators() -> frozenset[str]:
     """Operators a model may have: those with kernels, and those that graph passes rewrite into such."""
-    return frozenset(COMPUTES) | CONTROL_FLOW | frozenset(("LSTM", "Dropout", "Constant", "Shape", "Size"))
+    return frozenset(COMPUTES) | CONTROL_FLOW | frozenset(("GRU", "LSTM", "RNN", "Dropout", "Constant", "Shape", "Size"))
 
 
 def resolve_target(params: Params, inputs: Inputs, out: Path) -> Result:
