@@ -1,0 +1,262 @@
+"""Proposals with weights and windows: convolutions, pools, products, normalizations, reductions, recurrences, integers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .builder import Builder
+from .operators import F
+
+
+def image(b: Builder, rank: int) -> str:
+    """(N, C, ...) with `rank` spatial dimensions: a value so far, or a new input."""
+    if b.chance(0.75):
+        return b.some(rank + 2, F)
+    spatial = [b.rng.choice((1, 3, 5, 7, 8, 9, 14) if rank > 1 else (1, 7, 16, 33)) for _ in range(rank)]
+    spatial = spatial[:2] + [min(n, 4) for n in spatial[2:]]
+    return b.input((b.one_of(1, 1, 2), b.rng.choice((1, 2, 3, 4, 8, 16, 17, 24)), *spatial))
+
+
+def window(b: Builder, spatial: tuple[int, ...], *, dilated: bool = True) -> tuple[list[int], dict]:
+    """A kernel's extents that fit, and strides, dilations and padding of many kinds."""
+    kernel = [b.rng.choice([k for k in (1, 1, 2, 3, 3, 5) if k <= n + 2]) for n in spatial]
+    attrs: dict = {"strides": [b.one_of(1, 1, 1, 2, 3) for _ in spatial]}
+    if dilated and b.chance(0.25):
+        attrs["dilations"] = [b.one_of(1, 2) for _ in spatial]
+    if b.chance(0.2):
+        attrs["auto_pad"] = b.one_of("SAME_UPPER", "SAME_LOWER", "VALID")
+    else:
+        attrs["pads"] = [b.rng.randint(0, k - 1) if b.chance(0.6) else k // 2 for k in kernel + kernel]
+    if b.chance(0.15):
+        del attrs["strides"]
+    return kernel, attrs
+
+
+def conv(b: Builder) -> None:
+    rank = b.one_of(1, 2, 2, 2, 2, 3)
+    x = image(b, rank)
+    channels = b[x].shape[1]
+    group = b.rng.choice([g for g in range(1, channels + 1) if channels % g == 0]) if b.chance(0.35) else 1
+    group = channels if b.chance(0.15) else group
+    out = group * b.rng.choice((1, 1, 2, 3) if group > 1 else (1, 2, 3, 8, 16, 17, 20, 32))
+    kernel, attrs = window(b, b[x].shape[2:])
+    if "auto_pad" in attrs:
+        attrs.pop("dilations", None)
+    w = b.weight(out, channels // group, *kernel)
+    b.op("Conv", x, w, *([b.const(b.array((out,)))] if b.chance(0.6) else []), group=group, exact=False,
+         kernel_shape=kernel if b.chance(0.8) else None, **attrs)
+
+
+def conv_transpose(b: Builder) -> None:
+    rank = b.one_of(1, 2, 2)
+    x = image(b, rank)
+    channels = b[x].shape[1]
+    group = b.rng.choice([g for g in range(1, channels + 1) if channels % g == 0]) if b.chance(0.3) else 1
+    kernel = [b.rng.randint(1, 4) for _ in range(rank)]
+    strides = [b.one_of(1, 2, 3) for _ in range(rank)]
+    attrs: dict = {"strides": strides, "pads": [b.rng.randint(0, k - 1) for k in kernel + kernel]}
+    if b.chance(0.3):
+        attrs["output_padding"] = [b.rng.randint(0, s - 1) for s in strides]
+    if b.chance(0.2):
+        attrs["dilations"] = [b.one_of(1, 2) for _ in range(rank)]
+    if b.chance(0.15):
+        attrs = {"strides": strides, "auto_pad": b.one_of("SAME_UPPER", "SAME_LOWER", "VALID")}
+    out = b.rng.choice((1, 2, 5, 8, 16))
+    w = b.weight(channels, out, *kernel)
+    bias = [b.const(b.array((out * group,)))] if b.chance(0.6) else []
+    b.op("ConvTranspose", x, w, *bias, group=group, exact=False, **attrs)
+
+
+def pool(b: Builder) -> None:
+    op = b.one_of("MaxPool", "MaxPool", "AveragePool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool",
+                  "GlobalLpPool", "LRN", "MaxPool with places")
+    rank = b.one_of(1, 2, 2, 2, 3)
+    x = image(b, rank)
+    if op.startswith("Global"):
+        b.op(op, x, exact=None if op == "GlobalMaxPool" else False)
+        return
+    if op == "LRN":
+        b.op(op, x, size=b.one_of(1, 3, 5), alpha=0.1, beta=0.75, bias=1.0, exact=False)
+        return
+    kernel, attrs = window(b, b[x].shape[2:], dilated=op != "LpPool")
+    if "auto_pad" in attrs:
+        attrs.pop("dilations", None)
+    elif b.chance(0.3) and op != "LpPool":
+        attrs["ceil_mode"] = 1
+    if op == "AveragePool":
+        attrs["count_include_pad"] = b.rng.randint(0, 1)
+    if op == "LpPool":
+        attrs["p"] = b.one_of(1, 2)
+    if op.endswith("places"):
+        if x in b.exact:
+            b.op("MaxPool", x, outputs=2, kernel_shape=kernel, **attrs)
+        return
+    b.op(op, x, kernel_shape=kernel, exact=None if op == "MaxPool" else False, **attrs)
+
+
+def matmul(b: Builder) -> None:
+    if b.chance(0.3):
+        gemm(b)
+        return
+    a = b.some((1, 4), F)
+    shape = b[a].shape
+    n = b.rng.choice((1, 2, 5, 8, 16, 17, 33))
+    match b.one_of("weight", "weight", "batch", "vector", "value", "left"):
+        case "weight":
+            other = b.weight(shape[-1], n)
+        case "batch":
+            lead = [m if b.chance(0.6) else 1 for m in shape[:-2]]
+            other = b.given(b.array((*lead, shape[-1], n), scale=0.3))
+        case "vector":
+            other = b.weight(shape[-1])
+        case "left":
+            if len(shape) < 2:
+                return
+            b.op("MatMul", b.weight(n, shape[-2]), a, exact=False)
+            return
+        case _:
+            fits = [v for v, m in b.values.items() if m.dtype == np.float32 and m.ndim >= 2 and m.shape[-2] == shape[-1]]
+            if not fits:
+                return
+            other = b.rng.choice(fits)
+    b.op("MatMul", a, other, exact=False)
+
+
+def gemm(b: Builder) -> None:
+    a = b.some(2, F)
+    ta, tb = b.rng.randint(0, 1), b.rng.randint(0, 1)
+    m, k = b[a].shape[::-1] if ta else b[a].shape
+    n = b.rng.choice((1, 3, 8, 16, 20))
+    c = [b.const(b.array(b.one_of((n,), (1, n), (m, 1), (m, n), (1,), ())))] if b.chance(0.7) else []
+    b.op("Gemm", a, b.weight(*((n, k) if tb else (k, n))), *c, transA=ta, transB=tb, exact=False,
+         alpha=b.one_of(1.0, 1.0, 0.5), beta=b.one_of(1.0, 1.0, 2.0))
+
+
+def einsum(b: Builder) -> None:
+    equation = b.one_of("ij,jk->ik", "bij,bjk->bik", "ij->ji", "bhid,bhjd->bhij", "ij,ij->", "i,j->ij", "bij,bkj->bik",
+                        "ii->i", "...ij,jk->...ik", "ij,jk,kl->il", "bij->bj")
+    left = equation.split("->")[0].split(",")
+    extents = {c: b.rng.choice((1, 2, 3, 5, 8)) for c in "bhijkld"}
+    operands = []
+    for term in left:
+        lead = (2, 3) if term.startswith("...") else ()
+        shape = (*lead, *(extents[c] for c in term.lstrip(".")))
+        operands.append(b.given(b.array(shape)) if b.chance(0.8) else b.weight(*shape))
+    b.op("Einsum", *operands, equation=equation, exact=False)
+
+
+def normalization(b: Builder) -> None:
+    op = b.one_of("Softmax", "Softmax", "LogSoftmax", "LayerNormalization", "LayerNormalization", "BatchNormalization",
+                  "InstanceNormalization", "GroupNormalization", "LpNormalization", "MeanVarianceNormalization",
+                  "RMSNormalization")
+    image_ops = ("BatchNormalization", "InstanceNormalization", "GroupNormalization", "MeanVarianceNormalization")
+    x = image(b, b.one_of(1, 2)) if op in image_ops else b.some((1, 4), F)
+    shape = b[x].shape
+
+    def weight(*of: int) -> str:
+        return b.const(b.array(of) * np.float32(0.3) + np.float32(1))
+
+    match op:
+        case "Softmax" | "LogSoftmax":
+            b.op(op, x, axis=b.rng.randint(-len(shape), len(shape) - 1), exact=False)
+        case "LayerNormalization" | "RMSNormalization":
+            axis = b.rng.randint(-len(shape), -1)
+            if np.prod(shape[axis:]) < 2 or b[x].std(axis=tuple(range(axis, 0))).min() < 0.05:
+                return
+            bias = [b.const(b.array(shape[axis:]))] if b.chance(0.6) and op[0] == "L" else []
+            b.op(op, x, weight(*shape[axis:]), *bias, axis=axis, epsilon=b.one_of(1e-5, 1e-3), exact=False)
+        case "BatchNormalization":
+            c = shape[1]
+            b.op(op, x, weight(c), b.const(b.array((c,))), b.const(b.array((c,))),
+                 b.const(abs(b.array((c,))) + np.float32(0.5)), epsilon=1e-5, exact=False)
+        case "InstanceNormalization" if b[x].std(axis=tuple(range(2, len(shape)))).min() > 0.05:
+            b.op(op, x, weight(shape[1]), b.const(b.array((shape[1],))), exact=False)
+        case "GroupNormalization":
+            groups = b.rng.choice([g for g in range(1, shape[1] + 1) if shape[1] % g == 0])
+            if b[x].reshape(shape[0], groups, -1).std(-1).min() > 0.05:
+                b.op(op, x, weight(shape[1]), b.const(b.array((shape[1],))), num_groups=groups, exact=False)
+        case "LpNormalization" if abs(b[x]).min() > 1e-3:
+            b.op(op, x, axis=b.rng.randint(-len(shape), len(shape) - 1), p=b.one_of(1, 2), exact=False)
+        case "MeanVarianceNormalization":
+            axes = (0, *range(2, len(shape)))
+            if b[x].std(axis=axes).min() > 0.05:
+                b.op(op, x, axes=list(axes), exact=False)
+
+
+def reduce(b: Builder) -> None:
+    op = b.one_of("Sum", "Sum", "Mean", "Mean", "Max", "Min", "Prod", "L1", "L2", "SumSquare", "LogSumExp", "LogSum")
+    plain = op in ("Sum", "Max", "Min", "Mean")
+    x = b.some((1, 5), ("float32", "float32", "float64", "int32") if plain else F)
+    if op == "LogSum" and b[x].min() < 0.1:
+        return
+    axes = [d - b[x].ndim * b.chance(0.4) for d in range(b[x].ndim) if b.chance(0.5)]
+    given = [b.ints(*axes)] if axes else []
+    exact = None if op in ("Max", "Min") or (b[x].dtype.kind == "i" and op == "Sum") else False
+    b.op(f"Reduce{op}", x, *given, keepdims=b.rng.randint(0, 1), exact=exact,
+         noop_with_empty_axes=b.rng.randint(0, 1) if not axes and b.chance(0.3) else None)
+
+
+def arg_reduce(b: Builder) -> None:
+    x = b.some((1, 4), ("float32", "float32", "int32"), exact=True)
+    b.op(b.one_of("ArgMax", "ArgMin"), x, axis=b.rng.randint(-b[x].ndim, b[x].ndim - 1), keepdims=b.rng.randint(0, 1),
+         select_last_index=b.rng.randint(0, 1))
+
+
+def lstm(b: Builder) -> None:
+    x = b.some(3, F, when=lambda a: a.shape[0] < 10 and a.size < 400)
+    steps, batch, width = b[x].shape
+    hidden = b.one_of(1, 3, 8, 16)
+    direction = b.one_of("forward", "reverse", "bidirectional")
+    d = 2 if direction == "bidirectional" else 1
+    more = [b.const(b.array((d, 8 * hidden), scale=0.3))] if b.chance(0.6) else []
+    if more and b.chance(0.4):
+        more += ["", b.given(b.array((d, batch, hidden), scale=0.5)), b.given(b.array((d, batch, hidden), scale=0.5))]
+        if b.chance(0.4):
+            more.append(b.const(b.array((d, 3 * hidden), scale=0.3)))
+    b.op("LSTM", x, b.const(b.array((d, 4 * hidden, width), scale=0.3)), b.const(b.array((d, 4 * hidden, hidden), scale=0.3)),
+         *more, outputs=3, hidden_size=hidden, direction=direction, exact=False)
+
+
+def quantized(b: Builder) -> None:
+    kind = b.one_of("uint8", "int8")
+    match b.one_of("QuantizeLinear", "DequantizeLinear", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv"):
+        case "QuantizeLinear":
+            x = b.some((1, 4), F, exact=True)
+            axis = b.rng.randrange(b[x].ndim)
+            shape = (b[x].shape[axis],) if b.chance(0.4) else ()
+            scale = b.const((b.numpy.random(shape) * 0.1 + 0.03).astype(np.float32))
+            b.op("QuantizeLinear", x, scale, b.const(b.array(shape, kind)), axis=axis)
+        case "DequantizeLinear":
+            x = b.some((1, 4), (kind,))
+            axis = b.rng.randrange(b[x].ndim)
+            shape = (b[x].shape[axis],) if b.chance(0.4) else ()
+            scale = b.const((b.numpy.random(shape) * 0.1 + 0.03).astype(np.float32))
+            b.op("DequantizeLinear", x, scale, *([b.const(b.array(shape, kind))] if b.chance(0.7) else []), axis=axis, exact=False)
+        case "MatMulInteger":
+            k = b.rng.randint(1, 20)
+            x, w = b.given(b.array((*b.shape(b.rng.randint(1, 2), 60), k), kind)), b.const(b.array((k, b.rng.randint(1, 20)), "int8"))
+            zero = [b.const(np.array(3, kind))] if b.chance(0.6) else []
+            b.op("MatMulInteger", x, w, *zero, *([b.const(np.array(1, "int8"))] if zero and b.chance(0.5) else []))
+        case "ConvInteger":
+            c = b.rng.randint(1, 9)
+            x = b.given(b.array((1, c, b.rng.randint(3, 9), b.rng.randint(3, 9)), "uint8"))
+            w = b.const(b.array((b.rng.randint(1, 9), c, 3, 3), "uint8"))
+            b.op("ConvInteger", x, w, *([b.const(np.array(3, "uint8"))] if b.chance(0.6) else []), pads=[1, 1, 1, 1])
+        case "QLinearMatMul":
+            k, n = b.rng.randint(1, 20), b.rng.randint(1, 20)
+            x, w = b.given(b.array((b.rng.randint(1, 20), k), "uint8")), b.const(b.array((k, n), "uint8"))
+
+            def parameters(zero: int) -> tuple[str, str]:
+                return b.const(np.float32(b.rng.uniform(0.01, 0.1))), b.const(np.array(zero, np.uint8))
+
+            b.op("QLinearMatMul", x, *parameters(3), w, *parameters(5), *parameters(100))
+        case "QLinearConv":
+            c, o = b.rng.randint(1, 9), b.rng.randint(1, 17)
+            x = b.given(b.array((1, c, b.rng.randint(3, 9), b.rng.randint(3, 9)), "uint8"))
+            w = b.const(b.array((o, c, 3, 3), "uint8"))
+
+            def pair(zero: int) -> tuple[str, str]:
+                return b.const(np.float32(b.rng.uniform(0.01, 0.1))), b.const(np.array(zero, np.uint8))
+
+            bias = [b.const(b.array((o,), "int32"))] if b.chance(0.6) else []
+            b.op("QLinearConv", x, *pair(3), w, *pair(5), *pair(100), *bias, pads=[1, 1, 1, 1])
