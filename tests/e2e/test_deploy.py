@@ -21,10 +21,15 @@ REPOSITORY = Path(__file__).parents[2]
 HEAVY = ("numpy", "onnx", "pydantic", "pydantic_core", "yaml", "llvmlite", "rich", "onnxruntime", "ml_dtypes")
 
 
-def ran(capsys) -> list[str]:
+def finished(captured) -> list[dict]:
+    """The events of the tasks that the last command with --json ran or found done."""
+    lines = [line for line in captured.readouterr().out.splitlines() if line.startswith('{"v":')]
+    return [e for e in map(json.loads, lines) if e["event"] == "task_finished"]
+
+
+def ran(captured) -> list[str]:
     """Names of the tasks that the last `tc build --json` ran."""
-    events = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
-    return [e["task"] for e in events if e["event"] == "task_finished" and not e["cached"]]
+    return [e["task"] for e in finished(captured) if not e["cached"]]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -99,7 +104,7 @@ def test_targets_of_one_model_share_its_import(own_store, capsys):
 
 
 def test_report_measures_and_writes_its_forms(workplace, capfd):
-    write_project(workplace, "conv_net", more="report: {against: [onnxruntime], time: 500ms, threads: 1}\n")
+    write_project(workplace, "conv_net", more="report: {against: [onnxruntime, torch], time: 500ms, threads: 1}\n")
     assert main(["report", "--json", "r.json", "--md", "r.md", "--junit", "r.xml"]) == 0
     screen = capfd.readouterr().out
     assert "conv_net@x86: agrees with" in screen and "Layers of conv_net@x86" in screen
@@ -108,6 +113,7 @@ def test_report_measures_and_writes_its_forms(workplace, capfd):
     assert all(o["passed"] for o in build["verify"]["outputs"])
     assert build["measure"]["threads"] == 1
     assert "ours" in [c["name"] for c in build["measure"]["contenders"] if c["bursts_us"]]
+    assert [c["name"] for c in build["measure"]["contenders"] if c["error"].startswith("missing: ")] == ["torch"]
     sources = {s for layer in build["layers"] for s in layer["sources"]}
     assert {"stem", "stem_relu", "block_a", "block_b", "classifier"} <= sources
     assert sum(layer["flops"] for layer in build["layers"]) > 2 * 24 * 24 * 16 * 27
@@ -194,3 +200,23 @@ def test_operators_without_kernels_are_listed_together(workplace, capfd):
     assert main(["build"]) == 2
     screen = capfd.readouterr().err
     assert "Det" in screen and "NonZero" in screen and "first" in screen and "second" in screen
+
+
+# --- what is wrong with what was built -------------------------------------------------------------------------------------
+
+def test_a_wrong_artifact_exits_3_and_the_report_shows_it(own_store, capfd):
+    """The recorded output is not what the model computes: every run says so, and the comparison is made once."""
+    write_project(own_store, "conv_net", more="report: {against: [], time: 100ms}\n")
+    np.save(own_store / "y.npy", np.full((1, 10), 0.1, np.float32))
+    text = (own_store / "deployfile.yaml").read_text()
+    (own_store / "deployfile.yaml").write_text(
+        text.replace("path: conv_net.onnx", "path: conv_net.onnx, data: {expected: {probabilities: y.npy}}"))
+    assert main(["build"]) == 3
+    screen = capfd.readouterr().err
+    assert "failed: verify:conv_net@x86" in screen
+    assert "output 'probabilities' differs from declared outputs and onnxruntime" in screen
+    assert main(["verify", "--json"]) == 3
+    assert [e["cached"] for e in finished(capfd) if e["task"] == "compare:conv_net@x86"] == [True]
+    assert main(["report", "--junit", "r.xml"]) == 3
+    assert "FAIL  conv_net@x86: disagrees with declared outputs" in capfd.readouterr().out
+    assert "<failure" in (own_store / "r.xml").read_text()

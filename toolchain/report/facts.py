@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
+MISSING = "missing: "       # how the error of a contender begins that is not installed, and so took no part
 SCHEMA = 1          # of the JSON form; raise it when a field changes its meaning
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 
 from toolchain.build.caret import printable
 from toolchain.report.facts import (
+    MISSING,
     BuildReport,
     Comparison,
     ContenderFacts,
@@ -198,7 +199,8 @@ def _speed_rows(name: str, m: MeasureFacts) -> Iterable[tuple[str, ...]]:
     by_baseline = {c.baseline: c for c in m.comparisons}
     for c in m.contenders:
         if not c.bursts_us:
-            yield show_name(name), show_name(c.name), "-", "-", "", f"failed: {show_name(c.error, 120)}"
+            failed = "" if c.error.startswith(MISSING) else "failed: "
+            yield show_name(name), show_name(c.name), "-", "-", "", f"{failed}{show_name(c.error, 120)}"
             continue
         comparison = by_baseline.get(c.name) if not c.ours else None
         badge = _badge(comparison) if comparison else "unstable" if c.unstable else ""

@@ -10,6 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from toolchain.core.errors import UsageError
 from toolchain.core.target import Target
 from toolchain.graph.serialize import load_files
 from toolchain.report.contenders import baseline_entries, missing_baselines
-from toolchain.report.facts import LayerFacts, MeasureFacts, to_json
+from toolchain.report.facts import MISSING, ContenderFacts, LayerFacts, MeasureFacts, to_json
 from toolchain.report.measure import measure as measure_contenders
 from toolchain.report.measure import rounds_for
 from toolchain.targets.llvm.module import Module
@@ -32,7 +33,7 @@ from toolchain.tasks.data import samples
 from toolchain.tasks.steps import assembled_folder, model_path
 
 Values = Mapping[str, np.ndarray]
-FACTS_FILE = "facts.json"           # in the artifact: {"measure": MeasureFacts, "layers": [LayerFacts], "missing": {...}}
+FACTS_FILE = "facts.json"           # in the artifact: {"measure": MeasureFacts, "layers": [LayerFacts]}
 PROFILES = 20                       # runs that a layer's time in the network is the median of
 HOT_TIME_NS = 4_000_000             # how long one layer is repeated alone
 HOT_REPEATS = (5, 200)              # at least, at most
@@ -54,9 +55,9 @@ def measure(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -
         progress(0, 0, "layer by layer")
         with Module.load(folder, threads) as module:
             layers = profile(module, sample.inputs, manifest["layers"])
-    missing = missing_baselines(against)
-    (out / FACTS_FILE).write_text(json.dumps(
-        {"measure": to_json(facts), "layers": to_json(layers), "missing": missing}, allow_nan=False))
+    absent = tuple(ContenderFacts(name, error=f"{MISSING}{why}") for name, why in missing_baselines(against).items())
+    facts = replace(facts, contenders=(*facts.contenders, *absent))
+    (out / FACTS_FILE).write_text(json.dumps({"measure": to_json(facts), "layers": to_json(layers)}, allow_nan=False))
     return Result("facts", {"median_us": _median_us(facts)})
 
 

@@ -14,16 +14,19 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from toolchain.build.deployfile import Bucket, Build, Deployfile, Model, TargetSpec
 from toolchain.build.task import MACHINE, Task
 from toolchain.core.artifact import Artifact
+from toolchain.core.errors import UsageError
 from toolchain.core.settings import settings
+from toolchain.core.suggest import did_you_mean
 from toolchain.core.target import Target
 from toolchain.core.versions import installed_version
 from toolchain.targets.fingerprint import host_fingerprint
+from toolchain.targets.presets import PRESETS
 from toolchain.tasks.code import code_digest
 
 STEPS = "toolchain.tasks.steps"
@@ -76,6 +79,10 @@ class _Planner:
         self.deployfile, self.project, self.targets = deployfile, project, targets
         self.tasks: dict[str, Task] = {}
 
+    @cached_property
+    def host(self) -> str:
+        return host_fingerprint()
+
     def build(self, build: Build) -> BuildTasks:
         model, spec = self.deployfile.models[build.model], self.deployfile.targets[build.target]
         source = self._source(build.model, model)
@@ -113,7 +120,7 @@ class _Planner:
         files, inputs = self._model_files(model, source)
         report = self.deployfile.report
         return Task(f"measure:{build.name}", "toolchain.tasks.measure:measure", MEASURE, {
-            "threads": spec.threads, "data": asdict(model.data), "host": host_fingerprint(),
+            "threads": spec.threads, "data": asdict(model.data), "host": self.host,
             "report": {"against": list(report.against), "threads": report.threads, "time": report.time},
             "versions": _versions(*(name for name in report.against)),
         }, {**made, **inputs}, files={**files, **self._data_files(model)}, resource=MACHINE)
@@ -148,7 +155,7 @@ class _Planner:
         if name in self.targets:
             given = {"given": self.targets[name].to_json(), "features": [], "threads": 0}
             return self._shared(Task(f"target:{name}", f"{STEPS}:resolve_target", TARGET, given))
-        fingerprint = host_fingerprint() if spec.cpu == "host" or not spec.threads else ""
+        fingerprint = self.host if spec.cpu == "host" or not spec.threads else ""
         params = {"kind": spec.kind, "cpu": spec.cpu, "features": list(spec.features), "threads": spec.threads,
                   "host": fingerprint, "versions": _versions("llvmlite"), "code": code_digest("core/target.py", "targets")}
         return self._shared(Task(f"target:{name}", f"{STEPS}:resolve_target", TARGET, params))
