@@ -83,7 +83,8 @@ def _run(kernel: LoadedKernel, func: PrimFunc, arrays: Arrays) -> list[np.ndarra
     made = [types[t].layout.unpack(storage[t], t.shape) for t in func.outputs]
     for t, logical in zip(func.outputs, made, strict=True):
         if types[t].layout.has_halo or types[t].layout.has_tail(t.shape):
-            np.testing.assert_array_equal(types[t].layout.pack(logical).reshape(-1), storage[t], err_msg="halo or tail written")
+            np.testing.assert_array_equal(types[t].layout.pack(logical).reshape(-1), storage[t],
+                                          err_msg="halo or tail written")
     return made
 
 
@@ -98,13 +99,14 @@ def _by_position(body: Graph, arrays: Arrays) -> Arrays:
 
 
 def close(got: np.ndarray, want: np.ndarray, rtol: float, atol: float, what: str) -> None:
-    """Equal shapes, dtypes and NaN; values within |got - want| <= atol + rtol*|want|; rtol 0 and atol 0: equal, zeros' signs too."""
+    """Equal shapes, dtypes and NaN; values within |got - want| <= atol + rtol*|want|; both 0: equal, zeros' signs too."""
     assert (got.shape, from_numpy(got.dtype)) == (want.shape, from_numpy(want.dtype)), what
     if rtol == atol == 0:
         wide = np.float64 if want.dtype.kind in "fV" else want.dtype
         np.testing.assert_array_equal(got.astype(wide), want.astype(wide), err_msg=what)
         if want.dtype.kind == "f":
-            np.testing.assert_array_equal(np.signbit(got[want == 0]), np.signbit(want[want == 0]), err_msg=f"{what}: sign of 0")
+            np.testing.assert_array_equal(np.signbit(got[want == 0]), np.signbit(want[want == 0]),
+                                          err_msg=f"{what}: sign of 0")
         return
     np.testing.assert_allclose(got.astype(np.float64), want.astype(np.float64), rtol=rtol, atol=atol, err_msg=what)
 

@@ -1,4 +1,4 @@
-"""Every operator's te definition and its compiled kernel against the graph interpreter, on the cases of operator_cases.py."""
+"""Every operator's te definition and its compiled kernel against the graph interpreter, on the cases of operator_cases."""
 
 from __future__ import annotations
 
