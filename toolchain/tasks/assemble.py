@@ -125,8 +125,8 @@ class _Scope:
         bound: dict[tuple[str, int], tuple[Slot, int]] = {("input", k): (slot, 0) for k, slot in enumerate(states)}
         bound |= {("output", k): (slot, 0) for k, slot in enumerate(following)}
         for k in range(n_state, len(body.inputs)):
-            inner = body.types[body.inputs[k]]
-            bound["input", k] = self._sliced(node, node.inputs[k], inner, "scan_input", k - n_state, length)
+            element = body.types[body.inputs[k]]
+            bound["input", k] = self._sliced(node, node.inputs[k], element, "scan_input", k - n_state, length)
         for k in range(n_state, len(body.outputs)):
             if k < len(node.outputs) and node.outputs[k]:
                 bound["output", k] = self._sliced(

@@ -83,10 +83,10 @@ class _Walk:
         self.values: dict[str, np.ndarray] = {**graph.params, **inputs}
         views = view_nodes(graph)
         self.nodes = [n for n in graph.nodes if n not in views]
-        self.views = {n.inputs[0]: [] for n in views} | {}
+        self.views: dict[str, list[Node]] = {}
         for n in graph.nodes:
             if n in views:
-                self.views[n.inputs[0]].append(n)
+                self.views.setdefault(n.inputs[0], []).append(n)
         ends = {o.node: index for index, o in enumerate(origins) if o is not None and o.graph is graph}
         self.position = {ends[n]: at for at, n in enumerate(self.nodes)}
         self.last_read = self._last_reads()

@@ -69,7 +69,7 @@ def _in_order(rgb: np.ndarray, order: str, channels: int, path: Path) -> np.ndar
         raise UsageError(f"order {order} for an input with {channels} channels", where=str(path),
                          fix="GRAY is for one channel, RGB and BGR are for three")
     if order == "GRAY":
-        return (rgb.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32))[:, :, None]
+        return np.asarray(rgb.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32))[:, :, None]
     return rgb if order == "RGB" else rgb[:, :, ::-1]
 
 

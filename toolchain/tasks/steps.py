@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from toolchain.build.task import Input, Result
 from toolchain.core.target import Target
 from toolchain.graph.importers.child import METADATA_FILE, import_in_child
@@ -117,7 +119,7 @@ def pack_weights(params: Params, inputs: Inputs, out: Path) -> Result:
     with (out / "weights").open("wb") as file:
         for offset, array in weights_segment(graph, memory):
             file.seek(offset)
-            file.write(memoryview(array).cast("B"))
+            file.write(array.reshape(-1).view(np.uint8).data)
         file.truncate(memory.weights_bytes)
     return Result("weights", {"size_bytes": memory.weights_bytes})
 
