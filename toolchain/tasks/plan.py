@@ -26,7 +26,6 @@ from toolchain.core.suggest import did_you_mean
 from toolchain.core.target import Target
 from toolchain.core.versions import installed_version
 from toolchain.targets.fingerprint import host_fingerprint
-from toolchain.targets.presets import PRESETS
 from toolchain.tasks.code import code_digest
 
 STEPS = "toolchain.tasks.steps"
@@ -192,6 +191,13 @@ class _Planner:
 
     def _shared(self, task: Task) -> Task:
         return self.tasks.setdefault(task.name, task)
+
+
+def _check_cpu(target: str, cpu: str) -> None:
+    from toolchain.targets.presets import PRESETS  # a build for this machine with nothing to do must not pay for it
+
+    if cpu not in PRESETS:
+        raise UsageError(f"no CPU '{cpu}'", where=f"targets.{target}.cpu", fix=did_you_mean(cpu, ("host", *PRESETS)))
 
 
 _LOCATION = re.compile(rb"\x0a\x08location\x12([\x01-\x7f])")
