@@ -26,7 +26,13 @@ def window(b: Builder, spatial: tuple[int, ...], *, dilated: bool = True) -> tup
     if b.chance(0.2):
         attrs["auto_pad"] = b.one_of("SAME_UPPER", "SAME_LOWER", "VALID")
     else:
-        attrs["pads"] = [b.rng.randint(0, k - 1) if b.chance(0.6) else k // 2 for k in kernel + kernel]
+        pads = [b.rng.randint(0, k - 1) if b.chance(0.6) else k // 2 for k in kernel + kernel]
+        reach = [(k - 1) * d + 1 for k, d in zip(kernel, attrs.get("dilations", [1] * len(kernel)), strict=True)]
+        for d, (n, r) in enumerate(zip(spatial, reach, strict=True)):
+            kernel[d] = kernel[d] if n + pads[d] + pads[d + len(kernel)] >= r else 1       # the window fits
+            if kernel[d] == 1:
+                pads[d] = pads[d + len(kernel)] = 0
+        attrs["pads"] = pads
     if b.chance(0.15):
         del attrs["strides"]
     return kernel, attrs
@@ -59,7 +65,7 @@ def conv_transpose(b: Builder) -> None:
         attrs["output_padding"] = [b.rng.randint(0, s - 1) for s in strides]
     if b.chance(0.2):
         attrs["dilations"] = [b.one_of(1, 2) for _ in range(rank)]
-    if b.chance(0.15):
+    if b.chance(0.15) and all(k >= s for k, s in zip(kernel, strides, strict=True)):
         attrs = {"strides": strides, "auto_pad": b.one_of("SAME_UPPER", "SAME_LOWER", "VALID")}
     out = b.rng.choice((1, 2, 5, 8, 16))
     w = b.weight(channels, out, *kernel)
@@ -204,7 +210,7 @@ def arg_reduce(b: Builder) -> None:
 
 def lstm(b: Builder) -> None:
     x = b.some(3, F, when=lambda a: a.shape[0] < 10 and a.size < 400)
-    steps, batch, width = b[x].shape
+    _, batch, width = b[x].shape
     hidden = b.one_of(1, 3, 8, 16)
     direction = b.one_of("forward", "reverse", "bidirectional")
     d = 2 if direction == "bidirectional" else 1
@@ -213,8 +219,8 @@ def lstm(b: Builder) -> None:
         more += ["", b.given(b.array((d, batch, hidden), scale=0.5)), b.given(b.array((d, batch, hidden), scale=0.5))]
         if b.chance(0.4):
             more.append(b.const(b.array((d, 3 * hidden), scale=0.3)))
-    b.op("LSTM", x, b.const(b.array((d, 4 * hidden, width), scale=0.3)), b.const(b.array((d, 4 * hidden, hidden), scale=0.3)),
-         *more, outputs=3, hidden_size=hidden, direction=direction, exact=False)
+    w, r = (b.const(b.array((d, 4 * hidden, n), scale=0.3)) for n in (width, hidden))
+    b.op("LSTM", x, w, r, *more, outputs=3, hidden_size=hidden, direction=direction, exact=False)
 
 
 def quantized(b: Builder) -> None:
@@ -231,10 +237,12 @@ def quantized(b: Builder) -> None:
             axis = b.rng.randrange(b[x].ndim)
             shape = (b[x].shape[axis],) if b.chance(0.4) else ()
             scale = b.const((b.numpy.random(shape) * 0.1 + 0.03).astype(np.float32))
-            b.op("DequantizeLinear", x, scale, *([b.const(b.array(shape, kind))] if b.chance(0.7) else []), axis=axis, exact=False)
+            zero = [b.const(b.array(shape, kind))] if b.chance(0.7) else []
+            b.op("DequantizeLinear", x, scale, *zero, axis=axis, exact=False)
         case "MatMulInteger":
             k = b.rng.randint(1, 20)
-            x, w = b.given(b.array((*b.shape(b.rng.randint(1, 2), 60), k), kind)), b.const(b.array((k, b.rng.randint(1, 20)), "int8"))
+            x = b.given(b.array((*b.shape(b.rng.randint(1, 2), 60), k), kind))
+            w = b.const(b.array((k, b.rng.randint(1, 20)), "int8"))
             zero = [b.const(np.array(3, kind))] if b.chance(0.6) else []
             b.op("MatMulInteger", x, w, *zero, *([b.const(np.array(1, "int8"))] if zero and b.chance(0.5) else []))
         case "ConvInteger":
