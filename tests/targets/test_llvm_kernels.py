@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 import toolchain.te as te
 from toolchain.core import dtype as dtypes
+from toolchain.core.errors import CodegenError
 from toolchain.core.layout import Layout
 from toolchain.core.target import Target
+from toolchain.targets.base import compile_kernel
 from toolchain.targets.llvm.cpu import host_target
 from toolchain.targets.llvm.limits import MAX_INSTRUCTIONS, instructions, peak_live_vectors
 from toolchain.targets.llvm.load import run
@@ -267,3 +269,18 @@ def test_random_schedules_of_a_product(m, n, k, order, data, kinds, lane, scope)
     assume(instructions(lowered, HOST) < MAX_INSTRUCTIONS and peak_live_vectors(lowered, HOST) <= HOST.vector_registers)
     rng = np.random.default_rng(0)
     agree(s.func, HOST, *(rng.integers(-9, 9, shape).astype(np.float32) for shape in ((m, k), (k, n))))
+
+
+def test_registers_do_not_outlive_the_phase_that_fills_them():
+    """Two nests fill a local tensor, in parallel and not; a third reads it. Only storage that all lanes share can do that."""
+    x = te.placeholder((20,), name="x")
+    c = te.compute((23,), lambda i: te.select(te.index(i) < 20, x[i], 1.0), name="C")
+    s = te.create_schedule(c)
+    local = s.cache_write(c, "local")
+    first, _ = s[local].partition("i_c")
+    s[local].parallel(first)
+    with pytest.raises(CodegenError, match=r"C_local \(local\) is read in a phase that does not compute it"):
+        compile_kernel(s.func, HOST)
+    s[local].set_scope("global")
+    a = values("float32", 20)
+    np.testing.assert_array_equal(run(s.func, HOST, {"x": a})["C"], [*a, 1, 1, 1])

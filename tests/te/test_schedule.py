@@ -174,3 +174,25 @@ def test_random_schedules_keep_the_result(data):
     except CodegenError:            # nested vectors and the like: refused, never wrong
         return
     work.check(lowered)
+
+
+def test_pieces_that_interleave_start_one_by_one():
+    """Even rows, then odd rows: the range of the second lies inside that of the first, its places do not."""
+    work = matmul(7, 3, 5)
+    s = te.create_schedule(work.output)
+    _, i = s["C"].split("i", 2)
+    s["C"].reorder("j", "i_0", "k")
+    s["C"].partition(i)
+    work.check(s.func)
+    work.check(lower(s.func, AVX2))
+
+
+def test_pieces_inside_of_strided_pieces_only_accumulate():
+    """Chunks of a reduction over the same even rows."""
+    work = matmul(8, 3, 6)
+    s = te.create_schedule(work.output)
+    ko, ki = s["C"].split("k", 4)
+    s["C"].reorder(ko, "i", "j", ki)
+    s["C"].partition(ko)
+    s["C"].partition("i")
+    work.check(lower(s.func, AVX2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
@@ -9,7 +10,7 @@ from typing import TypeAlias, TypeVar
 from toolchain.core.errors import CodegenError
 from toolchain.core.rewrite import map_children, rewrite, walk
 from toolchain.core.target import Target
-from toolchain.te.expr import COMBINERS, Const, Index, Load, Var, binary, variables
+from toolchain.te.expr import COMBINERS, Const, Index, Load, Var, binary, index, variables
 from toolchain.te.loop_ir import Block, For, If, PrimFunc, Stmt, Store, Update, block, is_reduction_loop, loops, statements
 from toolchain.te.lower.shared import without
 from toolchain.te.substitute import substitute
@@ -39,25 +40,37 @@ S = TypeVar("S", bound=Stmt)
 
 
 @dataclass(frozen=True, slots=True)
+class _Span:
+    """What an index takes inside a statement: outside + low, + low + step, ... + high; all of those when `dense`."""
+
+    outside: Index
+    low: int
+    high: int
+    step: int
+    dense: bool
+
+    def relation(self, other: _Span) -> str:
+        """"inside" (self within other), "apart", or "overlap"."""
+        shift = self.outside - other.outside
+        if not (isinstance(shift, Index) and shift.is_constant):
+            return "overlap"
+        low, high = self.low + shift.constant, self.high + shift.constant
+        if high < other.low or low > other.high or (low - other.low) % (math.gcd(self.step, other.step) or 1):
+            return "apart"
+        aligned = (low - other.low) % (other.step or 1) == self.step % (other.step or 1) == 0
+        return "inside" if aligned and other.dense and other.low <= low and high <= other.high else "overlap"
+
+
+@dataclass(frozen=True, slots=True)
 class _Region:
-    """What one Update writes, seen from outside a statement: per dimension (outer part of the index, low, high)."""
+    """What one Update writes, seen from outside a statement."""
 
     tensor: Tensor
-    box: tuple[tuple[Index, int, int], ...]
+    box: tuple[_Span, ...]
 
     def relation(self, other: _Region) -> str:
-        """"inside" (self within other), "apart", or "overlap"."""
-        inside = True
-        for (a, low, high), (b, other_low, other_high) in zip(self.box, other.box, strict=True):
-            if a != b:
-                shift = a - b
-                if not (isinstance(shift, Index) and shift.is_constant):
-                    return "overlap"
-                low, high = low + shift.constant, high + shift.constant
-            if high < other_low or low > other_high:
-                return "apart"
-            inside = inside and other_low <= low and high <= other_high
-        return "inside" if inside else "overlap"
+        found = {a.relation(b) for a, b in zip(self.box, other.box, strict=True)} or {"inside"}
+        return next(r for r in ("apart", "overlap", "inside") if r in found)
 
 
 class _Placer:
@@ -169,14 +182,20 @@ def _destination_vars(update: Update) -> set[Var]:
 def _region(path: Path) -> _Region:
     update = _update(path)
     inner = {s.var for s in path if isinstance(s, For)}
-    box = []
-    for i in update.index:
-        assert isinstance(i, Index)
-        outside = Index(tuple((a, c) for a, c in i.terms if not inner & variables(a)))
-        rest = i - outside
-        assert isinstance(rest, Index)
-        box.append((outside, *rest.range()))
-    return _Region(update.tensor, tuple(box))
+    return _Region(update.tensor, tuple(_span(index(i), inner) for i in update.index))
+
+
+def _span(at: Index, inner: set[Var]) -> _Span:
+    outside = Index(tuple((a, c) for a, c in at.terms if not inner & variables(a)))
+    rest = at - outside
+    assert isinstance(rest, Index)
+    reach, step, dense = 0, 0, True
+    for atom, c in sorted(rest.terms, key=lambda term: abs(term[1])):
+        low, high = Index(((atom, 1),)).range()
+        dense = dense and (not step or (c % step == 0 and abs(c) <= reach + step))      # smaller terms fill its steps
+        step = math.gcd(step, c)
+        reach += abs(c) * (high - low)
+    return _Span(outside, *rest.range(), step, dense)
 
 
 def _continue(stmt: S, update: Update) -> S:
