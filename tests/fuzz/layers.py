@@ -25,6 +25,8 @@ def window(b: Builder, spatial: tuple[int, ...], *, dilated: bool = True) -> tup
         attrs["dilations"] = [b.one_of(1, 2) for _ in spatial]
     if b.chance(0.2):
         attrs["auto_pad"] = b.one_of("SAME_UPPER", "SAME_LOWER", "VALID")
+        kernel = [min(k, n) for k, n in zip(kernel, spatial, strict=True)]
+        attrs.pop("dilations", None)
     else:
         pads = [b.rng.randint(0, k - 1) if b.chance(0.6) else k // 2 for k in kernel + kernel]
         reach = [(k - 1) * d + 1 for k, d in zip(kernel, attrs.get("dilations", [1] * len(kernel)), strict=True)]
@@ -46,8 +48,6 @@ def conv(b: Builder) -> None:
     group = channels if b.chance(0.15) else group
     out = group * b.rng.choice((1, 1, 2, 3) if group > 1 else (1, 2, 3, 8, 16, 17, 20, 32))
     kernel, attrs = window(b, b[x].shape[2:])
-    if "auto_pad" in attrs:
-        attrs.pop("dilations", None)
     w = b.weight(out, channels // group, *kernel)
     b.op("Conv", x, w, *([b.const(b.array((out,)))] if b.chance(0.6) else []), group=group, exact=False,
          kernel_shape=kernel if b.chance(0.8) else None, **attrs)
@@ -85,11 +85,10 @@ def pool(b: Builder) -> None:
         b.op(op, x, size=b.one_of(1, 3, 5), alpha=0.1, beta=0.75, bias=1.0, exact=False)
         return
     kernel, attrs = window(b, b[x].shape[2:], dilated=op != "LpPool")
-    if "auto_pad" in attrs:
-        attrs.pop("dilations", None)
-    elif b.chance(0.3) and op != "LpPool":
+    if "auto_pad" not in attrs and b.chance(0.3) and op != "LpPool":
         attrs["ceil_mode"] = 1
-    if op == "AveragePool":
+    if op == "AveragePool":             # a window that meets padding only divides by zero
+        attrs.pop("dilations", None)
         attrs["count_include_pad"] = b.rng.randint(0, 1)
     if op == "LpPool":
         attrs["p"] = b.one_of(1, 2)
@@ -208,19 +207,20 @@ def arg_reduce(b: Builder) -> None:
          select_last_index=b.rng.randint(0, 1))
 
 
-def lstm(b: Builder) -> None:
+def recurrent(b: Builder) -> None:
     x = b.some(3, F, when=lambda a: a.shape[0] < 10 and a.size < 400)
     _, batch, width = b[x].shape
     hidden = b.one_of(1, 3, 8, 16)
+    op, gates = b.one_of(("LSTM", 4), ("LSTM", 4), ("GRU", 3), ("RNN", 1))
     direction = b.one_of("forward", "reverse", "bidirectional")
     d = 2 if direction == "bidirectional" else 1
-    more = [b.const(b.array((d, 8 * hidden), scale=0.3))] if b.chance(0.6) else []
+    more = [b.const(b.array((d, 2 * gates * hidden), scale=0.3))] if b.chance(0.6) else []
     if more and b.chance(0.4):
-        more += ["", b.given(b.array((d, batch, hidden), scale=0.5)), b.given(b.array((d, batch, hidden), scale=0.5))]
-        if b.chance(0.4):
-            more.append(b.const(b.array((d, 3 * hidden), scale=0.3)))
-    w, r = (b.const(b.array((d, 4 * hidden, n), scale=0.3)) for n in (width, hidden))
-    b.op("LSTM", x, w, r, *more, outputs=3, hidden_size=hidden, direction=direction, exact=False)
+        states = 2 if op == "LSTM" else 1
+        more += ["", *(b.given(b.array((d, batch, hidden), scale=0.5)) for _ in range(states))]
+    w, r = (b.const(b.array((d, gates * hidden, n), scale=0.3)) for n in (width, hidden))
+    b.op(op, x, w, r, *more, outputs=3 if op == "LSTM" else 2, hidden_size=hidden, direction=direction, exact=False,
+         linear_before_reset=b.rng.randint(0, 1) if op == "GRU" else None)
 
 
 def quantized(b: Builder) -> None:

@@ -384,9 +384,10 @@ def resize(b: Builder) -> None:
     sizes = [*b[x].shape[:2], *(b.rng.randint(1, 2 * n + 2) for n in b[x].shape[2:])]
     how = b.one_of("half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel")
     scales = [1.0, 1.0, *(b.one_of(0.5, 1.0, 2.0, 3.0, 1.5) for _ in range(rank))]
-    target = [b.const(np.array(scales, np.float32))] if b.chance(0.5) else ["", b.ints(*sizes)]
-    if mode == "nearest" and how == "align_corners":        # lands on whole numbers: a rounding error decides
-        how = "half_pixel"
+    if mode == "nearest":               # others land on ties, where a rounding error decides
+        how, scales = b.one_of("half_pixel", "asymmetric"), [1.0, 1.0, *(b.one_of(0.5, 1.0, 2.0, 4.0) for _ in range(rank))]
+    by_size = mode != "nearest" and (how == "align_corners" or b.chance(0.5))       # aligned ends of 13.5 elements: unclear
+    target = ["", b.ints(*sizes)] if by_size else [b.const(np.array(scales, np.float32))]
     attrs: dict = {}
     if mode == "nearest":
         attrs["nearest_mode"] = b.one_of("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")

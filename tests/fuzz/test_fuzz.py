@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from onnx import helper, numpy_helper
 from toolchain.kernels.table import COMPUTES
 from toolchain.tasks.compile import compile_workload
 
+from . import schedules
 from . import stack as stack_module
 from .builder import Case, make_model
 from .generate import generate
@@ -34,6 +36,11 @@ def stack(tmp_path_factory):
 def test_a_random_network(stack, seed):
     _, verdict, variants = verdict_of(stack, seed)
     assert verdict.kind in ("passed", "refused"), f"{verdict.detail}\n{[str(v) for v in variants]}"
+
+
+@pytest.mark.parametrize("first", range(0, 240, 40))
+def test_random_schedules(first):
+    assert Counter(schedules.check(seed).split(":")[0] for seed in range(first, first + 40))["passed"] > 20
 
 
 def test_every_operator_occurs():

@@ -272,7 +272,7 @@ def test_random_schedules_of_a_product(m, n, k, order, data, kinds, lane, scope)
 
 
 def test_registers_do_not_outlive_the_phase_that_fills_them():
-    """Two nests fill a local tensor, in parallel and not; a third reads it. Only storage that all lanes share can do that."""
+    """Two nests fill a local tensor, in parallel and not; a third reads it. Only shared storage can do that."""
     x = te.placeholder((20,), name="x")
     c = te.compute((23,), lambda i: te.select(te.index(i) < 20, x[i], 1.0), name="C")
     s = te.create_schedule(c)
@@ -284,3 +284,14 @@ def test_registers_do_not_outlive_the_phase_that_fills_them():
     s[local].set_scope("global")
     a = values("float32", 20)
     np.testing.assert_array_equal(run(s.func, HOST, {"x": a})["C"], [*a, 1, 1, 1])
+
+
+def test_a_gather_is_not_remembered_as_masked(target):
+    """Both branches read one far-strided place, in bounds in every lane: what one loaded is not all there."""
+    x, c = te.placeholder((16, 100), name="x"), te.placeholder((16,), "bool", name="c")
+    y = te.compute((16,), lambda i: te.select(c[i], x[i, 3], x[i, 3]), name="C")
+    s = te.create_schedule(y)
+    s[y].vectorize("i")
+    a = np.arange(1600, dtype=np.float32).reshape(16, 100) + 1
+    made = run(s.func, target, {"x": a, "c": np.arange(16) % 3 == 0})["C"]
+    np.testing.assert_array_equal(made, a[:, 3])

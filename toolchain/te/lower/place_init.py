@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
 from toolchain.core.errors import CodegenError
 from toolchain.core.rewrite import map_children, rewrite, walk
 from toolchain.core.target import Target
-from toolchain.te.expr import COMBINERS, Const, Index, Load, Var, binary, index, variables
+from toolchain.te.expr import COMBINERS, Compare, Const, Expr, Index, Load, Var, binary, index, variables
 from toolchain.te.loop_ir import Block, For, If, PrimFunc, Stmt, Store, Update, block, is_reduction_loop, loops, statements
 from toolchain.te.lower.shared import without
+from toolchain.te.primitives.partition import conjuncts
 from toolchain.te.substitute import substitute
 from toolchain.te.tensor import Tensor
 
@@ -48,6 +49,15 @@ class _Span:
     high: int
     step: int
     dense: bool
+
+    def cut(self, op: str, bound: int) -> _Span:
+        """What of it is below the bound, or from it on; the same when the bound is not a number from out here."""
+        if not self.outside.is_constant:
+            return replace(self, dense=False)
+        at, step = bound - self.outside.constant, self.step or 1
+        if op == "<":
+            return replace(self, high=min(self.high, self.low + (at - 1 - self.low) // step * step))
+        return replace(self, low=max(self.low, self.low - (self.low - at) // step * step))
 
     def relation(self, other: _Span) -> str:
         """"inside" (self within other), "apart", or "overlap"."""
@@ -182,7 +192,26 @@ def _destination_vars(update: Update) -> set[Var]:
 def _region(path: Path) -> _Region:
     update = _update(path)
     inner = {s.var for s in path if isinstance(s, For)}
-    return _Region(update.tensor, tuple(_span(index(i), inner) for i in update.index))
+    dropped = inner - _destination_vars(update)
+    guards = [c for s in path if isinstance(s, If) for c in conjuncts(without(s.condition, dropped))]
+    return _Region(update.tensor, _guarded([index(i) for i in update.index], inner, guards))
+
+
+def _guarded(at: Sequence[Index], inner: set[Var], guards: Sequence[Expr]) -> tuple[_Span, ...]:
+    """The span of each index where the guards hold: `i + 1 < 5` ends that of i at 3. Others leave gaps nobody knows."""
+    spans = [_span(i, inner) for i in at]
+    dense = True
+    for guard in guards:
+        match guard:
+            case Const(value=True):
+                continue
+            case Compare("<" | ">=" as op, i, bound):
+                found = next((d for d, own in enumerate(at) if index(own - i).is_constant), None)
+                if found is not None:
+                    spans[found] = spans[found].cut(op, index(at[found] - i).constant + bound)
+                    continue
+        dense = False
+    return tuple(span if dense else replace(span, dense=False) for span in spans)
 
 
 def _span(at: Index, inner: set[Var]) -> _Span:
