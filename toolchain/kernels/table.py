@@ -7,6 +7,7 @@ from toolchain.kernels.compute.nn import NN
 from toolchain.kernels.compute.reduce import REDUCE
 from toolchain.kernels.compute.resize import RESIZE
 from toolchain.kernels.compute.shape import SHAPE
+from toolchain.kernels.compute.winograd import WINOGRAD
 from toolchain.kernels.op import Compute
 
-COMPUTES: dict[str, Compute] = {**ELEMENTWISE, **SHAPE, **NN, **REDUCE, **RESIZE}
+COMPUTES: dict[str, Compute] = {**ELEMENTWISE, **SHAPE, **NN, **REDUCE, **RESIZE, **WINOGRAD}
