@@ -25,12 +25,16 @@ G: dict[int, np.ndarray] = {
                  [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]], float),
 }
 SIZES = (4, 2)              # of output tiles, m
+CHUNK = 1 << 16             # pairs of channels transformed at a time
 
 
 def transform_weights(weights: np.ndarray, m: int) -> np.ndarray:
     """U = G g G^T of (O, I, 3, 3) weights, as (m+2, m+2, O, I): computed in float64 and rounded once."""
-    flat = weights.astype(np.float64).reshape(-1, 9)
-    return (np.kron(G[m], G[m]) @ flat.T).astype(weights.dtype).reshape(m + 2, m + 2, *weights.shape[:2])
+    flat = np.ascontiguousarray(weights.reshape(-1, 9).T)
+    made = np.empty(((m + 2) ** 2, flat.shape[1]), weights.dtype)
+    for rows in np.array_split(np.arange(flat.shape[1]), -(-flat.shape[1] // CHUNK)):        # what float64 needs stays small
+        made[:, rows[0]:rows[-1] + 1] = np.kron(G[m], G[m]) @ flat[:, rows[0]:rows[-1] + 1].astype(np.float64)
+    return made.reshape(m + 2, m + 2, *weights.shape[:2])
 
 
 def tiles(extent: int, m: int) -> int:
@@ -44,7 +48,8 @@ def convolve(x: np.ndarray, u: np.ndarray, pads: tuple[int, ...], m: int) -> np.
     n, _, h, w = x.shape
     height, width = h + top + bottom - 2, w + left + right - 2
     rows, columns = tiles(height, m), tiles(width, m)
-    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (top, rows * m + 2 - top - h), (left, columns * m + 2 - left - w)))
+    border = ((0, 0), (0, 0), (top, rows * m + 2 - top - h), (left, columns * m + 2 - left - w))
+    padded = np.pad(x.astype(np.float64), border)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (m + 2, m + 2), (2, 3))[:, :, ::m, ::m]
     v = np.einsum("ja,ncyxab,kb->jkcnyx", B_T[m], windows, B_T[m], optimize=True)
     products = np.matmul(u.astype(np.float64), v.reshape(m + 2, m + 2, x.shape[1], -1))

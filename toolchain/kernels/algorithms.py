@@ -1,5 +1,5 @@
-"""Which algorithm a convolution gets: a cost model of direct and Winograd convolution from Target facts, and the sizes of the
-parts a Winograd kernel works in.
+"""Which algorithm a convolution gets: a cost model of direct and Winograd convolution from Target facts; and the sizes of
+the parts a Winograd kernel works in.
 
 Costs are cycles of one core's share. Arithmetic: register tiles as in `tiling`, one vector operation per cycle in the
 transforms. Bytes: what a stage streams is paid at the bandwidth of the smallest cache that holds it, and is not hidden;
@@ -10,7 +10,7 @@ all weights of the graph, else from memory. Transformed weights are (m+2)^2/9 as
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from toolchain.core import dtype as dtypes
@@ -21,7 +21,7 @@ from toolchain.kernels.tiling import Tile, conv_tiles, cycles, divisors
 
 L2_BYTES_PER_CYCLE = 32.0       # one core; typical of cores with vectors of 256 and 512 bits
 L3_BYTES_PER_CYCLE = 10.0
-MEMORY_BYTES_PER_CYCLE = 4.5
+MEMORY_BYTES_PER_CYCLE = 6.0
 GAIN = 1.1                      # Winograd must promise so much: it rounds more, and the model knows nothing of prefetching
 INPUT_OPERATIONS = {2: 4, 4: 12}    # additions and multiply-adds of one 1-D transform of m + 2 values
 OUTPUT_OPERATIONS = {2: 4, 4: 10}
@@ -42,9 +42,9 @@ class Geometry:
 class Parts:
     """How a Winograd kernel works through its tiles.
 
-    strips of `rows` x `columns` tiles are transformed together (they divide the tiles of an image). shared "strips": each
-    strip is one lane's, from the input's transform to the stores, V and M in its scratch. shared "groups": V of everything
-    first, then each lane has its channel groups; strips are of one whole image. tile: of the products.
+    A strip is `rows` x `columns` tiles, which divide the tiles of an image. shared "strips": each strip is one lane's, from
+    the input's transform to the stores, V and M in its scratch. shared "groups": V of everything first, then each lane has
+    channel groups, M of a strip in its scratch. tile: of the products.
     """
 
     rows: int
@@ -99,56 +99,55 @@ def _best(shape: Geometry, m: int, target: Target, cold: bool) -> tuple[float, P
 
 
 def _candidates(shape: Geometry, m: int, target: Target) -> Iterator[Parts]:
-    """Whole images by channel groups; strips whose V and M take at most half of L2, else the smallest."""
-    rows, columns = tiles(shape.height, m), tiles(shape.width, m)
+    """Strips of whole rows of tiles, else of equal pieces of a row, whose scratch takes at most half of L2."""
     lanes = target.lanes(32)
-    blocks = tiles(shape.outputs, lanes)
-    whole = conv_tiles(rows, columns, blocks, target)[0]
-    yield Parts(rows, columns, whole, "groups")
-    fitting = []
-    for width in reversed(divisors(columns, columns)):
-        for height in divisors(rows, rows):
-            tile = next(t for t in conv_tiles(height, width, blocks, target) if t.vectors == whole.vectors)
-            parts = Parts(height, width, tile, "strips")
-            if _strip_bytes(shape, m, parts, lanes) <= target.l2_bytes / 2:
-                fitting.append(parts)
-        if fitting:
-            break
-    yield from fitting or [Parts(1, 1, Tile(1, 1, whole.vectors), "strips")]
+    rows, columns, blocks = tiles(shape.height, m), tiles(shape.width, m), tiles(shape.outputs, lanes)
+    vectors = conv_tiles(rows, columns, blocks, target)[0].vectors
+    for shared in ("strips", "groups"):
+        fitting: list[Parts] = []
+        for width in reversed(divisors(columns, columns)):
+            for height in divisors(rows, rows):
+                parts = Parts(height, width, Tile(1, 1, vectors), shared)
+                if _scratch_bytes(shape, m, parts, lanes) > target.l2_bytes / 2:
+                    break
+                tile = next(t for t in conv_tiles(height, width, blocks, target) if t.vectors == vectors)
+                fitting.append(replace(parts, tile=tile))
+            if fitting:
+                break
+        yield from fitting or [Parts(1, 1, Tile(1, 1, vectors), shared)]
 
 
-def _strip_bytes(shape: Geometry, m: int, parts: Parts, lanes: int) -> int:
-    """V of all channels and M of one channel group."""
-    return 4 * (m + 2) ** 2 * parts.rows * parts.columns * (
-        tiles(shape.channels, lanes) * lanes + parts.tile.vectors * lanes)
+def _scratch_bytes(shape: Geometry, m: int, parts: Parts, lanes: int) -> int:
+    """M of one channel group, and of strips that are not shared V of all channels."""
+    channels = parts.tile.vectors * lanes
+    if parts.shared == "strips":
+        channels += tiles(shape.channels, lanes) * lanes
+    return 4 * (m + 2) ** 2 * parts.rows * parts.columns * channels
 
 
 def _cycles(shape: Geometry, m: int, parts: Parts, target: Target, cold: bool) -> float:
-    lanes = target.lanes(32)
-    side, blocks, channel_blocks = m + 2, tiles(shape.outputs, lanes), tiles(shape.channels, lanes)
-    rows, columns = tiles(shape.height, m), tiles(shape.width, m)
-    groups, images = tiles(blocks, parts.tile.vectors), shape.batch
-    strips = (rows // parts.rows) * (columns // parts.columns)
-    count = images * rows * columns
-    products = images * strips * side ** 2 * shape.channels * cycles(parts.rows, parts.columns, blocks, parts.tile, target)
-    there = count * channel_blocks * ((m + side) * INPUT_OPERATIONS[m] + (m + side) * side)
+    """Transform, product, transform back; V, M and U streamed; U brought in once."""
+    lanes, side = target.lanes(32), m + 2
+    blocks, channel_blocks = tiles(shape.outputs, lanes), tiles(shape.channels, lanes)
+    rows, columns = tiles(shape.height, m) // parts.rows, tiles(shape.width, m) // parts.columns
+    strips, groups = shape.batch * rows * columns, tiles(blocks, parts.tile.vectors)
+    count = strips * parts.rows * parts.columns
+    there = count * channel_blocks * (m + side) * (INPUT_OPERATIONS[m] + side)
     back = count * blocks * ((side + m) * OUTPUT_OPERATIONS[m] + side ** 2 + 2 * m * m)
-    vector_bytes = 4 * lanes * side ** 2
-    u, v = vector_bytes * blocks * shape.channels, vector_bytes * channel_blocks * count
-    strip = _strip_bytes(shape, m, parts, lanes)
+    product = strips * side ** 2 * shape.channels * cycles(parts.rows, parts.columns, blocks, parts.tile, target)
+    position = 4 * lanes * side ** 2                                    # bytes of a vector of channels at every position
+    u, v, both_m = position * blocks * shape.channels, position * channel_blocks * count, 2 * position * blocks * count
+    scratch = _scratch_bytes(shape, m, parts, lanes)
     if parts.shared == "groups":
-        chunks = groups
-        share = _share(chunks, target)
-        read = 2 * v * groups / _bandwidth(v, target) + 2 * vector_bytes * blocks * count / L2_BYTES_PER_CYCLE
-        transform = there * _share(max(channel_blocks, rows), target)
-        stream = u / L2_BYTES_PER_CYCLE
+        share = _share(groups, target)
+        there *= _share(max(shape.batch, channel_blocks, rows * parts.rows), target)
+        streamed = v * (groups + 1) / _bandwidth(v, target) + (strips - 1) * u / _bandwidth(u // groups + scratch, target)
     else:
-        chunks = images * (rows // parts.rows) if rows // parts.rows >= columns // parts.columns else images * strips
-        share = _share(chunks, target)
-        read = (v * groups + 2 * vector_bytes * blocks * count) / L2_BYTES_PER_CYCLE
-        transform = there * share
-        stream = images * strips * u / _bandwidth(u + strip, target)
-    return transform + (products + back + read + stream) * share + _cold(u, target, cold)
+        share = _share(max(shape.batch, rows, columns), target)
+        there *= share
+        streamed = v * (groups + 1) / L2_BYTES_PER_CYCLE + (strips - 1) * u / _bandwidth(u + scratch, target)
+    streamed += both_m / L2_BYTES_PER_CYCLE
+    return there + (product + back + streamed) * share + _cold(u, target, cold)
 
 
 def _share(chunks: int, target: Target) -> float:

@@ -19,8 +19,8 @@ from typing import TypeAlias
 
 from toolchain.core.settings import settings
 from toolchain.graph.ir import Graph, Node
-from toolchain.graph.passes.choose_algorithms import Algorithms, choose_algorithms
 from toolchain.graph.passes.check_memory import check_memory
+from toolchain.graph.passes.choose_algorithms import Algorithms, choose_algorithms
 from toolchain.graph.passes.decompose import decompose, decomposing
 from toolchain.graph.passes.eliminate_common_subexpressions import eliminate_common_subexpressions
 from toolchain.graph.passes.eliminate_dead_code import eliminate_dead_code

@@ -35,8 +35,8 @@ def output_transform(t: Values) -> list[Any]:
     """A^T t for m + 2 values: m results."""
     if len(t) == 4:
         return [t[0] + (t[1] + t[2]), (t[1] - t[2]) - t[3]]
-    sum1, difference1, sum2, difference2 = t[1] + t[2], t[1] - t[2], t[3] + t[4], t[3] - t[4]
-    return [(t[0] + sum1) + sum2, difference2 * 2.0 + difference1, sum2 * 4.0 + sum1, (difference2 * 8.0 + difference1) + t[5]]
+    sum1, less1, sum2, less2 = t[1] + t[2], t[1] - t[2], t[3] + t[4], t[3] - t[4]
+    return [(t[0] + sum1) + sum2, less2 * 2.0 + less1, sum2 * 4.0 + sum1, (less2 * 8.0 + less1) + t[5]]
 
 
 def at_position(position: Any, values: Values) -> te.Expr:

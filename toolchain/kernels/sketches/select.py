@@ -9,8 +9,8 @@ from toolchain.kernels.sketches.conv import conv, conv_transpose, depthwise, pla
 from toolchain.kernels.sketches.matmul import matmul
 from toolchain.kernels.sketches.pointwise import pointwise
 from toolchain.kernels.sketches.rows import rows
-from toolchain.kernels.sketches.winograd import winograd
 from toolchain.kernels.sketches.stages import channel_lanes, inline_injective, readers, reductions
+from toolchain.kernels.sketches.winograd import winograd
 
 BLOCKED = {"conv": conv, "conv_transpose": conv_transpose, "depthwise": depthwise, "pool": depthwise}
 
