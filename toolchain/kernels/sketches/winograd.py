@@ -43,10 +43,9 @@ def winograd(s: te.Schedule, products: Tensor, target: Target, choices: Choices)
     lanes = channel_lanes(s, s.func.outputs[0])
     m, parts = q.shape[4], _parts(s, products, p, q, lanes, target, choices)
     acc = s.cache_write(products, "local")
-    ragged: list[te.Var] = []
-    strip, group, tile = _output_loops(s, out, m, parts, lanes, target, ragged)
+    strip, group, tile, ragged = _output_loops(s, out, m, parts, lanes, target)
     _back(s, q, out, tile, lanes, target)
-    _products(s, products, acc, out, group, parts, lanes, ragged)
+    _products(s, products, acc, out, group, parts, lanes)
     _input(s, p, v, out, strip if parts.shared == "strips" else None, lanes, target)
     peel(s, out, ragged)
 
@@ -63,14 +62,15 @@ def _parts(
 
 
 def _output_loops(
-    s: te.Schedule, out: Tensor, m: int, parts: Parts, lanes: int, target: Target, ragged: list[te.Var]
-) -> tuple[te.Var, te.Var, te.Var]:
-    """Order the loops of the output: (loop of a strip, loop of a channel group in it, loop of a tile in that)."""
+    s: te.Schedule, out: Tensor, m: int, parts: Parts, lanes: int, target: Target
+) -> tuple[te.Var, te.Var, te.Var, list[te.Var]]:
+    """Order the loops of the output: (loop of a strip, loop of a channel group in it, loop of a tile in that), and those to
+    peel. Where a whole image is one strip, its last tiles are; else the stores of last tiles keep their branches."""
     n, o, y, x = s[out].op.axis
     g, o = s[out].split(o, factor=parts.tile.vectors * lanes)
     ov, ol = s[out].split(o, factor=lanes)
-    ty, yi = split(s, out, y, m, [])
-    tx, xi = split(s, out, x, m, [])
+    ty, yi = s[out].split(y, factor=m)
+    tx, xi = s[out].split(x, factor=m)
     outer_y, inner_y = s[out].split(ty, factor=parts.rows)
     outer_x, inner_x = s[out].split(tx, factor=parts.columns)
     if parts.shared == "groups":
@@ -83,7 +83,8 @@ def _output_loops(
         s[out].unroll(axis)
     s[out].vectorize(ol)
     s[out].parallel(shared)
-    return strip, group, inner_x
+    pairs = ((y, outer_y, inner_y), (x, outer_x, inner_x))
+    return strip, group, inner_x, [inner for all_, outer, inner in pairs if all_.extent % m and outer.extent == 1]
 
 
 def _back(s: te.Schedule, q: Tensor, out: Tensor, tile: te.Var, lanes: int, target: Target) -> None:
@@ -100,7 +101,7 @@ def _back(s: te.Schedule, q: Tensor, out: Tensor, tile: te.Var, lanes: int, targ
 
 
 def _products(
-    s: te.Schedule, m: Tensor, acc: Tensor, out: Tensor, group: te.Var, parts: Parts, lanes: int, ragged: list[te.Var]
+    s: te.Schedule, m: Tensor, acc: Tensor, out: Tensor, group: te.Var, parts: Parts, lanes: int
 ) -> None:
     """One matrix product per position, from lane scratch to lane scratch."""
     s[m].compute_at(s[out], group)
