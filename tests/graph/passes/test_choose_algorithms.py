@@ -84,7 +84,8 @@ def test_matrices_are_exact(m: int) -> None:
     """One tile of integers through the matrices is the correlation itself, exactly but for G's fractions."""
     rng = np.random.default_rng(m)
     d, g = rng.integers(-9, 9, (m + 2, m + 2)), rng.integers(-9, 9, (3, 3))
-    made = winograd.A_T[m] @ ((winograd.G[m] @ g @ winograd.G[m].T) * (winograd.B_T[m] @ d @ winograd.B_T[m].T)) @ winograd.A_T[m].T
+    u, v = winograd.G[m] @ g @ winograd.G[m].T, winograd.B_T[m] @ d @ winograd.B_T[m].T
+    made = winograd.A_T[m] @ (u * v) @ winograd.A_T[m].T
     direct = [[(d[y:y + 3, x:x + 3] * g).sum() for x in range(m)] for y in range(m)]
     np.testing.assert_allclose(made, direct, atol=1e-11)
 
