@@ -1,4 +1,4 @@
-"""Winograd convolution: definition, schedule and machine code against direct convolution; the cost model on several targets."""
+"""Winograd convolution: definition, schedule and machine code against direct convolution; the cost model on some targets."""
 
 from __future__ import annotations
 
