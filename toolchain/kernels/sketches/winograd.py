@@ -15,13 +15,14 @@ from __future__ import annotations
 from toolchain import te
 from toolchain.core.layout import Layout, default_axes
 from toolchain.core.target import Target
-from toolchain.kernels.algorithms import Geometry, Parts, winograd_parts
+from toolchain.kernels.algorithms import MEMORY_BYTES_PER_CYCLE, Geometry, Parts, winograd_parts
 from toolchain.kernels.choices import Choices
 from toolchain.kernels.sketches.stages import channel_lanes, inline_injective, layout_of, peel, readers, split
 from toolchain.kernels.tiling import largest_divisor
 from toolchain.te.tensor import Tensor
 
 UNROLLED_CHANNELS = 4
+HIDDEN = 64 / MEMORY_BYTES_PER_CYCLE    # tiles, each a cycle per line of U: with fewer, prefetching from memory has no slack
 
 
 def by_position(lanes: int) -> Layout:
@@ -126,6 +127,10 @@ def _products(
     for axis in (unrolled, ay, ax, av):
         s[acc].unroll(axis)
     s[acc].vectorize(al)
+    if parts.shared == "groups" and parts.rows * parts.columns >= HIDDEN:
+        u = s.func.stages[acc].input_tensors[1]
+        for lines in s[acc].prefetch(u, rolled, rolled.extent, level=2):        # the same place in the next position's panel
+            s[acc].unroll(lines)
     peel(s, m, mine)
 
 
