@@ -23,8 +23,8 @@ def prefetch(
                                             for ax0: for ax1: prefetch(X[y + 1 + ax0, 16*ax1])
                                             f(X[y + kh, x])
 
-    `level`: the cache that gets the lines, 1 or 2. The dimension that is contiguous in storage advances by whole lines. Addresses past the end are harmless: the
-    instruction never faults. Returns the new loops. Called: prefetch in TVM and Halide.
+    The dimension that is contiguous in storage advances by whole lines. `level`: the cache that gets them, 1 or 2. Addresses
+    past the end are harmless: the instruction never faults. Returns the new loops. Called: prefetch in TVM and Halide.
     Raises ScheduleError: the loop does not read the tensor, or reads no box of constant size.
     """
     source = tensor_named(func, tensor, "prefetch")
