@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,6 +8,8 @@ from te_workloads import conv2d, matmul
 
 import toolchain.te as te
 from toolchain.core.errors import ScheduleError
+from toolchain.core.target import Target
+from toolchain.te.lower import lower
 
 
 def chunked(m: int, n: int, k: int, tile: tuple[int, int], chunk: int) -> tuple[te.Schedule, te.Tensor, tuple]:
@@ -65,3 +68,38 @@ def test_refuses_a_window_inside_of_lanes():
     for loop in ("i", "j", "k"):
         with pytest.raises(ScheduleError, match="cache_window: 'i' is vectorized, the window of C would be computed inside"):
             s.cache_window(work.output, "local", loop)
+
+
+def test_refuses_a_window_with_gaps():
+    """Every fourth row is updated: storing the rows between them would undo what other iterations store."""
+    work = matmul(6, 3, 2)
+    s = te.create_schedule(work.output)
+    outer, inner = s[work.output].split("i", 4)
+    s[work.output].reorder(inner, outer)
+    with pytest.raises(ScheduleError, match="cache_window: in loop 'i_1' the updates of C store only some places"):
+        s.cache_window(work.output, "local", inner)
+    s.cache_window(work.output, "local", outer)
+    work.check(s.func)
+
+
+def test_refuses_a_guard_that_is_not_the_edge():
+    """Tiles of three rows padded to four: the fourth belongs to the next tile."""
+    work = matmul(9, 3, 2)
+    s = te.create_schedule(work.output)
+    outer, inner = s[work.output].split("i", 3)
+    s[work.output].split(inner, 2)
+    with pytest.raises(ScheduleError, match="cache_window: in loop 'i_0' the updates of C store only some places"):
+        s.cache_window(work.output, "local", outer)
+
+
+def test_a_guard_of_the_reduction_keeps_the_window_as_it_is():
+    """A padded reduction loop around the window: iterations past its end must not change what they store back."""
+    X = te.placeholder((5, 3), name="X")
+    k = te.reduce_axis(3, "k")
+    Y = te.compute((5,), lambda i: te.max(X[i, k], axis=k), name="Y")
+    s = te.create_schedule(Y)
+    _, inner = s[Y].split(k, 4)
+    s.cache_window(Y, "lane", inner)
+    x = np.random.default_rng(0).integers(-4, 5, (5, 3)).astype(np.float32)
+    for func in (s.func, lower(s.func, Target("test", "x86"))):
+        np.testing.assert_array_equal(te.interpret(func, {"X": x})["Y"], x.max(1))

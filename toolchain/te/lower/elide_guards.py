@@ -162,6 +162,8 @@ class _Eliding:
                 return "drop" if zero and self.readable(s.value, known, region) else None
         if self.func.buffers[s.tensor].scope in REGISTERS:
             alive = self.lifetime.get(s.tensor, frozenset())
+            if _accumulates(s) and region.index.vars() <= alive:
+                return None                      # the guard keeps whole registers as they are, and they may be read
             moves = any(isinstance(b := region.index - i, Index) and b.vars() <= alive for i in s.index)
             return "drop" if moves and self.readable(s.value, known, region) else None
         n = self.func.buffers[s.tensor].type.shape

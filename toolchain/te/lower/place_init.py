@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
@@ -14,6 +13,7 @@ from toolchain.te.expr import COMBINERS, Compare, Const, Expr, Index, Load, Var,
 from toolchain.te.loop_ir import Block, For, If, PrimFunc, Stmt, Store, Update, block, is_reduction_loop, loops, statements
 from toolchain.te.lower.shared import without
 from toolchain.te.primitives.partition import conjuncts
+from toolchain.te.spans import Span, span
 from toolchain.te.substitute import substitute
 from toolchain.te.tensor import Tensor
 
@@ -41,42 +41,11 @@ S = TypeVar("S", bound=Stmt)
 
 
 @dataclass(frozen=True, slots=True)
-class _Span:
-    """What an index takes inside a statement: outside + low, + low + step, ... + high; all of those when `dense`."""
-
-    outside: Index
-    low: int
-    high: int
-    step: int
-    dense: bool
-
-    def cut(self, op: str, bound: int) -> _Span:
-        """What of it is below the bound, or from it on; the same when the bound is not a number from out here."""
-        if not self.outside.is_constant:
-            return replace(self, dense=False)
-        at, step = bound - self.outside.constant, self.step or 1
-        if op == "<":
-            return replace(self, high=min(self.high, self.low + (at - 1 - self.low) // step * step))
-        return replace(self, low=max(self.low, self.low - (self.low - at) // step * step))
-
-    def relation(self, other: _Span) -> str:
-        """"inside" (self within other), "apart", or "overlap"."""
-        shift = self.outside - other.outside
-        if not (isinstance(shift, Index) and shift.is_constant):
-            return "overlap"
-        low, high = self.low + shift.constant, self.high + shift.constant
-        if high < other.low or low > other.high or (low - other.low) % (math.gcd(self.step, other.step) or 1):
-            return "apart"
-        aligned = (low - other.low) % (other.step or 1) == self.step % (other.step or 1) == 0
-        return "inside" if aligned and other.dense and other.low <= low and high <= other.high else "overlap"
-
-
-@dataclass(frozen=True, slots=True)
 class _Region:
     """What one Update writes, seen from outside a statement."""
 
     tensor: Tensor
-    box: tuple[_Span, ...]
+    box: tuple[Span, ...]
 
     def relation(self, other: _Region) -> str:
         found = {a.relation(b) for a, b in zip(self.box, other.box, strict=True)} or {"inside"}
@@ -197,9 +166,9 @@ def _region(path: Path) -> _Region:
     return _Region(update.tensor, _guarded([index(i) for i in update.index], inner, guards))
 
 
-def _guarded(at: Sequence[Index], inner: set[Var], guards: Sequence[Expr]) -> tuple[_Span, ...]:
+def _guarded(at: Sequence[Index], inner: set[Var], guards: Sequence[Expr]) -> tuple[Span, ...]:
     """The span of each index where the guards hold: `i + 1 < 5` ends that of i at 3. Others leave gaps nobody knows."""
-    spans = [_span(i, inner) for i in at]
+    spans = [span(i, inner) for i in at]
     dense = True
     for guard in guards:
         match guard:
@@ -211,20 +180,7 @@ def _guarded(at: Sequence[Index], inner: set[Var], guards: Sequence[Expr]) -> tu
                     spans[found] = spans[found].cut(op, index(at[found] - i).constant + bound)
                     continue
         dense = False
-    return tuple(span if dense else replace(span, dense=False) for span in spans)
-
-
-def _span(at: Index, inner: set[Var]) -> _Span:
-    outside = Index(tuple((a, c) for a, c in at.terms if not inner & variables(a)))
-    rest = at - outside
-    assert isinstance(rest, Index)
-    reach, step, dense = 0, 0, True
-    for atom, c in sorted(rest.terms, key=lambda term: abs(term[1])):
-        low, high = Index(((atom, 1),)).range()
-        dense = dense and (not step or (c % step == 0 and abs(c) <= reach + step))      # smaller terms fill its steps
-        step = math.gcd(step, c)
-        reach += abs(c) * (high - low)
-    return _Span(outside, *rest.range(), step, dense)
+    return tuple(s if dense else replace(s, dense=False) for s in spans)
 
 
 def _continue(stmt: S, update: Update) -> S:

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from operator import is_
 
 from toolchain.core.errors import ScheduleError
 from toolchain.core.layout import TensorType
 from toolchain.te.create import fresh, nest
-from toolchain.te.expr import Expr, Index, IndexLike, Load, Reduce, Var, all_of, compare, index, select
+from toolchain.te.expr import (
+    Compare,
+    Expr,
+    Index,
+    IndexLike,
+    Load,
+    Reduce,
+    Var,
+    all_of,
+    compare,
+    index,
+    select,
+    variables,
+)
 from toolchain.te.loop_ir import (
     Block,
     Buffer,
@@ -24,7 +39,19 @@ from toolchain.te.loop_ir import (
     reads,
 )
 from toolchain.te.primitives.compute_at import Interval, box_of
-from toolchain.te.primitives.loops import loop_at, names, path_to_loop, put, refuse_lanes, stage_named, writes
+from toolchain.te.primitives.loops import (
+    Path,
+    loop_at,
+    names,
+    path_to,
+    path_to_loop,
+    put,
+    refuse_lanes,
+    stage_named,
+    writes,
+)
+from toolchain.te.primitives.partition import conjuncts
+from toolchain.te.spans import span
 from toolchain.te.substitute import substitute
 from toolchain.te.tensor import Compute, Tensor
 
@@ -41,7 +68,7 @@ def cache_window(func: PrimFunc, stage: str, loop: str, scope: str) -> tuple[Pri
     window needs no load. Unlike cache_write it comes after the tiling. Returns the tensor, the load axes, the store axes.
     Called: cache_write in TVM's TensorIR, stage_mem(accum) in Exo.
     Raises ScheduleError: no such loop, the loop holds not exactly the updates of `stage`, or a window without constant size,
-    a vectorized loop around.
+    one with gaps between the places that are updated, a vectorized loop around.
     """
     tensor = stage_named(func, stage, "cache_window")
     path = path_to_loop(func, loop, "cache_window")
@@ -54,6 +81,8 @@ def cache_window(func: PrimFunc, stage: str, loop: str, scope: str) -> tuple[Pri
         raise ScheduleError(f"cache_window: loop '{loop}' does not hold exactly the updates of {stage}")
     varies = {s.var for s in loops(host.body)}
     box = box_of([u.index for u in updates], tensor.shape, varies, f"cache_window: the updates of {stage} in loop '{loop}'")
+    for path_inside in _paths(host.body, updates):
+        _refuse_gaps(path_inside, tensor, varies, loop)
     taken = names(func)
     first = all_of(*(
         compare("==", s.var, 0) for s in path if isinstance(s, For) and any(is_reduction_loop(s, u) for u in updates)
@@ -72,6 +101,39 @@ def cache_window(func: PrimFunc, stage: str, loop: str, scope: str) -> tuple[Pri
     )
     buffers = {**func.buffers, window: Buffer(TensorType.plain(extents, tensor.dtype), scope)}
     return replace(func, body=put(path, replace(host, body=made)), buffers=buffers), (window, *load, *store)
+
+
+def _paths(stmt: Stmt, updates: Sequence[Update]) -> list[Path]:
+    """The way from `stmt` to each of the updates."""
+    found = (path_to(stmt, partial(is_, u)) for u in updates)
+    return [path for path in found if path is not None]
+
+
+def _refuse_gaps(path: Path, tensor: Tensor, varies: set[Var], loop: str) -> None:
+    """Raises ScheduleError when an update leaves places out between those it stores: the window would store them too."""
+    update = path[-1]
+    assert isinstance(update, Update)
+    at = [index(i) for i in update.index]
+    moving = varies & {v for i in at for v in variables(i)}
+    gaps = any(not s.dense or s.step > 1 for s in (span(i, varies) for i in at))
+    for guard in (c for s in path if isinstance(s, If) for c in conjuncts(s.condition)):
+        gaps = gaps or (bool(variables(guard) & moving) and not _is_edge(guard, at, tensor))
+    if gaps:
+        raise ScheduleError(
+            f"cache_window: in loop '{loop}' the updates of {tensor.name} store only some places of a window",
+            fix="choose a loop whose inner loops cover a dense part",
+        )
+
+
+def _is_edge(guard: Expr, at: Sequence[Index], tensor: Tensor) -> bool:
+    """Whether a guard only says that an index lies in the tensor: the window's own nests have the same one."""
+    if not isinstance(guard, Compare):
+        return False
+    for i, n in zip(at, tensor.shape):
+        shift = index(i - guard.index)
+        if shift.is_constant and (guard.op, guard.bound + shift.constant) in (("<", n), (">=", 0)):
+            return True
+    return False
 
 
 def _axes(tensor: Tensor, definition: Compute, box: Sequence[Interval], suffix: str, taken: set[str]) -> tuple[Var, ...]:
