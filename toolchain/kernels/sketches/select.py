@@ -30,7 +30,7 @@ def sketch(s: te.Schedule, target: Target, choices: Choices) -> None:
         BLOCKED[tag](s, first, target, choices)
     elif alone and tag in PLAIN and first.shape[-1] > 1:
         plain_conv(s, first, target, choices)
-    elif alone and tag == "matmul":
+    elif alone and tag == "matmul" and first.shape:
         matmul(s, first, target, choices)
     else:
         rows(s, target, choices)
