@@ -19,7 +19,7 @@ DECIDES: dict[str, tuple[int, ...]] = {
     "CumSum": (1,),
     "CumProd": (1,),
     "DFT": (1, 2),
-    "Dropout": (2,),
+    "Dropout": (1, 2),
     "Expand": (1,),
     "HammingWindow": (0,),
     "HannWindow": (0,),

@@ -21,6 +21,7 @@ from toolchain.core.layout import TensorType
 from toolchain.graph.importers.windows import explicit_window
 from toolchain.graph.infer import where
 from toolchain.graph.ir import Node
+from toolchain.graph.protos import ELEM_TYPE_OF
 
 
 class Context(Protocol):
@@ -309,7 +310,9 @@ UPGRADES: dict[str, tuple[tuple[int, Rule], ...]] = {
 def _dropout(node: Node, context: Context) -> tuple[Node, ...]:
     """Dropout(x, ratio, training_mode=false) -> x, mask   becomes   x, and a mask of true"""
     training = node.inputs[2] if len(node.inputs) > 2 else ""
-    if training and not (training in context.params and not context.params[training].any()):
+    ratio = node.inputs[1] if len(node.inputs) > 1 else ""
+    inactive = any(name in context.params and not context.params[name].any() for name in (training, ratio) if name)
+    if training and not inactive:
         raise ImportModelError("drops values at random, which only training needs", where=where(node),
                                fix="export the model for inference")
     nodes = [Node("Identity", node.inputs[:1], node.outputs[:1], {}, node.name, node.sources)]
@@ -332,8 +335,15 @@ def _drop_empty_inputs(node: Node, context: Context) -> tuple[Node, ...]:
     return (replace(node, inputs=inputs),)
 
 
+def _cast_like(node: Node, context: Context) -> tuple[Node, ...]:
+    """CastLike(x, y)   ->   Cast(x) {to=the type of y}"""
+    to = ELEM_TYPE_OF[context.types[node.inputs[1]].dtype]
+    return (replace(node, op="Cast", inputs=node.inputs[:1], attrs={**node.attrs, "to": to}),)
+
+
 NORMALIZE: dict[str, Rule] = {
     "AveragePool": explicit_window,
+    "CastLike": _cast_like,
     "Conv": explicit_window,
     "ConvInteger": explicit_window,
     "ConvTranspose": explicit_window,
@@ -346,7 +356,7 @@ NORMALIZE: dict[str, Rule] = {
     "Upsample": _upsample,
 }
 
-BECOMES: dict[str, str] = {"Upsample": "Resize", "Scatter": "ScatterElements"}
+BECOMES: dict[str, str] = {"CastLike": "Cast", "Upsample": "Resize", "Scatter": "ScatterElements"}
 """Operators that stand under another name afterwards."""
 
 VANISHES = frozenset({"Constant", "Dropout", "Identity", "Shape", "Size"})
