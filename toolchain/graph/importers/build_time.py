@@ -63,10 +63,12 @@ def _mark(
 ) -> None:
     """Add what `nodes` need to know; walking backwards, what they need leads to what that is computed from."""
     for node in reversed(list(nodes)):
+        wanted = any(o in needed for o in node.output if o)
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
+                needed.update(o.name for o in attribute.g.output if wanted)
                 _mark(attribute.g.node, needed, functions)
-        if any(o in needed for o in node.output if o) and node.op_type not in BY_SHAPE:
+        if wanted and node.op_type not in BY_SHAPE:
             needed.update(i for i in node.input if i)
         function = functions.get((node.domain, node.op_type))
         if function is not None:

@@ -13,6 +13,7 @@ from onnx import helper
 from toolchain.graph.importers.coverage import has_function
 from toolchain.graph.importers.onnx import import_model
 from toolchain.graph.ir import Graph, Node
+from toolchain.graph.passes.decompose_loops import decompose_loop
 from toolchain.graph.passes.decompose_recurrent import CELLS, decompose_recurrent
 from toolchain.graph.passes.rewriting import Rewriting
 from toolchain.graph.protos import OPSET, node_proto, tensor_proto, type_proto
@@ -33,6 +34,8 @@ def decompose(graph: Graph, supported: Collection[str]) -> Graph:
     """
 
     def rule(node: Node, state: Rewriting) -> Sequence[Node] | None:
+        if node.op == "Loop":
+            return decompose_loop(node, state)
         if node.op in supported:
             return None
         if node.op in CELLS:
