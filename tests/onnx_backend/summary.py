@@ -9,9 +9,11 @@ import argparse
 import re
 import time
 from collections import Counter, defaultdict
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 from tests.onnx_backend.cases import EXPECTED, Outcome, case_names, run_case
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -22,8 +24,8 @@ def main() -> None:
     options = parser.parse_args()
     started = time.perf_counter()
     names = [n for n in case_names() if re.search(options.match, n)]
-    with get_context("fork").Pool(options.jobs) as pool:
-        outcomes = list(pool.imap_unordered(run_case, names, chunksize=4))
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("fork")) as pool:       # which notices a crash
+        outcomes = list(pool.map(run_case, names, chunksize=4))
     show(outcomes, options.cases)
     print(f"{time.perf_counter() - started:.0f} s, of them in cases {sum(o.seconds for o in outcomes):.0f} s; the slowest:",
           ", ".join(f"{o.name} {o.seconds:.1f} s" for o in sorted(outcomes, key=lambda o: -o.seconds)[:8]))
