@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
-from tests.onnx_backend.cases import EXPECTED, Outcome, case_names, run_case
+from tests.onnx_backend.suite_cases import EXPECTED, Outcome, case_names, run_case
 
 
 def main() -> None:

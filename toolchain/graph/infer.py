@@ -10,6 +10,7 @@ inputs of the node and the last inputs of the body.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -154,6 +155,25 @@ def _check_states(node: Node, names: tuple[str, ...], after: tuple[TensorType, .
             raise ImportModelError(f"loop state {name!r} changes from {body.types[name]} to {t}", where=where(node))
 
 
+def _infer_range(node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray]) -> tuple[TensorType, ...]:
+    """ONNX's rule leaves out the half-size floats, and wants numbers without dimensions that its own functions do not give."""
+    if any(name not in params or params[name].size != 1 for name in node.inputs):
+        return _infer_onnx(node, types, params)
+    start, limit, delta = (float(params[name].reshape(())) for name in node.inputs)
+    if delta == 0:
+        raise ImportModelError("delta is 0", where=where(node))
+    return (TensorType.plain((max(math.ceil((limit - start) / delta), 0),), types[node.inputs[0]].dtype),)
+
+
+def _infer_max_unpool(
+    node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray],
+) -> tuple[TensorType, ...]:
+    """ONNX's rule does not read output_shape."""
+    if len(node.inputs) < 3 or node.inputs[2] not in params:
+        return _infer_onnx(node, types, params)
+    return (TensorType.plain(tuple(int(n) for n in params[node.inputs[2]]), types[node.inputs[0]].dtype),)
+
+
 Rule = Callable[[Node, Mapping[str, TensorType], Mapping[str, np.ndarray]], tuple[TensorType, ...]]
 
 RULES: dict[str, Rule] = {
@@ -163,5 +183,7 @@ RULES: dict[str, Rule] = {
     "Fused": _infer_fused,
     "If": _infer_if,
     "Loop": _infer_loop,
+    "MaxUnpool": _infer_max_unpool,
+    "Range": _infer_range,
     "Scan": _infer_scan,
 }

@@ -181,14 +181,13 @@ def floor_modulo(x: te.Expr, y: te.Expr) -> te.Expr:
 
 
 def bit_shift(x: te.Expr, n: te.Expr, direction: str) -> te.Expr:
-    """Shifts; by as many bits as there are, more, or fewer than none, everything is shifted out (the sign bit stays)."""
-    left, last = direction == "LEFT", te.const(dtypes.bits(x.dtype) - 1, x.dtype)
-    ok = n <= last if x.dtype in dtypes.UINTS else te.all(n >= zero(n), n <= last)
-    inside = te.select(ok, n, last)
-    if left:
-        return te.select(ok, binary("<<", x, inside), zero(x))
-    return te.select(te.any(ok, n > last), binary(">>", x, inside), zero(x)) if x.dtype in dtypes.INTS else te.select(
-        ok, binary(">>", x, inside), zero(x))
+    """x << n or x >> n. By as many bits as there are, or more (a negative n counts as such), everything is shifted out: zero
+    is left, or of a negative number shifted right its sign. Source: ONNX BitShift."""
+    bits = dtypes.bits(x.dtype)
+    shifted = binary("<<" if direction == "LEFT" else ">>", x, n)
+    signed = x.dtype.startswith("int")
+    gone = te.select(x < zero(x), zero(x) - te.const(1, x.dtype), zero(x)) if signed and direction == "RIGHT" else zero(x)
+    return te.select(te.all(n >= zero(n), n < bits) if signed else n < bits, shifted, gone)
 
 
 def bitwise(symbol: str) -> Compute:
