@@ -109,7 +109,8 @@ def compile_model(
     graph = import_model(model, folder, shapes, {}, supported_operators(), constants=constants)
     for name in graph.inputs:
         if given[name].dtype.name != graph.types[name].dtype:
-            raise ImportModelError(f"is {given[name].dtype}, the model takes {graph.types[name].dtype}", where=f"input {name!r}")
+            raise ImportModelError(f"is {given[name].dtype}, the model takes {graph.types[name].dtype}",
+                                   where=f"input {name!r}")
     target = _target()
     graph, workloads = optimize_graph(graph, target)
     kernels: dict[str, Kernel] = {}

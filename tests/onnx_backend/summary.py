@@ -37,19 +37,19 @@ def show(outcomes: list[Outcome], cases: bool) -> None:
     by_op: dict[str, Counter[str]] = defaultdict(Counter)
     for o in outcomes:
         by_op[o.op][o.verdict] += 1
-    print(f"{'operator':32} {'pass':>5} {'refused':>8} {'wrong':>6}")
+    print(f"{'operator':32} {'pass':>5} {'refused':>8} {'close':>6} {'wrong':>6}")
     for op, n in sorted(by_op.items(), key=lambda item: (-item[1]["refused"] - item[1]["wrong"], item[0])):
-        print(f"{op:32} {n['pass']:5} {n['refused']:8} {n['wrong']:6}")
+        print(f"{op:32} {n['pass']:5} {n['refused']:8} {n['close']:6} {n['wrong']:6}")
     reasons = Counter(o.reason for o in outcomes if o.verdict == "refused")
     for reason, count in reasons.most_common():
         print(f"{count:5}  {reason}")
     for o in sorted(outcomes, key=lambda o: o.name):
-        if o.verdict == "wrong" or (cases and o.verdict != "pass"):
+        if o.verdict in ("wrong", "close") or (cases and o.verdict != "pass"):
             print(f"{o.verdict}: {o.name}: {o.detail}")
     total = Counter(o.verdict for o in outcomes)
     constant = sum(o.constant for o in outcomes)
     print(f"{total['pass']} of {len(outcomes)} pass ({constant} of them computed when building), "
-          f"{total['refused']} refused, {total['wrong']} wrong")
+          f"{total['refused']} refused, {total['close']} close, {total['wrong']} wrong")
 
 
 def write_expected(outcomes: list[Outcome]) -> None:

@@ -155,8 +155,10 @@ def _check_states(node: Node, names: tuple[str, ...], after: tuple[TensorType, .
             raise ImportModelError(f"loop state {name!r} changes from {body.types[name]} to {t}", where=where(node))
 
 
-def _infer_range(node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray]) -> tuple[TensorType, ...]:
-    """ONNX's rule leaves out the half-size floats, and wants numbers without dimensions that its own functions do not give."""
+def _infer_range(
+    node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray],
+) -> tuple[TensorType, ...]:
+    """ONNX's rule leaves out the half-size floats, and wants numbers without dimensions, unlike its functions."""
     if any(name not in params or params[name].size != 1 for name in node.inputs):
         return _infer_onnx(node, types, params)
     start, limit, delta = (float(params[name].reshape(())) for name in node.inputs)
@@ -174,6 +176,22 @@ def _infer_max_unpool(
     return (TensorType.plain(tuple(int(n) for n in params[node.inputs[2]]), types[node.inputs[0]].dtype),)
 
 
+def _infer_stft(
+    node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray],
+) -> tuple[TensorType, ...]:
+    """ONNX's rule takes one-sided spectra for whole ones; its reference does not."""
+    given = [*node.inputs, "", ""][:4]
+    if given[1] not in params or (given[3] and given[3] not in params):
+        return _infer_onnx(node, types, params)
+    x = types[given[0]]
+    length = int(params[given[3]].reshape(())) if given[3] else types[given[2]].shape[0] if given[2] else x.shape[1]
+    frames = 1 + (x.shape[1] - length) // int(params[given[1]].reshape(()))
+    if frames < 1:
+        raise ImportModelError(f"a frame of {length} is longer than the signal of {x.shape[1]}", where=where(node))
+    bins = length // 2 + 1 if node.attrs.get("onesided", 1) else length
+    return (TensorType.plain((x.shape[0], frames, bins, 2), x.dtype),)
+
+
 Rule = Callable[[Node, Mapping[str, TensorType], Mapping[str, np.ndarray]], tuple[TensorType, ...]]
 
 RULES: dict[str, Rule] = {
@@ -185,5 +203,6 @@ RULES: dict[str, Rule] = {
     "Loop": _infer_loop,
     "MaxUnpool": _infer_max_unpool,
     "Range": _infer_range,
+    "STFT": _infer_stft,
     "Scan": _infer_scan,
 }

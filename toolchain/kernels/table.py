@@ -15,7 +15,7 @@ from toolchain.kernels.op import Compute
 COMPUTES: dict[str, Compute] = {**ELEMENTWISE, **SHAPE, **NN, **REDUCE, **RESIZE, **QUANTIZE, **SAMPLING, **RANKING}
 
 TAKES_SMALL = frozenset((
-    *QUANTIZE, "BitCast", "Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Layout", "Reshape",
-    "ReverseSequence", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+    *QUANTIZE, "BitCast", "Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Layout",
+    "Reshape", "ReverseSequence", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 ))
 """Operators that take tensors of the small types: those that move bytes, and those that convert them."""

@@ -149,7 +149,7 @@ class _Scope:
         yield from self._results(node, states, body.inputs)
 
     def _loop(self, node: Node) -> Iterator[Op]:
-        """A Loop on its condition alone (see decompose_loops): its states as those of a Scan, the condition a byte of its own.
+        """A Loop on its condition alone (see decompose_loops): states as those of a Scan, the condition a byte of its own.
 
             state = initial; going = condition
             loop while going:  body(state) -> (going, state');  state = state'
@@ -206,7 +206,9 @@ class _Scope:
                 moving[slots[value]] = step
         return _Scope(node.attrs[key], slots, memory, self.kernels, self.made, times), moving
 
-    def _state_copies(self, node: Node, given: Sequence[str], states: Sequence[Slot], inner: Sequence[str]) -> Iterator[Copy]:
+    def _state_copies(
+        self, node: Node, given: Sequence[str], states: Sequence[Slot], inner: Sequence[str],
+    ) -> Iterator[Copy]:
         body: Graph = node.attrs["body"]
         for outer, name, state in zip(given, inner, states):
             yield Copy(self.slots[outer], state, size_bytes(body.types[name]), "state", node.sources)
@@ -266,7 +268,8 @@ def workspaces(kernels: Kernels) -> Callable[[Node], Sequence[int]]:
         body: Graph | None = node.attrs.get("body")
         if node.op in ("Scan", "Loop") and body is not None:
             first = 2 if node.op == "Loop" else 0
-            n_state = len(node.inputs) - first - int(node.attrs.get("num_scan_inputs", 0)) - int(node.attrs.get("captures", 0))
+            others = int(node.attrs.get("num_scan_inputs", 0)) + int(node.attrs.get("captures", 0))
+            n_state = len(node.inputs) - first - others
             states = [size_bytes(body.types[v]) for v in body.inputs[first:first + n_state]]
             return [*states, *states, *(unread_outputs(node) if node.op == "Scan" else [1])]
         if node.op == "If":

@@ -264,11 +264,11 @@ _AXES = attribute_to_input("axes", 1, "int64")
 _CONSUMED = _dropping("consumed_inputs")
 
 UPGRADES: dict[str, tuple[tuple[int, Rule], ...]] = {
-    **{op: ((6, _CONSUMED),) for op in (
-        "Abs", "Ceil", "Elu", "Exp", "Floor", "HardSigmoid", "InstanceNormalization", "LeakyRelu", "Log", "Max", "Mean", "Min",
-        "Neg", "Reciprocal", "Relu", "Selu", "Sigmoid", "Sqrt", "Sum", "Tanh")},
-    **{op: ((7, _broadcast_7),) for op in (
-        "Add", "And", "Div", "Equal", "Greater", "Less", "Mul", "Or", "Pow", "Sub", "Xor")},
+    **dict.fromkeys((
+        "Abs", "Ceil", "Elu", "Exp", "Floor", "HardSigmoid", "InstanceNormalization", "LeakyRelu", "Log", "Max", "Mean",
+        "Min", "Neg", "Reciprocal", "Relu", "Selu", "Sigmoid", "Sqrt", "Sum", "Tanh"), ((6, _CONSUMED),)),
+    **dict.fromkeys((
+        "Add", "And", "Div", "Equal", "Greater", "Less", "Mul", "Or", "Pow", "Sub", "Xor"), ((7, _broadcast_7),)),
     "Cast": ((6, _cast_6),),
     "Concat": ((4, _concat_4),),
     "Gemm": ((7, _dropping("broadcast")),),
@@ -276,9 +276,10 @@ UPGRADES: dict[str, tuple[tuple[int, Rule], ...]] = {
     "Reshape": ((5, _reshape_5),),
     "Tile": ((6, _tile_6),),
     "BatchNormalization": ((7, _batch_norm_7), (9, _batch_norm_9), (14, _batch_norm_14)),
-    "Clip": ((6, _CONSUMED), (11, _then(attribute_to_input("min", 1, "", scalar=True), attribute_to_input("max", 2, "", scalar=True))),),
+    "Clip": ((6, _CONSUMED), (11, _then(
+        attribute_to_input("min", 1, "", scalar=True), attribute_to_input("max", 2, "", scalar=True)))),
     "DFT": ((20, _dft_20),),
-    "Dropout": ((7, _dropping("is_test", "consumed_inputs")), (12, lambda node, context: (replace(node, attrs=_without(node.attrs, "ratio")),)),),
+    "Dropout": ((7, _dropping("is_test", "consumed_inputs")), (12, _dropping("ratio"))),
     "GridSample": ((20, _grid_sample_20),),
     "GroupNormalization": ((21, _group_norm_21),),
     "Hardmax": ((13, _flatten_from_axis),),

@@ -33,9 +33,9 @@ def decompose(graph: Graph, supported: Collection[str]) -> Graph:
         Y = LSTM(X, W, R, B)   ->   P = MatMul(X, W') + b; Yh, Yc, Y = Scan(H0, C0, P) {...}
         y = Mish(x)            ->   s = Softplus(x); t = Tanh(s); y = Mul(x, t)         (its ONNX function body)
 
-    LSTM, GRU and RNN: see decompose_recurrent.py and decompose_recurrent_general.py. Loop: see decompose_loops.py. Others: the
-    function ONNX defines them by. Left alone: supported operators, and those ONNX has no function for. Raises
-    ImportModelError naming the node: activations with parameters, or a function of unsupported operators.
+    LSTM, GRU and RNN: see decompose_recurrent.py and decompose_recurrent_general.py; Loop: decompose_loops.py; DFT and STFT:
+    decompose_spectral.py. Others: the function ONNX defines them by. Left alone: supported operators, and those ONNX has no
+    function for. Raises ImportModelError naming the node: activations with parameters, a function of unsupported ones.
     """
 
     def rule(node: Node, state: Rewriting) -> Sequence[Node] | None:

@@ -1,4 +1,4 @@
-"""ONNX's Loop in the two forms that plans have: a Scan when the number of rounds is known, else a Loop on its condition alone.
+"""ONNX's Loop in the two forms that plans have: a Scan when the number of rounds is known, else a Loop on a condition.
 
     Loop(10, true, s...) {body(i, c, s...) -> c, s'..., y}   ->   Scan(s..., [0, ..., 9]) {body(s..., i) -> s'..., y}
     Loop(M, c, s...) {body(i, c, s...) -> c', s'...}         ->   Loop(_, c and 0 < M, s..., 0, M)
@@ -17,7 +17,7 @@ from toolchain.core.layout import TensorType
 from toolchain.graph.ir import Graph, Node, array_type, rename_inputs
 from toolchain.graph.passes.rewriting import Rewriting
 
-BOOL, INT = TensorType.plain((), "bool"), TensorType.plain((), "int64")
+INT = TensorType.plain((), "int64")
 
 
 def decompose_loop(node: Node, state: Rewriting) -> Sequence[Node] | None:
@@ -57,7 +57,7 @@ def _scan(node: Node, body: Graph, count: int, length: int, state: Rewriting) ->
     params = {**body.params, going: np.ones(body.types[going].shape, bool)}
     inner = replace(
         body, inputs=(*body.inputs[2:2 + count], body.inputs[0], *body.inputs[2 + count:]), outputs=body.outputs[1:],
-        params={k: a for k, a in params.items()})
+        params=params)
     attrs = {"body": inner, "captures": len(captured), "num_scan_inputs": 1}
     return [Node("Scan", (*states, steps, *captured), node.outputs, attrs, label)]
 
@@ -76,17 +76,17 @@ def _while(node: Node, body: Graph, count: int, state: Rewriting) -> Sequence[No
     inputs, outputs = (*body.inputs[:2], *body.inputs[2:2 + count]), body.outputs
     going = body.outputs[0]
     if trip:
-        nodes.append(Node("Less", (start, trip), (within := state.value(f"{label}.within", state.types[trip]),), name=within))
-        state.types[within] = TensorType.plain(state.shape(trip), "bool")
-        enters = state.value(f"{label}.enters", BOOL)
+        within = state.value(f"{label}.within", TensorType.plain(state.shape(trip), "bool"))
+        both = TensorType.plain(_joined(state.shape(first), state.shape(trip)), "bool")
+        enters = state.value(f"{label}.enters", both)
+        nodes.append(Node("Less", (start, trip), (within,), name=within))
         nodes.append(Node("And", (first, within), (enters,), name=enters))
-        state.types[enters] = TensorType.plain(_joined(state.shape(first), state.shape(trip)), "bool")
         first = enters
         limit = names.new("limit", state.types[trip])
         below = names.new("below", TensorType.plain(state.shape(trip), "bool"))
-        both = names.new("goes.on", TensorType.plain(_joined(body.types[going].shape, state.shape(trip)), "bool"))
-        more += [Node("Less", (i_next, limit), (below,), name=below), Node("And", (going, below), (both,), name=both)]
-        going = both
+        on = names.new("goes.on", TensorType.plain(_joined(body.types[going].shape, state.shape(trip)), "bool"))
+        more += [Node("Less", (i_next, limit), (below,), name=below), Node("And", (going, below), (on,), name=on)]
+        going = on
     unused_i, unused_c = names.new("unused.i", INT), names.new("unused.c", body.types[body.inputs[1]])
     true = names.param("true", np.ones(body.types[body.inputs[1]].shape, bool))
     renamed = {body.inputs[1]: true}                        # inside the loop the condition holds

@@ -1,7 +1,7 @@
 """LSTM, GRU and RNN in full: weights computed at run time, sequence lengths, peepholes, clipping, coupled gates.
 
-What decompose_recurrent.py (constant weights, whole sequences) leaves out, in the same form: one MatMul for the input's share
-of all time steps, and a Scan that captures the recurrent weights:
+What decompose_recurrent.py (constant weights, whole sequences) leaves out, in the same form: one MatMul for the input's
+share of all time steps, and a Scan that captures the recurrent weights:
 
     P = MatMul(X, W') + b;  Yh, Yc, Y = Scan(H0, C0, P, [0, 1, ...], R', lengths, ...) {...}
 
@@ -24,6 +24,7 @@ from toolchain.graph.passes.rewriting import Rewriting
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 STATES = {"LSTM": 2, "GRU": 1, "RNN": 1}
 DEFAULTS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
+DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}      # whether time runs backwards
 PLAIN = {name.lower(): name for name in ("Sigmoid", "Tanh", "Relu", "Softsign", "Softplus")}
 
 
@@ -38,7 +39,9 @@ class _Steps:
     types: dict[str, TensorType] = field(default_factory=dict)
     params: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def add(self, op: str, inputs: Sequence[str], shape: Sequence[int], dtype: str = "", out: str = "", **attrs: object) -> str:
+    def add(
+        self, op: str, inputs: Sequence[str], shape: Sequence[int], dtype: str = "", out: str = "", **attrs: object,
+    ) -> str:
         kind = TensorType.plain(tuple(shape), dtype or self.dtype)
         label = name = f"{self.prefix}.{len(self.nodes)}.{op.lower()}"
         if self.state is not None:
@@ -75,7 +78,7 @@ def decompose_recurrent_general(node: Node, state: Rewriting) -> Sequence[Node]:
     if batch_first:
         x, h0, c0 = (_swapped(made, state, v) if v else "" for v in (x, h0, c0))
     steps, batch, _ = state.shape(x)
-    directions = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[node.attrs.get("direction", "forward")]
+    directions = DIRECTIONS[node.attrs.get("direction", "forward")]
     activations = _activations(node, len(directions))
     results = [
         _direction(node, made, d, backwards, activations[d], x, w, r, b, lengths, (h0, c0)[:STATES[node.op]], peepholes)
@@ -138,7 +141,8 @@ def _direction(
         after = made.constant(np.zeros(gates * hidden, to_numpy(made.dtype)))
     first = [_initial(made, name, d, batch, hidden) for name in initial]
     first += [made.constant(np.zeros((batch, hidden), to_numpy(made.dtype)))] * (STATES[node.op] - len(first))
-    captured = [recurrent, after, made.add("Cast", (made.add("Reshape", (lens, made.ints(batch, 1)), (batch, 1), state.types[lens].dtype),), (batch, 1), "int64", to=7)]
+    column = made.add("Reshape", (lens, made.ints(batch, 1)), (batch, 1), state.types[lens].dtype)
+    captured = [recurrent, after, made.add("Cast", (column,), (batch, 1), "int64", to=7)]
     if peepholes:
         captured.append(made.reshape(made.part(peepholes, 0, d, d + 1, (1, 3 * hidden)), (3 * hidden,)))
     body = _body(node, made.dtype, batch, hidden, activations, [state.types[c] for c in captured])

@@ -8,7 +8,6 @@ from typing import Any
 
 from toolchain import te
 from toolchain.core import dtype as dtypes
-from toolchain.core.errors import CodegenError
 from toolchain.kernels.op import Compute, Op, injective
 from toolchain.te.expr import Bin, Const, binary
 

@@ -48,7 +48,7 @@ def _quantization(op: Op, i: At, n: int) -> te.Expr:
 
 
 def quantize_linear(op: Op) -> te.Tensor:
-    """round(x / scale) + zero point, halves to even, saturated; of small floats the quotient. Source: ONNX QuantizeLinear."""
+    """round(x / scale) + zero point, halves to even, saturated; small floats: the quotient. Source: ONNX."""
     kind = op.kinds[0]
     if kind in FORMATS:
         return injective(op, lambda i: encode(_quotient(op, i), kind, bool(op.attr("saturate", 1))), tag="elementwise")

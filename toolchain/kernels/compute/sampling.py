@@ -250,8 +250,8 @@ def max_unpool(op: Op) -> te.Tensor:
 
     def value(i: At) -> te.Expr:
         inside = te.all(*(te.index(j) < n for j, n in zip(i, counted, strict=True)))
-        at = tuple(te.minimum(te.index(j).astype("int64"), te.const(n - 1, "int64")) for j, n in zip(i, counted, strict=True))
-        place = tuple(te.index(a, 0, n - 1) for a, n in zip(at, counted, strict=True)) if op.shape != counted else i
+        place = i if op.shape == counted else tuple(
+            _place(te.index(j).astype("int64"), n) for j, n in zip(i, counted, strict=True))
         which = te.select(inside, found[place], te.const(-1, "int64"))
         picked = te.index(te.maximum(which, te.const(0, "int64")), 0, r.extent - 1)
         return te.select(which >= 0, op.x[(*i[:2], *unflatten_index(picked, spatial))], te.const(0, op.dtype))
