@@ -6,7 +6,7 @@ BIN    := $(CURDIR)/$(VENV)/bin
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types golden bench clean
+.PHONY: help demo test lint types golden docs bench figures clean
 
 help:           ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,12 @@ types: $(VENV)/installed-dev            ## Check the types of core, build, te an
 
 golden: $(VENV)/installed-dev           ## Write the golden texts anew; look at what git says has changed
 	$(BIN)/python -m pytest -n $(WORKERS) --update-golden
+
+docs: $(VENV)/installed-dev              ## Write the pages of docs/ that are made from the code
+	$(BIN)/python docs/generate.py
+
+figures: $(VENV)/installed-baselines    ## Print the figures of docs/figures.md as measured on this machine
+	$(BIN)/python benchmarks/figures.py
 
 bench: $(VENV)/installed-baselines      ## Measure the recipes' models beside the rivals
 	for recipe in paper ocr light; do (cd recipes/$$recipe && $(BIN)/tc report) || exit; done

@@ -39,7 +39,8 @@ from toolchain.build.runs import events_of, recorded
 from toolchain.build.store import Store
 from toolchain.core.errors import ToolchainError
 from toolchain.core.target import Target
-from toolchain.graph.serialize import from_json
+from toolchain.graph.passes.memory_plan import size_bytes
+from toolchain.graph.serialize import from_json, load_files
 from toolchain.report.contenders import missing_baselines
 from toolchain.report.facts import to_json
 from toolchain.report.statistics import geometric_mean
@@ -338,7 +339,9 @@ def memory_of_build(build: RecipeBuild) -> Figure:
     with tempfile.TemporaryDirectory(prefix="tc-figures-") as temporary, user_store() as store:
         model = single_model_project(store, build, Path(temporary) / "project")
         imported = make(store, build, [build.tasks.graph])[build.tasks.graph.name]
-        size = max(model.stat().st_size, imported.size_bytes)       # a file may compute its weights instead of holding them
+        graph = load_files(store.blobs.paths(imported.files))
+        weights_bytes = sum(size_bytes(graph.types[name]) for name in graph.params)
+        size = max(model.stat().st_size, weights_bytes)             # a file may compute its weights instead of holding them
         peak = watch_memory(tc_command("build", "-C", model.parent), {"TC_STORE": f"{temporary}/store"})
     reach, how = 4 * size + 500 * 10**6, "TC_STORE=<empty> tc build; VmHWM of each process, sum of Pss, from /proc"
     name = f"memory of building {build.name}"

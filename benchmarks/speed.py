@@ -20,6 +20,7 @@ from toolchain.report.facts import MeasureFacts, to_json
 from toolchain.report.measure import measure, rounds_for
 from toolchain.tasks.contender import artifact_entry
 from toolchain.tasks.data import samples
+from toolchain.tasks.measure import named_onnx
 from toolchain.tasks.steps import assembled_folder, model_path
 
 
@@ -37,7 +38,7 @@ def speed_of(store: Store, build: RecipeBuild, known: Mapping[str, Any], *, agai
     (sample, *_) = samples({"data": asdict(build.model.data)}, inputs, load_files(inputs["graph"].files))
     with tempfile.TemporaryDirectory(prefix="tc-figures-") as temporary:
         folder = assembled_folder(inputs["module"], Path(temporary) / "artifact")
-        model = _named_onnx(model_path(inputs), Path(temporary))
+        model = named_onnx(model_path(inputs), Path(temporary))
         entries = [artifact_entry(folder), *baseline_entries(against, model)]
         facts = measure(entries, sample.inputs, threads=threads, rounds=rounds_for(seconds),
                         reference=sample.expected or None)
@@ -67,12 +68,3 @@ def summary(facts: MeasureFacts) -> dict[str, Any]:
         "errors": {c.name: c.error for c in facts.contenders if c.error},
         "steal_percent": facts.system.steal_percent,
     }
-
-
-def _named_onnx(model: Path, folder: Path) -> Path:
-    """The model under a name that ends in .onnx, by which rivals and shape binding know it (in the store it has none)."""
-    if model.suffix == ".onnx":
-        return model
-    link = folder / "model.onnx"
-    link.symlink_to(model)
-    return link

@@ -17,7 +17,7 @@ WEIGHTS: dict[Proposal, int] = {
     operators.expand: 2, operators.tile: 2, operators.gather: 4, operators.scatter: 2, operators.depth_space: 2,
     operators.moves: 4, operators.resize: 3,
     layers.conv: 14, layers.conv_transpose: 4, layers.pool: 8, layers.matmul: 8, layers.einsum: 2,
-    layers.normalization: 8, layers.reduce: 6, layers.arg_reduce: 2, layers.lstm: 2, layers.quantized: 3,
+    layers.normalization: 8, layers.reduce: 6, layers.arg_reduce: 2, layers.recurrent: 3, layers.quantized: 3,
 }
 FOCUS = 0.5                 # of the networks draw from a few proposals only: longer chains of the same kind
 MOST_NODES = 14

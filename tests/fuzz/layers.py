@@ -25,8 +25,16 @@ def window(b: Builder, spatial: tuple[int, ...], *, dilated: bool = True) -> tup
         attrs["dilations"] = [b.one_of(1, 2) for _ in spatial]
     if b.chance(0.2):
         attrs["auto_pad"] = b.one_of("SAME_UPPER", "SAME_LOWER", "VALID")
+        kernel = [min(k, n) for k, n in zip(kernel, spatial, strict=True)]
+        attrs.pop("dilations", None)
     else:
-        attrs["pads"] = [b.rng.randint(0, k - 1) if b.chance(0.6) else k // 2 for k in kernel + kernel]
+        pads = [b.rng.randint(0, k - 1) if b.chance(0.6) else k // 2 for k in kernel + kernel]
+        reach = [(k - 1) * d + 1 for k, d in zip(kernel, attrs.get("dilations", [1] * len(kernel)), strict=True)]
+        for d, (n, r) in enumerate(zip(spatial, reach, strict=True)):
+            kernel[d] = kernel[d] if n + pads[d] + pads[d + len(kernel)] >= r else 1       # the window fits
+            if kernel[d] == 1:
+                pads[d] = pads[d + len(kernel)] = 0
+        attrs["pads"] = pads
     if b.chance(0.15):
         del attrs["strides"]
     return kernel, attrs
@@ -40,8 +48,6 @@ def conv(b: Builder) -> None:
     group = channels if b.chance(0.15) else group
     out = group * b.rng.choice((1, 1, 2, 3) if group > 1 else (1, 2, 3, 8, 16, 17, 20, 32))
     kernel, attrs = window(b, b[x].shape[2:])
-    if "auto_pad" in attrs:
-        attrs.pop("dilations", None)
     w = b.weight(out, channels // group, *kernel)
     b.op("Conv", x, w, *([b.const(b.array((out,)))] if b.chance(0.6) else []), group=group, exact=False,
          kernel_shape=kernel if b.chance(0.8) else None, **attrs)
@@ -59,7 +65,7 @@ def conv_transpose(b: Builder) -> None:
         attrs["output_padding"] = [b.rng.randint(0, s - 1) for s in strides]
     if b.chance(0.2):
         attrs["dilations"] = [b.one_of(1, 2) for _ in range(rank)]
-    if b.chance(0.15):
+    if b.chance(0.15) and all(k >= s for k, s in zip(kernel, strides, strict=True)):
         attrs = {"strides": strides, "auto_pad": b.one_of("SAME_UPPER", "SAME_LOWER", "VALID")}
     out = b.rng.choice((1, 2, 5, 8, 16))
     w = b.weight(channels, out, *kernel)
@@ -79,11 +85,10 @@ def pool(b: Builder) -> None:
         b.op(op, x, size=b.one_of(1, 3, 5), alpha=0.1, beta=0.75, bias=1.0, exact=False)
         return
     kernel, attrs = window(b, b[x].shape[2:], dilated=op != "LpPool")
-    if "auto_pad" in attrs:
-        attrs.pop("dilations", None)
-    elif b.chance(0.3) and op != "LpPool":
+    if "auto_pad" not in attrs and b.chance(0.3) and op != "LpPool":
         attrs["ceil_mode"] = 1
-    if op == "AveragePool":
+    if op == "AveragePool":             # a window that meets padding only divides by zero
+        attrs.pop("dilations", None)
         attrs["count_include_pad"] = b.rng.randint(0, 1)
     if op == "LpPool":
         attrs["p"] = b.one_of(1, 2)
@@ -202,19 +207,20 @@ def arg_reduce(b: Builder) -> None:
          select_last_index=b.rng.randint(0, 1))
 
 
-def lstm(b: Builder) -> None:
+def recurrent(b: Builder) -> None:
     x = b.some(3, F, when=lambda a: a.shape[0] < 10 and a.size < 400)
-    steps, batch, width = b[x].shape
+    _, batch, width = b[x].shape
     hidden = b.one_of(1, 3, 8, 16)
+    op, gates = b.one_of(("LSTM", 4), ("LSTM", 4), ("GRU", 3), ("RNN", 1))
     direction = b.one_of("forward", "reverse", "bidirectional")
     d = 2 if direction == "bidirectional" else 1
-    more = [b.const(b.array((d, 8 * hidden), scale=0.3))] if b.chance(0.6) else []
+    more = [b.const(b.array((d, 2 * gates * hidden), scale=0.3))] if b.chance(0.6) else []
     if more and b.chance(0.4):
-        more += ["", b.given(b.array((d, batch, hidden), scale=0.5)), b.given(b.array((d, batch, hidden), scale=0.5))]
-        if b.chance(0.4):
-            more.append(b.const(b.array((d, 3 * hidden), scale=0.3)))
-    b.op("LSTM", x, b.const(b.array((d, 4 * hidden, width), scale=0.3)), b.const(b.array((d, 4 * hidden, hidden), scale=0.3)),
-         *more, outputs=3, hidden_size=hidden, direction=direction, exact=False)
+        states = 2 if op == "LSTM" else 1
+        more += ["", *(b.given(b.array((d, batch, hidden), scale=0.5)) for _ in range(states))]
+    w, r = (b.const(b.array((d, gates * hidden, n), scale=0.3)) for n in (width, hidden))
+    b.op(op, x, w, r, *more, outputs=3 if op == "LSTM" else 2, hidden_size=hidden, direction=direction, exact=False,
+         linear_before_reset=b.rng.randint(0, 1) if op == "GRU" else None)
 
 
 def quantized(b: Builder) -> None:
@@ -231,10 +237,12 @@ def quantized(b: Builder) -> None:
             axis = b.rng.randrange(b[x].ndim)
             shape = (b[x].shape[axis],) if b.chance(0.4) else ()
             scale = b.const((b.numpy.random(shape) * 0.1 + 0.03).astype(np.float32))
-            b.op("DequantizeLinear", x, scale, *([b.const(b.array(shape, kind))] if b.chance(0.7) else []), axis=axis, exact=False)
+            zero = [b.const(b.array(shape, kind))] if b.chance(0.7) else []
+            b.op("DequantizeLinear", x, scale, *zero, axis=axis, exact=False)
         case "MatMulInteger":
             k = b.rng.randint(1, 20)
-            x, w = b.given(b.array((*b.shape(b.rng.randint(1, 2), 60), k), kind)), b.const(b.array((k, b.rng.randint(1, 20)), "int8"))
+            x = b.given(b.array((*b.shape(b.rng.randint(1, 2), 60), k), kind))
+            w = b.const(b.array((k, b.rng.randint(1, 20)), "int8"))
             zero = [b.const(np.array(3, kind))] if b.chance(0.6) else []
             b.op("MatMulInteger", x, w, *zero, *([b.const(np.array(1, "int8"))] if zero and b.chance(0.5) else []))
         case "ConvInteger":

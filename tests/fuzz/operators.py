@@ -22,11 +22,20 @@ NUMBERS = ANY[:-1]
 SMOOTH = ("Atan", "Sin", "Cos", "Erf", "Sigmoid", "Tanh", "Softplus", "Softsign", "Elu", "Selu", "Celu", "LeakyRelu",
           "HardSigmoid", "HardSwish", "Mish", "Gelu", "Relu", "Abs", "Neg", "Identity", "Clip", "ThresholdedRelu", "Asinh")
 JUMPS = ("Floor", "Ceil", "Round", "Sign", "IsNaN", "IsInf", "Shrink", "Not", "Hardmax", "BitwiseNot")
+
+
+def _above(low: float) -> Callable[[np.ndarray], bool]:
+    return lambda a: bool(a.min() > low)
+
+
+def _within(high: float) -> Callable[[np.ndarray], bool]:
+    return lambda a: bool(abs(a).max() < high)
+
+
 DOMAINS: dict[str, Callable[[np.ndarray], bool]] = {
-    "Log": lambda a: bool(a.min() > 0.05), "Sqrt": lambda a: bool(a.min() > 0.01), "Reciprocal": lambda a: bool(abs(a).min() > 0.1),
-    "Acosh": lambda a: bool(a.min() > 1.1), "Acos": lambda a: bool(abs(a).max() < 0.95), "Asin": lambda a: bool(abs(a).max() < 0.95),
-    "Atanh": lambda a: bool(abs(a).max() < 0.9), "Exp": lambda a: bool(a.max() < 4), "Sinh": lambda a: bool(abs(a).max() < 4),
-    "Cosh": lambda a: bool(abs(a).max() < 4), "Tan": lambda a: bool(abs(a).max() < 1.2),
+    "Log": _above(0.05), "Sqrt": _above(0.01), "Reciprocal": lambda a: bool(abs(a).min() > 0.1), "Acosh": _above(1.1),
+    "Acos": _within(0.95), "Asin": _within(0.95), "Atanh": _within(0.9), "Exp": lambda a: bool(a.max() < 4),
+    "Sinh": _within(4), "Cosh": _within(4), "Tan": _within(1.2),
 }
 
 
@@ -78,7 +87,7 @@ def jump(b: Builder) -> None:
 
 
 def partner(b: Builder, x: str) -> str:
-    """A second operand that broadcasts with x: itself, another value, a new input, a constant, of fewer or more dimensions."""
+    """A second operand that broadcasts with x: a value so far, a new input, or a constant."""
     array = b[x]
     fits = [n for n, a in b.values.items() if a.dtype == array.dtype and broadcasts(a.shape, array.shape)]
     if b.chance(0.5):
@@ -115,7 +124,7 @@ def binary(b: Builder) -> None:
     if op == "Mod":
         b.op(op, x, y, fmod=1 if b[x].dtype.kind == "f" else b.rng.randint(0, 1))
         return
-    if op == "PRelu" and not broadcasts(b[x].shape, b[y].shape):
+    if op == "PRelu" and np.broadcast_shapes(b[x].shape, b[y].shape) != b[x].shape:
         return
     operands = [x, y] if b.chance(0.5) or op in ("PRelu",) else [y, x] if op != "Div" else [x, y]
     if op in ("Sum", "Mean", "Max", "Min") and b.chance(0.4):
@@ -289,7 +298,7 @@ def gather(b: Builder) -> None:
     kind = b.one_of("Gather", "Gather", "GatherElements", "GatherND")
     if kind == "GatherND":
         depth = b.rng.randint(1, b[x].ndim)
-        last = np.stack([b.numpy.integers(-m, m, b.shape(b.rng.randint(0, 2), 60)[:0] or (4,)) for m in b[x].shape[:depth]], -1)
+        last = np.stack([b.numpy.integers(-m, m, (4,)) for m in b[x].shape[:depth]], -1)
         b.op(kind, x, at(b, last))
         return
     if kind == "GatherElements":
@@ -313,7 +322,7 @@ def scatter(b: Builder) -> None:
         every = np.stack(np.meshgrid(*(np.arange(n) for n in shape[:depth]), indexing="ij"), -1).reshape(-1, depth)
         count = b.rng.randint(1, len(every))
         indices = b.numpy.permutation(every)[:count]            # each place once: the order of several is open
-        b.op("ScatterND", x, at(b, indices.astype(np.int64)) if b.chance(0.0) else b.const(indices.astype(np.int64)),
+        b.op("ScatterND", x, at(b, indices),
              b.given(b.array((count, *shape[depth:]))), reduction=reduction, exact=False)
         return
     axis = b.rng.randrange(len(shape))
@@ -339,7 +348,8 @@ def moves(b: Builder) -> None:
     match b.one_of("Trilu", "CumSum", "OneHot", "EyeLike", "ReverseSequence", "CenterCropPad", "Range", "ConstantOfShape"):
         case "Trilu":
             x = b.some((2, 4), NUMBERS)
-            b.op("Trilu", x, *([b.const(np.array(b.rng.randint(-3, 3)))] if b.chance(0.6) else []), upper=b.rng.randint(0, 1))
+            k = [b.const(np.array(b.rng.randint(-3, 3)))] if b.chance(0.6) else []
+            b.op("Trilu", x, *k, upper=b.rng.randint(0, 1))
         case "CumSum":
             x = b.some((1, 4), ("float32", "int32", "int64"))
             b.op("CumSum", x, b.const(np.array(b.rng.randint(-b[x].ndim, b[x].ndim - 1))), exclusive=b.rng.randint(0, 1),
@@ -360,7 +370,7 @@ def moves(b: Builder) -> None:
             x = b.some((1, 4), F)
             b.op("CenterCropPad", x, b.ints(*(b.rng.randint(1, 8) for _ in b[x].shape)))
         case "Range":
-            b.op("Range", b.const(np.array(b.rng.randint(-5, 5))), b.const(np.array(20)), b.const(np.array(b.rng.randint(1, 7))))
+            b.op("Range", *(b.const(np.array(n)) for n in (b.rng.randint(-5, 5), 20, b.rng.randint(1, 7))))
         case "ConstantOfShape":
             b.op("ConstantOfShape", b.ints(*b.shape(2, 200)))
 
@@ -374,9 +384,14 @@ def resize(b: Builder) -> None:
     sizes = [*b[x].shape[:2], *(b.rng.randint(1, 2 * n + 2) for n in b[x].shape[2:])]
     how = b.one_of("half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel")
     scales = [1.0, 1.0, *(b.one_of(0.5, 1.0, 2.0, 3.0, 1.5) for _ in range(rank))]
-    target = [b.const(np.array(scales, np.float32))] if b.chance(0.5) else ["", b.ints(*sizes)]
-    attrs = {"nearest_mode": b.one_of("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")} if mode == "nearest" else {}
-    if mode != "nearest" and b.chance(0.2):
+    if mode == "nearest":               # others land on ties, where a rounding error decides
+        how, scales = b.one_of("half_pixel", "asymmetric"), [1.0, 1.0, *(b.one_of(0.5, 1.0, 2.0, 4.0) for _ in range(rank))]
+    by_size = mode != "nearest" and (how == "align_corners" or b.chance(0.5))       # aligned ends of 13.5 elements: unclear
+    target = ["", b.ints(*sizes)] if by_size else [b.const(np.array(scales, np.float32))]
+    attrs: dict = {}
+    if mode == "nearest":
+        attrs["nearest_mode"] = b.one_of("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")
+    elif b.chance(0.2):
         attrs["antialias"] = 1
     b.op("Resize", x, "", *target, mode=mode, coordinate_transformation_mode=how, exact=None if mode == "nearest" else False,
          **attrs)

@@ -35,7 +35,7 @@ MOST_S = 120.0          # of one case: a hang
 def verdict_of(stack: Stack, seed: int) -> tuple[Case, Verdict, tuple[Variant, ...]]:
     case = generate(seed)
     rng = random.Random(seed)
-    variants = (Variant(), random_variant(rng)) if rng.random() < 0.4 else (Variant(),) if rng.random() < 0.5 else (random_variant(rng),)
+    variants = rng.choice(((Variant(),), (random_variant(rng),), (Variant(), random_variant(rng))))
     return case, stack.check(case, variants), variants
 
 
@@ -93,9 +93,10 @@ def run_batch(seeds: list[int], out: Path) -> None:
 def summary(found: dict[int, dict]) -> str:
     counts = Counter(line["kind"] for line in found.values())
     lines = [", ".join(f"{counts[k]} {k}" for k in ("passed", "refused", "wrong", "crashed"))]
-    refused = Counter(re.sub(r"\d+", "N", line["detail"].splitlines()[0])[:150] for line in found.values() if line["kind"] == "refused")
+    first = {seed: line["detail"].splitlines()[0] for seed, line in found.items() if line["detail"]}
+    refused = Counter(re.sub(r"\d+", "N", first[seed])[:150] for seed, line in found.items() if line["kind"] == "refused")
     lines += [f"  refused {n:4}  {text}" for text, n in refused.most_common()]
-    lines += [f"  {line['kind']} {seed}: {line['detail'].splitlines()[0][:200]}" for seed, line in sorted(found.items())
+    lines += [f"  {line['kind']} {seed}: {first[seed][:200]}" for seed, line in sorted(found.items())
               if line["kind"] in ("wrong", "crashed")]
     return "\n".join(lines)
 
@@ -105,7 +106,8 @@ def main() -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=100, help="how many cases")
     parser.add_argument("--seed", type=int, default=1, help="the first one")
-    parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "toolchain-fuzz", help="for the log and failures")
+    parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "toolchain-fuzz",
+                        help="for the log and failures")
     parser.add_argument("--resume", type=Path, help="a log.jsonl: its cases are not run again")
     parser.add_argument("--only", type=int, help="one case, described")
     parser.add_argument("--batch", type=int, nargs="*", help=argparse.SUPPRESS)

@@ -14,7 +14,16 @@ from toolchain.core.target import Target
 from toolchain.graph.importers.onnx import import_model
 from toolchain.graph.interpret import interpret
 from toolchain.graph.ir import Graph
-from toolchain.graph.passes import FUSION, PASSES, GraphPass, check_memory, decomposing, plan_memory, planning_layouts, run_passes
+from toolchain.graph.passes import (
+    FUSION,
+    PASSES,
+    GraphPass,
+    check_memory,
+    decomposing,
+    plan_memory,
+    planning_layouts,
+    run_passes,
+)
 from toolchain.kernels.layouts import layout_options
 from toolchain.kernels.table import COMPUTES
 from toolchain.targets.backend import Kernel
@@ -53,7 +62,8 @@ class Variant:
 
     def __str__(self) -> str:
         left_out = [p.__name__ for p in PASSES if p not in self.passes]
-        return f"{self.target.name}{'' if self.layouts else ', plain layouts'}{', without ' + ' '.join(left_out) if left_out else ''}"
+        without = f"without {' '.join(left_out)}" if left_out else ""
+        return ", ".join(filter(None, [self.target.name, "" if self.layouts else "plain layouts", without]))
 
 
 def random_variant(rng: random.Random) -> Variant:
@@ -84,7 +94,7 @@ class Stack:
             return Verdict("crashed", f"{where}: {type(error).__name__}: {error}")
         except ToolchainError as error:
             return Verdict("refused", f"{where}: {type(error).__name__}: {error}")
-        except Exception as error:          # noqa: BLE001  that is what is looked for
+        except Exception as error:
             return Verdict("crashed", f"{where}: {type(error).__name__}: {error} {_origin(error)}")
         return Verdict("passed")
 

@@ -312,6 +312,17 @@ def test_unsupported_in_a_graph_looks_into_bodies():
 
 # --- malformed nodes
 
+@pytest.mark.parametrize("attrs", [
+    {"kernel_shape": [3, 3], "auto_pad": "VALID"}, {"kernel_shape": [3, 2]},
+    {"kernel_shape": [4, 1], "pads": [1, 0, 0, 0]},
+])
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+def test_windows_larger_than_what_they_look_at_are_refused(op: str, attrs: dict):
+    """ONNX's shape inference yields one element for them, by a division that rounds towards zero."""
+    with pytest.raises(ImportModelError, match=r"a window of \[.*\] does not fit \[2, 5\] padded by"):
+        imported(make_model([node(op, ["x"], ["y"], strides=[2, 1], **attrs)], {"x": (1, 1, 2, 5)}, ["y"]))
+
+
 @pytest.mark.parametrize("bad, message", [
     (node("Relu", ["nowhere"], ["y"]), "reads 'nowhere', which is defined later or nowhere"),
     (node("Relu", ["x"], ["x"]), "defines 'x' a second time"),

@@ -228,3 +228,15 @@ def test_refuses_a_vectorized_loop():
     for loop in ("i", "j"):
         with pytest.raises(ScheduleError, match="compute_at: 'i' is vectorized, C_local would be computed inside"):
             s[local].compute_at(s[work.output], loop)
+
+
+def test_refuses_what_a_reduction_starts_from_inside_of_its_loop():
+    """The start value is needed before the first iteration of the reduction."""
+    work = conv2d(1, 2, 4, 4, 2, 3, 1, 0)
+    s = te.create_schedule(work.output)
+    copy = s.cache_read(s["B"].tensor, "local", s["Y"].tensor)
+    for loop in ("ic", "kh", "kw"):
+        with pytest.raises(ScheduleError, match="compute_at: Y starts from B_local, before its reduction loop 'ic'"):
+            s[copy].compute_at(s["Y"], loop)
+    s[copy].compute_at(s["Y"], "x")
+    work.check(s.func)

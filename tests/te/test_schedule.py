@@ -174,3 +174,40 @@ def test_random_schedules_keep_the_result(data):
     except CodegenError:            # nested vectors and the like: refused, never wrong
         return
     work.check(lowered)
+
+
+def test_pieces_that_interleave_start_one_by_one():
+    """Even rows, then odd rows: the range of the second lies inside that of the first, its places do not."""
+    work = matmul(7, 3, 5)
+    s = te.create_schedule(work.output)
+    _, i = s["C"].split("i", 2)
+    s["C"].reorder("j", "i_0", "k")
+    s["C"].partition(i)
+    work.check(s.func)
+    work.check(lower(s.func, AVX2))
+
+
+def test_pieces_inside_of_strided_pieces_only_accumulate():
+    """Chunks of a reduction over the same even rows."""
+    work = matmul(8, 3, 6)
+    s = te.create_schedule(work.output)
+    ko, ki = s["C"].split("k", 4)
+    s["C"].reorder(ko, "i", "j", ki)
+    s["C"].partition(ko)
+    s["C"].partition("i")
+    work.check(lower(s.func, AVX2))
+
+
+def test_a_guarded_piece_starts_no_more_than_it_stores():
+    """The middle piece is padded to six and guarded: the last one is not inside of it."""
+    X = te.placeholder((7,), name="X")
+    a = te.reduce_axis(3, "a")
+    Y = te.compute((7,), lambda i: te.max(
+        te.select(te.all(i + a >= 1, i + a < 8), X[i + a - 1], -100.0), axis=a), name="Y")
+    s = te.create_schedule(Y)
+    _, middle, _ = s[Y].partition("i")
+    s[Y].split(middle, 6)
+    x = np.arange(7, dtype=np.float32) % 3
+    want = np.maximum(np.maximum(x, np.append(x[1:], -100)), np.append(-100, x[:-1]))
+    for func in (s.func, lower(s.func, AVX2)):
+        np.testing.assert_array_equal(te.interpret(func, {"X": x})["Y"], want)

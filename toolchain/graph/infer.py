@@ -95,6 +95,15 @@ def _infer_same(node: Node, types: Mapping[str, TensorType], params: Mapping[str
     return (TensorType.plain(t.shape, t.dtype),)
 
 
+def _infer_prelu(node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray]) -> tuple[TensorType, ...]:
+    """ONNX's rule does not look at the slope, which may not be larger than x."""
+    x, slope = (types[name].shape for name in node.inputs)
+    missing = (1,) * (len(x) - len(slope))
+    if len(slope) > len(x) or any(n not in (1, m) for n, m in zip(missing + slope, x)):
+        raise ImportModelError(f"its slope of shape {list(slope)} does not broadcast to {list(x)}", where=where(node))
+    return _infer_same(node, types, params)
+
+
 def _body_types(body: Graph) -> tuple[TensorType, ...]:
     return tuple(body.types[o] for o in body.outputs)
 
@@ -198,6 +207,7 @@ RULES: dict[str, Rule] = {
     "Layout": _infer_same,
     "GroupNormalization": _infer_same,          # of these two ONNX has no rule
     "MeanVarianceNormalization": _infer_same,
+    "PRelu": _infer_prelu,
     "Fused": _infer_fused,
     "If": _infer_if,
     "Loop": _infer_loop,

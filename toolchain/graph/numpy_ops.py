@@ -239,6 +239,14 @@ def _half_sum(element: Callable[[np.ndarray], np.ndarray], finish: Callable[[np.
     return rule
 
 
+def _gather_elements(node: Node, arrays: Arrays) -> Made:
+    """x[.., index[..], ..]; the index may be shorter than x in the other dimensions, which onnx.reference refuses."""
+    x, index = _array(arrays[0]), _array(arrays[1])
+    axis = default(node, "axis") % x.ndim
+    within = x[tuple(slice(None) if d == axis else slice(n) for d, n in enumerate(index.shape))]
+    return (np.take_along_axis(within, np.where(index < 0, index + x.shape[axis], index), axis),)
+
+
 def _mean(node: Node, arrays: Arrays) -> Made:
     """Of operands that are broadcast against each other, which onnx.reference cannot."""
     total = np.asarray(sum(_array(a).astype(wide(_array(a).dtype)) for a in arrays))
@@ -346,6 +354,7 @@ RULES: dict[str, Rule] = {
     "ConstantOfShape": _constant_of_shape,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
+    "GatherElements": _gather_elements,
     "GlobalAveragePool": _global_average_pool,
     "GlobalLpPool": _global_lp_pool,
     "GlobalMaxPool": _global_max_pool,

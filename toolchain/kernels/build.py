@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,6 @@ from toolchain.graph.ir import Graph, Node
 from toolchain.kernels.choices import Choices
 from toolchain.kernels.op import Op
 from toolchain.kernels.table import COMPUTES, TAKES_SMALL
-from toolchain.te.loop_ir import PrimFunc
 
 
 def define(body: Graph) -> tuple[list[te.Tensor], list[te.Tensor]]:
@@ -64,13 +62,14 @@ def _bytes(array: np.ndarray) -> np.ndarray:
 Sketcher = Callable[[te.Schedule, Target, Choices], None]
 
 
-def schedule(body: Graph, target: Target, sketch: Sketcher, answers: Mapping[str, Any] | None = None) -> te.Schedule:
-    """Define the group, attach the layouts its types ask for, and let the sketch schedule it."""
+def schedule(body: Graph, target: Target, sketch: Sketcher, choices: Choices | None = None) -> te.Schedule:
+    """Define the group, attach the layouts its types ask for, and let the sketch schedule it (with the default answers,
+    unless `choices` has others)."""
     inputs, outputs = define(body)
     s = te.create_schedule(outputs, name=anchor_name(body), inputs=inputs)
     for name, tensor in zip((*body.inputs, *body.outputs), (*inputs, *outputs), strict=True):
         s.set_layout(tensor, body.types[name].layout)
-    sketch(s, target, Choices(answers or {}))
+    sketch(s, target, Choices() if choices is None else choices)
     return s
 
 
@@ -79,6 +78,3 @@ def anchor_name(body: Graph) -> str:
     ops = [n.op.lower() for n in body.nodes]
     return "_".join(ops[:4]) + (f"_{len(ops) - 4}more" if len(ops) > 4 else "")
 
-
-def primfunc(body: Graph, target: Target, sketch: Sketcher, answers: Mapping[str, Any] | None = None) -> PrimFunc:
-    return schedule(body, target, sketch, answers).func

@@ -9,30 +9,47 @@ from toolchain.core.errors import CodegenError, ScheduleError
 from toolchain.core.target import Target
 from toolchain.graph.ir import Graph
 from toolchain.kernels.build import anchor_name, schedule
+from toolchain.kernels.choices import Choices
 from toolchain.kernels.sketches.select import SKETCHES
 from toolchain.targets.backend import Kernel
 from toolchain.targets.base import compile_kernel
 from toolchain.te.schedule import steps_to_json
 
+SMALLER_TILES = 2            # how often a register tile that makes too much code, or needs too many registers, is halved
+
 
 def compile_workload(body: Graph, target: Target) -> tuple[Kernel, dict[str, Any]]:
-    """The kernel of a canonical body, and facts about it: the schedule's steps, and how long the parts took (ms).
+    """The kernel of a canonical body, and facts about it: the schedule's steps, and how long scheduling took.
 
-    The sketches are tried in order; one that cannot schedule the group, or makes code beyond the limits, gives way to the
-    next plainer one, and the facts say so. Raises CodegenError when none fits, naming the operators.
+    The sketches are tried in order, each with smaller register tiles where its default does not fit; one that cannot
+    schedule the group gives way to the next plainer one, and the facts say so. Raises CodegenError when none fits.
     """
     refused: list[str] = []
     for sketch in SKETCHES:
-        started = time.perf_counter()
-        try:
-            s = schedule(body, target, sketch)
-            scheduled = time.perf_counter()
-            kernel = compile_kernel(s.func, target)
-        except (ScheduleError, CodegenError) as error:
-            refused.append(f"{sketch.__name__}: {error}")
-            continue
-        return kernel, {
-            "name": anchor_name(body), "schedule": steps_to_json(s.steps), "sketch": sketch.__name__, "refused": refused,
-            "schedule_ms": round((scheduled - started) * 1e3, 3),
-        }
+        answers: dict[str, Any] | None = {}
+        for _ in range(1 + SMALLER_TILES):
+            if answers is None:
+                break
+            started, choices = time.perf_counter(), Choices(answers)
+            try:
+                s = schedule(body, target, sketch, choices)
+                scheduled = time.perf_counter()
+                kernel = compile_kernel(s.func, target)
+            except (ScheduleError, CodegenError) as error:
+                refused.append(f"{sketch.__name__}: {error}")
+                answers = smaller_tile(choices) if isinstance(error, CodegenError) else None
+                continue
+            return kernel, {
+                "name": anchor_name(body), "schedule": steps_to_json(s.steps), "sketch": sketch.__name__, "refused": refused,
+                "schedule_ms": round((scheduled - started) * 1e3, 3),
+            }
     raise CodegenError("no schedule fits:\n  " + "\n  ".join(refused), where=anchor_name(body))
+
+
+def smaller_tile(choices: Choices) -> dict[str, Any] | None:
+    """The same answers with the best tile of at most half the accumulators; None: there is no such tile."""
+    if "tile" not in choices.asked:
+        return None
+    options, tile = choices.asked["tile"]
+    smaller = next((t for t in options if t.accumulators <= tile.accumulators // 2), None)
+    return None if smaller is None else {**choices.answers, "tile": smaller}

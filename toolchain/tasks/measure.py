@@ -49,7 +49,7 @@ def measure(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -
         manifest = json.loads((folder / "manifest.json").read_text())
         threads = params["report"]["threads"] or params["threads"] or Target.from_json(manifest["target"]).cores
         progress(0, 0, f"beside {', '.join(against)}" if against else "")
-        rivals = baseline_entries(against, _with_suffix(model, Path(temporary)))
+        rivals = baseline_entries(against, named_onnx(model, Path(temporary)))
         facts = measure_contenders([artifact_entry(folder, options={"schedules": "default"}), *rivals], sample.inputs,
                                    threads=threads, rounds=rounds_for(seconds))
         progress(0, 0, "layer by layer")
@@ -61,7 +61,7 @@ def measure(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -
     return Result("facts", {"median_us": _median_us(facts)})
 
 
-def _with_suffix(model: Path, folder: Path) -> Path:
+def named_onnx(model: Path, folder: Path) -> Path:
     """The model under a name that ends in .onnx, by which rivals and shape binding know it (in the store it has none).
 
     External data lies beside a user's own file, which has its name: no link is made then.

@@ -191,40 +191,42 @@ def brute_force(vertices: list[list[float]], edges: dict[tuple[int, int], np.nda
     return float(best)
 
 
-def random_problem(draw: st.DrawFn, degree: int) -> tuple[list[list[float]], dict[tuple[int, int], np.ndarray]]:
+def random_problem(draw: st.DrawFn, dense: bool) -> tuple[list[list[float]], dict[tuple[int, int], np.ndarray]]:
+    """Costs of vertices and edges. Not dense: part of a 2-tree, whose every minor has a vertex of degree two or less."""
     rng = np.random.default_rng(draw(st.integers(0, 10_000)))
     vertices = [[float(c) for c in rng.integers(0, 20, rng.integers(1, 4))] for _ in range(draw(st.integers(1, 7)))]
     edges = {}
+    cliques = [(0, 0)]
     for b in range(1, len(vertices)):
-        for a in {int(rng.integers(0, b)) for _ in range(degree)}:
+        pair = cliques[rng.integers(0, len(cliques))]           # a 2-tree grows by a vertex at both ends of an edge
+        cliques += [(a, b) for a in pair]
+        for a in {int(rng.integers(0, b)) for _ in range(5)} if dense else {*pair[:rng.integers(1, 3)]}:
             edges[a, b] = rng.integers(0, 20, (len(vertices[a]), len(vertices[b]))).astype(float)
     return vertices, edges
+
+
+def problem_of(vertices: list[list[float]], edges: dict[tuple[int, int], np.ndarray]) -> Problem:
+    problem = Problem()
+    for v in vertices:
+        problem.add_vertex(v)
+    for (a, b), m in edges.items():
+        problem.add_edge(a, b, m)
+    return problem
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.data())
 def test_pbqp_is_exact_when_vertices_reduce_to_degree_two(data: st.DataObject) -> None:
-    """Every vertex has at most two edges to earlier ones: taking the last one out is always R0, R1 or R2."""
-    vertices, edges = data.draw(st.composite(random_problem)(2))
-    problem, reference = Problem(), Problem()
-    for p in (problem, reference):
-        for v in vertices:
-            p.add_vertex(v)
-        for (a, b), m in edges.items():
-            p.add_edge(a, b, m)
+    vertices, edges = data.draw(st.composite(random_problem)(dense=False))
+    problem, reference = problem_of(vertices, edges), problem_of(vertices, edges)      # solving one uses it up
     assert reference.cost(problem.solve()) == pytest.approx(brute_force(vertices, edges))
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.data())
 def test_pbqp_gives_a_valid_choice_for_dense_problems(data: st.DataObject) -> None:
-    vertices, edges = data.draw(st.composite(random_problem)(5))
-    problem, reference = Problem(), Problem()
-    for p in (problem, reference):
-        for v in vertices:
-            p.add_vertex(v)
-        for (a, b), m in edges.items():
-            p.add_edge(a, b, m)
+    vertices, edges = data.draw(st.composite(random_problem)(dense=True))
+    problem, reference = problem_of(vertices, edges), problem_of(vertices, edges)      # solving one uses it up
     choice = problem.solve()
     assert all(0 <= c < len(v) for c, v in zip(choice, vertices))
     worst = sum(max(v) for v in vertices) + sum(float(m.max()) for m in edges.values())

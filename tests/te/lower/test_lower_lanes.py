@@ -179,3 +179,17 @@ def test_lanes_that_a_guard_excludes_stay_out_of_the_join(combiner):
     x = np.random.default_rng(0).integers(-4, 5, (5, 4, 3)).astype(np.float32)
     for lowered in (vectorized(func), lower(func, TARGET)):
         np.testing.assert_array_equal(te.interpret(lowered, {"A": x})["C"], getattr(x, combiner)((1, 2)))
+
+
+def test_pieces_of_a_reduction_share_one_start():
+    """The first piece in lanes, the second not: both accumulate on what the first one starts."""
+    X = te.placeholder((6, 4, 3), name="A")
+    c, w = te.reduce_axis(4, "c"), te.reduce_axis(3, "w")
+    C = te.compute((6,), lambda i: te.sum(te.select(te.index(w) < 2, X[i, c, w], 2.0), axis=(c, w)), name="C")
+    s = te.create_schedule(C)
+    s[C].vectorize(w)
+    s[C].partition(w)
+    x = np.random.default_rng(0).integers(-4, 5, (6, 4, 3)).astype(np.float32)
+    want = x[..., :2].sum((1, 2)) + 8
+    for func in (s.func, vectorized(s.func), lower(s.func, TARGET)):
+        np.testing.assert_array_equal(te.interpret(func, {"A": x})["C"], want)

@@ -27,7 +27,8 @@ _WEIGHT = {"Conv": 1, "ConvInteger": 1, "ConvTranspose": 1, "QLinearConv": 3}
 def explicit_window(node: Node, context: _Types) -> tuple[Node, ...]:
     """Conv(x, w) {auto_pad=SAME_UPPER, strides=[2, 2]}   ->   Conv(x, w) {kernel_shape, strides, dilations, pads}
 
-    Needs: static types. Raises ImportModelError for lists of the wrong length, or a stride or dilation below 1.
+    Needs: static types. Raises ImportModelError for lists of the wrong length, a stride or dilation below 1,
+    or a window larger than the padded input.
     """
     spatial = context.types[node.inputs[0]].shape[2:]
     rank = len(spatial)
@@ -54,6 +55,9 @@ def explicit_window(node: Node, context: _Types) -> tuple[Node, ...]:
     elif mode == "VALID":
         pads = (0,) * (2 * rank)
         attrs.pop("ceil_mode", None)
+    if node.op != "ConvTranspose" and any(n + pads[d] + pads[d + rank] < reach[d] for d, n in enumerate(spatial)):
+        raise ImportModelError(f"a window of {list(reach)} does not fit {list(spatial)} padded by {list(pads)}",
+                               where=where(node))
     return (replace(node, attrs={**attrs, "kernel_shape": tuple(kernel), "strides": strides, "dilations": dilations,
                                  "pads": pads}),)
 

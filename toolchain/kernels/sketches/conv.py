@@ -16,7 +16,16 @@ from toolchain.core import dtype as dtypes
 from toolchain.core.layout import Layout, default_axes
 from toolchain.core.target import Target
 from toolchain.kernels.choices import Choices
-from toolchain.kernels.sketches.stages import accumulator, channel_lanes, layout_of, peel, row_registers, share_first, split
+from toolchain.kernels.sketches.stages import (
+    accumulator,
+    channel_lanes,
+    operands,
+    packed_columns,
+    peel,
+    row_registers,
+    share_first,
+    split,
+)
 from toolchain.kernels.tiling import Tile, conv_tiles, divisors, largest_divisor
 from toolchain.te.tensor import Tensor
 
@@ -63,7 +72,7 @@ def _tile(
     s: te.Schedule, anchor: Tensor, height: int, lanes: int, target: Target, choices: Choices
 ) -> Tile:
     """The register tile: its vectors are fixed by the packed weights, the rest is a choice. `height` 1: rows one by one."""
-    vectors = layout_of(s, s.func.stages[anchor].input_tensors[1]).dims[-1][1] // lanes or 1
+    vectors = packed_columns(s, anchor) // lanes or 1
     tiles = [t for t in conv_tiles(height, anchor.shape[-1], -(-anchor.shape[1] // lanes), target) if t.vectors == vectors]
     tiles = tiles or [Tile(1, 1, vectors)]
     tile: Tile = choices.one_of("tile", tiles, tiles[0])
@@ -98,7 +107,7 @@ def _shared(
     s: te.Schedule, n: te.Var, g: te.Var, outer: Sequence[te.Var], acc: Tensor, target: Target, choices: Choices
 ) -> te.Var:
     """The loop cores share: images, channel groups where weights outweigh activations, else rows inside the groups."""
-    x, w = s.func.stages[acc].input_tensors[:2]
+    x, w = operands(s, acc)
     heavy = math.prod(w.shape) > math.prod(x.shape)
     enough = 2 * target.cores
     if n.extent >= enough:
@@ -160,7 +169,11 @@ def conv_transpose(s: te.Schedule, anchor: Tensor, target: Target, choices: Choi
         i, phase = split(s, out, axis, stride, ragged)
         outer.append(i)
         phases.append(phase)
+    uneven = any(outer[-1] is r for r in ragged)             # the last phases lack a column: seen in the last tile
+    ragged = [r for r in ragged if r is not outer[-1]]
     xo, xi = split(s, out, outer[-1], tile.columns, ragged)
+    if uneven and not any(xo is r for r in ragged):
+        ragged.append(xo)
     shared = max((n, g, outer[0]), key=lambda axis: min(axis.extent, 2 * target.cores))
     s[out].reorder(*share_first(shared, ragged, [n, g, *outer[:-1], *phases, xo]), xi, ov, ol)
     s[acc].compute_at(s[out], xo)

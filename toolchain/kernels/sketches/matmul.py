@@ -12,7 +12,7 @@ from toolchain import te
 from toolchain.core import dtype as dtypes
 from toolchain.core.target import Target
 from toolchain.kernels.choices import Choices
-from toolchain.kernels.sketches.stages import accumulator, fuse_all, layout_of, peel, row_registers, share_first, split
+from toolchain.kernels.sketches.stages import accumulator, fuse_all, packed_columns, peel, row_registers, share_first, split
 from toolchain.kernels.tiling import Tile, largest_divisor, matmul_tiles
 from toolchain.te.tensor import Tensor
 
@@ -56,9 +56,9 @@ def matmul(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> 
 
 def _tile(s: te.Schedule, anchor: Tensor, rows: int, columns: int, lanes: int, target: Target, choices: Choices) -> Tile:
     tiles = matmul_tiles(rows, -(-columns // lanes), target)
-    packed = layout_of(s, s.func.stages[anchor].input_tensors[1]).dims[-1]
-    if packed[1]:
-        vectors = packed[1] // lanes
+    packed = packed_columns(s, anchor)
+    if packed:
+        vectors = packed // lanes
         tiles = [t for t in tiles if t.vectors == vectors] or [Tile(1, 1, vectors)]
     tile: Tile = choices.one_of("tile", tiles, tiles[0])
     return tile

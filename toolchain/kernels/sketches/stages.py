@@ -65,6 +65,18 @@ def channel_lanes(s: te.Schedule, tensor: Tensor) -> int:
     return layout.block(1) if len(layout.axes) >= 3 else 1
 
 
+def operands(s: te.Schedule, anchor: Tensor) -> tuple[Tensor, Tensor]:
+    """What a convolution or product multiplies: the first two tensors of at least two dimensions it reads (not its bias)."""
+    read = [t for t in s.func.stages[anchor].input_tensors if len(t.shape) >= 2]
+    return read[0], read[-1] if len(read) < 2 else read[1]
+
+
+def packed_columns(s: te.Schedule, anchor: Tensor) -> int:
+    """How many output channels or columns lie together in the packed second operand; 0: it is plain."""
+    dims = layout_of(s, operands(s, anchor)[1]).dims
+    return dims[-1][1] if dims else 0
+
+
 def accumulator(s: te.Schedule, anchor: Tensor) -> tuple[Tensor, Tensor]:
     """(accumulator, output): the reduction that will live in registers, and the stage that stores its result.
 

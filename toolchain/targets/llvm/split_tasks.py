@@ -122,14 +122,18 @@ def _touched(stmt: Stmt) -> set[Tensor]:
 
 
 def _check_lifetimes(func: PrimFunc, phases: list[Phase]) -> None:
-    """Registers and lane scratch do not outlive a phase: each phase that uses one must store to it first."""
-    for phase in phases:
-        stored = {n.tensor for n in nodes(phase.body) if isinstance(n, Store)}
-        for t in _touched(phase.body) - stored:
-            if func.buffers[t].scope in ("local", "lane"):
-                scope = func.buffers[t].scope
+    """Registers and lane scratch do not outlive a phase: what a nest reads of one, it or a nest of its phase has stored."""
+    nests = [(n, nest, _stored(nest)) for n, phase in enumerate(phases) for nest in statements(phase.body)]
+    for n, nest, own in nests:
+        for t in _touched(nest) - own:
+            scope = func.buffers[t].scope
+            if scope in ("local", "lane") and {m for m, _, stored in nests if t in stored} != {n}:
                 raise CodegenError(f"{func.name}: {t.name} ({scope}) is read in a phase that does not compute it",
                                    fix=f"compute {t.name} inside the nest that reads it, or give it the scope global")
+
+
+def _stored(stmt: Stmt) -> set[Tensor]:
+    return {n.tensor for n in nodes(stmt) if isinstance(n, Store)}
 
 
 __all__ = ["Phase", "Tasks", "round_up", "size_bytes", "split_tasks"]

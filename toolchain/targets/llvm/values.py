@@ -229,7 +229,7 @@ class Values(Arithmetic):
         place, at = self.places[e.tensor], e.index[0]
         element, size = MEMORY[e.dtype], dtypes.itemsize(e.dtype)
         if not isinstance(at, Index | Ramp):
-            return self.from_memory(e, self.gather(e, place, element, size, self.value(at)))
+            return self.from_memory(e, self.gather(e, place, element, size, self.value(at), self.guard))
         base, stride, lanes = (at, 0, 0) if isinstance(at, Index) else (at.base, at.stride, at.lanes)
         terms, total = self.linear(base)
         if stride < 0:
@@ -247,7 +247,7 @@ class Values(Arithmetic):
             return known
         if abs(stride) > MAX_SPAN or (stride not in (0, 1) and guard.lanes):
             offsets = self.value(Ramp(base, stride, lanes))
-            result = self.gather(e, place, element, size, offsets)
+            result = self.gather(e, place, element, size, offsets, guard)
         else:
             pointer, alignment = self.address(place, element, size, terms, total)
             result = self.load_span(place, element, pointer, max(size, alignment), span if lanes else 0, guard)
@@ -295,12 +295,13 @@ class Values(Arithmetic):
 
     guard_lanes = 0                              # how many lanes the present guard has
 
-    def gather(self, e: Load, place: Place, element: str, size: int, offsets: str) -> str:
+    def gather(self, e: Load, place: Place, element: str, size: int, offsets: str, guard: Guard) -> str:
+        """Load elements at these offsets; nothing (zero) outside of the guard."""
         lanes = self.lanes(e)
         pointers = self.emit(f"getelementptr inbounds {element}, ptr {place.base}, {vector('i64', lanes)} {offsets}")
-        mask = self.guard.lanes or SPLAT_TRUE
-        if self.guard.scalar:
-            both = self.splat("i1", self.guard.scalar, lanes)
+        mask = guard.lanes or SPLAT_TRUE
+        if guard.scalar:
+            both = self.splat("i1", guard.scalar, lanes)
             mask = both if mask == SPLAT_TRUE else self.emit(f"and {vector('i1', lanes)} {mask}, {both}")
         type, many, bits = vector(element, lanes), vector("ptr", lanes), vector("i1", lanes)
         full = intrinsic("masked.gather", type, many)

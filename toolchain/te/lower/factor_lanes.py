@@ -11,7 +11,21 @@ from toolchain.core.rewrite import map_children, rewrite
 from toolchain.core.target import Target
 from toolchain.te.create import fresh
 from toolchain.te.expr import Const, Load, Var, const, variables
-from toolchain.te.loop_ir import Block, Buffer, For, ForKind, If, PrimFunc, Stmt, Update, block, is_reduction_loop, loops
+from toolchain.te.loop_ir import (
+    Block,
+    Buffer,
+    Evaluate,
+    For,
+    ForKind,
+    If,
+    PrimFunc,
+    Stmt,
+    Update,
+    block,
+    is_reduction_loop,
+    leaves,
+    loops,
+)
 from toolchain.te.lower.shared import without
 from toolchain.te.primitives.loops import rebuild_chain
 from toolchain.te.substitute import substitute
@@ -111,6 +125,9 @@ def _lane_to_factor(path: tuple[Stmt, ...], update: Update) -> For | None:
     reductions = [s for s in path if isinstance(s, For) and is_reduction_loop(s, update)]
     if len(reductions) < 2 or path[0] is not reductions[0] or update.combiner not in IDENTITY:
         return None
+    pieces = [s for s in leaves(path[0]) if not isinstance(s, Evaluate) and s.tensor is update.tensor]
+    if update.init is not None and len(pieces) > 1:
+        return None                             # another piece would need the start value before the join gives it
     return next((s for s in reductions if s.kind is ForKind.VECTORIZED), None)
 
 

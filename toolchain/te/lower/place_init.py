@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
 from toolchain.core.errors import CodegenError
 from toolchain.core.rewrite import map_children, rewrite, walk
 from toolchain.core.target import Target
-from toolchain.te.expr import COMBINERS, Const, Index, Load, Var, binary, variables
+from toolchain.te.expr import COMBINERS, Compare, Const, Expr, Index, Load, Var, binary, index, variables
 from toolchain.te.loop_ir import Block, For, If, PrimFunc, Stmt, Store, Update, block, is_reduction_loop, loops, statements
 from toolchain.te.lower.shared import without
+from toolchain.te.primitives.partition import conjuncts
 from toolchain.te.substitute import substitute
 from toolchain.te.tensor import Tensor
 
@@ -39,25 +41,46 @@ S = TypeVar("S", bound=Stmt)
 
 
 @dataclass(frozen=True, slots=True)
+class _Span:
+    """What an index takes inside a statement: outside + low, + low + step, ... + high; all of those when `dense`."""
+
+    outside: Index
+    low: int
+    high: int
+    step: int
+    dense: bool
+
+    def cut(self, op: str, bound: int) -> _Span:
+        """What of it is below the bound, or from it on; the same when the bound is not a number from out here."""
+        if not self.outside.is_constant:
+            return replace(self, dense=False)
+        at, step = bound - self.outside.constant, self.step or 1
+        if op == "<":
+            return replace(self, high=min(self.high, self.low + (at - 1 - self.low) // step * step))
+        return replace(self, low=max(self.low, self.low - (self.low - at) // step * step))
+
+    def relation(self, other: _Span) -> str:
+        """"inside" (self within other), "apart", or "overlap"."""
+        shift = self.outside - other.outside
+        if not (isinstance(shift, Index) and shift.is_constant):
+            return "overlap"
+        low, high = self.low + shift.constant, self.high + shift.constant
+        if high < other.low or low > other.high or (low - other.low) % (math.gcd(self.step, other.step) or 1):
+            return "apart"
+        aligned = (low - other.low) % (other.step or 1) == self.step % (other.step or 1) == 0
+        return "inside" if aligned and other.dense and other.low <= low and high <= other.high else "overlap"
+
+
+@dataclass(frozen=True, slots=True)
 class _Region:
-    """What one Update writes, seen from outside a statement: per dimension (outer part of the index, low, high)."""
+    """What one Update writes, seen from outside a statement."""
 
     tensor: Tensor
-    box: tuple[tuple[Index, int, int], ...]
+    box: tuple[_Span, ...]
 
     def relation(self, other: _Region) -> str:
-        """"inside" (self within other), "apart", or "overlap"."""
-        inside = True
-        for (a, low, high), (b, other_low, other_high) in zip(self.box, other.box, strict=True):
-            if a != b:
-                shift = a - b
-                if not (isinstance(shift, Index) and shift.is_constant):
-                    return "overlap"
-                low, high = low + shift.constant, high + shift.constant
-            if high < other_low or low > other_high:
-                return "apart"
-            inside = inside and other_low <= low and high <= other_high
-        return "inside" if inside else "overlap"
+        found = {a.relation(b) for a, b in zip(self.box, other.box, strict=True)} or {"inside"}
+        return next(r for r in ("apart", "overlap", "inside") if r in found)
 
 
 class _Placer:
@@ -169,14 +192,39 @@ def _destination_vars(update: Update) -> set[Var]:
 def _region(path: Path) -> _Region:
     update = _update(path)
     inner = {s.var for s in path if isinstance(s, For)}
-    box = []
-    for i in update.index:
-        assert isinstance(i, Index)
-        outside = Index(tuple((a, c) for a, c in i.terms if not inner & variables(a)))
-        rest = i - outside
-        assert isinstance(rest, Index)
-        box.append((outside, *rest.range()))
-    return _Region(update.tensor, tuple(box))
+    dropped = inner - _destination_vars(update)
+    guards = [c for s in path if isinstance(s, If) for c in conjuncts(without(s.condition, dropped))]
+    return _Region(update.tensor, _guarded([index(i) for i in update.index], inner, guards))
+
+
+def _guarded(at: Sequence[Index], inner: set[Var], guards: Sequence[Expr]) -> tuple[_Span, ...]:
+    """The span of each index where the guards hold: `i + 1 < 5` ends that of i at 3. Others leave gaps nobody knows."""
+    spans = [_span(i, inner) for i in at]
+    dense = True
+    for guard in guards:
+        match guard:
+            case Const(value=True):
+                continue
+            case Compare("<" | ">=" as op, i, bound):
+                found = next((d for d, own in enumerate(at) if index(own - i).is_constant), None)
+                if found is not None:
+                    spans[found] = spans[found].cut(op, index(at[found] - i).constant + bound)
+                    continue
+        dense = False
+    return tuple(span if dense else replace(span, dense=False) for span in spans)
+
+
+def _span(at: Index, inner: set[Var]) -> _Span:
+    outside = Index(tuple((a, c) for a, c in at.terms if not inner & variables(a)))
+    rest = at - outside
+    assert isinstance(rest, Index)
+    reach, step, dense = 0, 0, True
+    for atom, c in sorted(rest.terms, key=lambda term: abs(term[1])):
+        low, high = Index(((atom, 1),)).range()
+        dense = dense and (not step or (c % step == 0 and abs(c) <= reach + step))      # smaller terms fill its steps
+        step = math.gcd(step, c)
+        reach += abs(c) * (high - low)
+    return _Span(outside, *rest.range(), step, dense)
 
 
 def _continue(stmt: S, update: Update) -> S:

@@ -23,7 +23,7 @@ from toolchain.te.expr import (
     variables,
     walk_all,
 )
-from toolchain.te.loop_ir import For, ForKind, PrimFunc, Stmt, block, loops
+from toolchain.te.loop_ir import For, ForKind, PrimFunc, Stmt, Update, block, is_reduction_loop, leaves, loops
 from toolchain.te.primitives.loops import Path, loop_at, names, path_to_loop, put, refuse_lanes, root_nest, stage_named
 from toolchain.te.substitute import rewrite_loads
 from toolchain.te.tensor import Tensor
@@ -65,6 +65,7 @@ def compute_at(func: PrimFunc, stage: str, loop: str) -> tuple[PrimFunc, tuple[V
     path = path_to_loop(func, loop, "compute_at")
     refuse_lanes(path, stage, "compute_at")
     host = loop_at(path)
+    _refuse_late_start(path, tensor)
     box = boxes_read(func, path, tensor, "compute_at", everywhere=True)
     definition, taken = func.stages[tensor], names(func)
     axis = tuple(Var(fresh(v.name, taken), part.width + 1) for v, part in zip(definition.axis, box))
@@ -83,6 +84,20 @@ def compute_at(func: PrimFunc, stage: str, loop: str) -> tuple[PrimFunc, tuple[V
         buffers={**func.buffers, tensor: shrunk},
     )
     return func, (*axis, *reduce_axis.values())
+
+
+def _refuse_late_start(path: Path, tensor: Tensor) -> None:
+    """Raises ScheduleError when a reduction over a loop of `path` starts from `tensor`: it does so before that loop."""
+    for update in leaves(loop_at(path).body):
+        if not isinstance(update, Update) or update.init is None or not _reads_of(update.init, tensor):
+            continue
+        for loop in path:
+            if isinstance(loop, For) and is_reduction_loop(loop, update):
+                raise ScheduleError(
+                    f"compute_at: {update.tensor.name} starts from {tensor.name}, before its reduction loop "
+                    f"'{loop.var.name}'",
+                    fix=f"choose a loop outside of '{loop.var.name}'",
+                )
 
 
 def boxes_read(func: PrimFunc, path: Path, tensor: Tensor, by: str, everywhere: bool = False) -> list[Interval]:
@@ -125,7 +140,7 @@ def _is_range(loop: For, scope: str) -> bool:
     return scope == "global" or (scope == "shared" and loop.thread.startswith("threadIdx"))
 
 
-def _reads_of(stmt: Stmt, tensor: Tensor) -> list[Load]:
+def _reads_of(stmt: Stmt | Expr, tensor: Tensor) -> list[Load]:
     return [n for n in walk_all(stmt) if isinstance(n, Load) and n.tensor is tensor]
 
 
