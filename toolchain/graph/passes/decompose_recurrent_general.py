@@ -225,7 +225,7 @@ class _Cell:
         new = self.activate(g, self.gate(total, 3))
         cell = self.add("Add", self.add("Mul", forget, "c"), self.add("Mul", i, new))
         o = self.activate(f, self.peep(self.gate(total, 1), cell, 1))
-        return [self.add("Mul", o, self.add(last, cell)), cell]         # clip bounds the gates, not the cell, as in ONNX Runtime
+        return [self.add("Mul", o, self.add(last, cell)), cell]      # clip leaves the cell alone, as in ONNX Runtime
 
     def gru(self, activations: Sequence[str]) -> list[str]:
         f, g = activations
