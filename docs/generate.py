@@ -213,7 +213,7 @@ def compute_tables() -> Iterator[tuple[ModuleType, dict[str, Compute]]]:
         module = importlib.import_module(found.name)
         dicts = [v for v in vars(module).values() if isinstance(v, dict) and v]
         tables = [d for d in dicts if all(COMPUTES.get(op) is definition for op, definition in d.items())]
-        if tables:
+        if any(op not in INTERNAL for part in tables for op in part):
             yield module, {op: f for part in tables for op, f in part.items()}
 
 

@@ -265,6 +265,9 @@ def test_presets_and_their_errors():
     narrow = with_features(PRESETS["x86-64-v4"], ["-avx512vl"])
     assert (narrow.vector_bits, narrow.vector_registers, narrow.has("avx512vl")) == (256, 16, False)
     assert target(PRESETS["x86-64-v2"]).has_fma is False
+    double_pumped = with_features(PRESETS["x86-64-v4"], ["+clzero"])            # Zen 4; Zen 5 has the next feature too
+    assert double_pumped.fma_per_cycle == 1 and with_features(PRESETS["x86-64-v3"], ["+clzero"]).fma_per_cycle == 2
+    assert with_features(double_pumped, ["+avx512vp2intersect"]).fma_per_cycle == 2
     assert set(BACKENDS) >= {t.kind for t in PRESETS.values()}
     with pytest.raises(UsageError, match="no target 'x86-64-v5'") as e:
         target("x86-64-v5")

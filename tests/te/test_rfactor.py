@@ -63,6 +63,8 @@ def test_prefetch_asks_for_whole_lines(golden):
     s[Y].prefetch(X, s[Y].op.axis[1], 1)
     golden(te.to_text(s.func))
     Workload(Y, (X,), lambda x: x[:, :-2] + x[:, 1:-1] + x[:, 2:]).check(s.func)
+    s[Y].prefetch(X, s[Y].op.axis[0], 2, level=2)
+    assert "], int32(2))" in te.to_text(s.func)
     with pytest.raises(ScheduleError, match="prefetch: distance 0"):
         s[Y].prefetch(X, s[Y].op.axis[1], 0)
 

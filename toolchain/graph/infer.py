@@ -104,6 +104,16 @@ def _infer_prelu(node: Node, types: Mapping[str, TensorType], params: Mapping[st
     return _infer_same(node, types, params)
 
 
+def _infer_winograd(node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray]) -> tuple[TensorType, ...]:
+    """As of the 3x3 convolution with stride 1 that it computes."""
+    x, u = types[node.inputs[0]], types[node.inputs[1]]
+    side, pads = node.attrs["m"] + 2, node.attrs["pads"]
+    if len(x.shape) != 4 or u.shape[:2] != (side, side) or u.shape[3:] != x.shape[1:2]:
+        raise ImportModelError(f"does not fit its inputs ({x}, {u})", where=where(node))
+    spatial = (n + before + after - 2 for n, before, after in zip(x.shape[2:], pads[:2], pads[2:], strict=True))
+    return (TensorType.plain((x.shape[0], u.shape[2], *spatial), x.dtype),)
+
+
 def _body_types(body: Graph) -> tuple[TensorType, ...]:
     return tuple(body.types[o] for o in body.outputs)
 
@@ -209,6 +219,7 @@ RULES: dict[str, Rule] = {
     "MeanVarianceNormalization": _infer_same,
     "PRelu": _infer_prelu,
     "Fused": _infer_fused,
+    "WinogradConv": _infer_winograd,
     "If": _infer_if,
     "Loop": _infer_loop,
     "MaxUnpool": _infer_max_unpool,

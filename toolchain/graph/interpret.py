@@ -17,7 +17,7 @@ from onnx.reference.ops._op_list import load_op
 from toolchain.core.dtype import from_numpy, to_numpy
 from toolchain.core.errors import ImportModelError, InternalError
 from toolchain.core.layout import TensorType
-from toolchain.graph import numpy_ops
+from toolchain.graph import numpy_ops, winograd
 from toolchain.graph.infer import where
 from toolchain.graph.ir import Graph, Node
 from toolchain.graph.protos import OPSET, node_proto, schema, type_proto
@@ -117,6 +117,15 @@ def _layout(node: Node, arrays: Arrays) -> tuple[np.ndarray, ...]:
     return (_given(arrays[0]),)
 
 
+def _winograd_conv(node: Node, arrays: Arrays) -> tuple[np.ndarray, ...]:
+    """Through the transforms as the kernel does, rounded once at the end."""
+    x, u, bias = _given(arrays[0]), _given(arrays[1]), arrays[2] if len(arrays) > 2 else None
+    y = winograd.convolve(x, u, node.attrs["pads"], node.attrs["m"])
+    if bias is not None:
+        y = y + bias.reshape(-1, 1, 1)
+    return (y.astype(x.dtype),)
+
+
 def _fused(node: Node, arrays: Arrays) -> tuple[np.ndarray, ...]:
     return _run_body(node.attrs["body"], arrays)
 
@@ -190,6 +199,7 @@ def _stack(values: Sequence[np.ndarray], t: TensorType, axis: int) -> np.ndarray
 
 RULES: dict[str, Callable[[Node, Arrays], tuple[np.ndarray, ...]]] = {
     "Layout": _layout,
+    "WinogradConv": _winograd_conv,
     "Fused": _fused,
     "If": _if,
     "Loop": _loop,

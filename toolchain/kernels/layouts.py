@@ -16,6 +16,8 @@ from toolchain.core.layout import Layout, TensorType, default_axes
 from toolchain.core.target import Target
 from toolchain.graph.ir import Graph, Node
 from toolchain.graph.passes.layout_options import LayoutOption
+from toolchain.graph.winograd import tiles
+from toolchain.kernels.algorithms import Geometry, winograd_parts
 from toolchain.kernels.flops import flops
 from toolchain.kernels.tiling import conv_tiles, matmul_tiles
 
@@ -25,6 +27,7 @@ BYTES_PER_US = 10_000.0         # of operands read and written once
 BLOCKED = 0.8                   # direct convolution over channel blocks
 FIRST_LAYER = 0.7               # few input channels, read from plain planes
 TRANSPOSED = 0.7
+WINOGRAD = {2: 1.3, 4: 1.8}     # of the direct convolution's operations
 DEPTHWISE = 0.4                 # one multiply-add per load
 POOL = 0.5
 PLAIN = 0.35                    # a convolution in row-major layout, for rows of whole vectors
@@ -126,6 +129,17 @@ def _conv(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
     return options
 
 
+def _winograd(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
+    """Channel blocks, weights in panels per position; the halo is what the tiles reach outside the input."""
+    x, y = graph.types[node.inputs[0]], graph.types[node.output]
+    m, pads, lanes = node.attrs["m"], node.attrs["pads"], _lanes(node, graph, target)
+    halo = [(before, tiles(o, m) * m + 2 - before - n) for before, o, n in zip(pads, y.shape[2:], x.shape[2:], strict=False)]
+    parts = winograd_parts(Geometry(x.shape[0], x.shape[1], *y.shape[1:]), m, target)
+    packed = weights("JKOI", [(2, 0), (0, 0), (1, 0), (3, 0), (2, parts.tile.vectors * lanes)])
+    return [_option(node, graph, target, WINOGRAD[m], (blocked(4, lanes, halo), packed, *_bias(node, graph, lanes)),
+                    blocked(4, lanes))]
+
+
 def _bias(node: Node, graph: Graph, lanes: int) -> tuple[Layout | None, ...]:
     """A constant bias is padded to whole vectors, so that the channels of a tail need no mask."""
     padded = weights("A", [(0, 0), (0, lanes)])
@@ -204,4 +218,5 @@ RULES: dict[str, Rule] = {
     "MatMul": _matmul,
     "MaxPool": _pool,
     "Resize": _channelwise,
+    "WinogradConv": _winograd,
 }

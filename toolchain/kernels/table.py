@@ -10,9 +10,12 @@ from toolchain.kernels.compute.reduce import REDUCE
 from toolchain.kernels.compute.resize import RESIZE
 from toolchain.kernels.compute.sampling import SAMPLING
 from toolchain.kernels.compute.shape import SHAPE
+from toolchain.kernels.compute.winograd import WINOGRAD
 from toolchain.kernels.op import Compute
 
-COMPUTES: dict[str, Compute] = {**ELEMENTWISE, **SHAPE, **NN, **REDUCE, **RESIZE, **QUANTIZE, **SAMPLING, **RANKING}
+COMPUTES: dict[str, Compute] = {
+    **ELEMENTWISE, **SHAPE, **NN, **REDUCE, **RESIZE, **QUANTIZE, **SAMPLING, **RANKING, **WINOGRAD,
+}
 
 TAKES_SMALL = frozenset((
     *QUANTIZE, "BitCast", "Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Layout",

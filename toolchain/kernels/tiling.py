@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from toolchain.core.target import Target
 
@@ -62,7 +63,8 @@ def cycles(height: int, width: int, blocks: int, tile: Tile, target: Target) -> 
     return total
 
 
-def conv_tiles(height: int, width: int, blocks: int, target: Target) -> list[Tile]:
+@lru_cache(4096)
+def conv_tiles(height: int, width: int, blocks: int, target: Target) -> tuple[Tile, ...]:
     """Tiles that fit the registers, the best first: fewest cycles, then fewest loads."""
     candidates = [
         tile
@@ -76,7 +78,7 @@ def conv_tiles(height: int, width: int, blocks: int, target: Target) -> list[Til
         loads = (tile.rows * tile.columns + tile.vectors) / tile.accumulators
         ragged = (width % tile.columns != 0) + (height % tile.rows != 0) + (blocks % tile.vectors != 0)
         return cycles(height, width, blocks, tile, target) * (1 + 0.04 * ragged), loads, -tile.accumulators
-    return sorted(candidates, key=cost)
+    return tuple(sorted(candidates, key=cost))
 
 
 def matmul_tiles(rows: int, blocks: int, target: Target) -> list[Tile]:

@@ -62,8 +62,14 @@ def with_vector_facts(target: Target) -> Target:
         vector_bits=512 if wide else 256 if target.has("avx2") else 128,
         vector_registers=32 if wide else 16,
         has_fma=target.has("fma"),
-        fma_per_cycle=2,
+        fma_per_cycle=1 if wide and _is_double_pumped(target) else 2,
     )
+
+
+def _is_double_pumped(target: Target) -> bool:
+    """Whether 512-bit vectors take the two 256-bit units together: AMD's first cores with AVX-512 (Zen 4), which `clzero`
+    (AMD) without `avx512vp2intersect` (Zen 5) tells."""
+    return target.has("clzero") and not target.has("avx512vp2intersect")
 
 
 def _named(name: str) -> Target:

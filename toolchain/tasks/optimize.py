@@ -9,10 +9,11 @@ from typing import Any
 from toolchain.core.digest import digest_bytes
 from toolchain.core.target import Target
 from toolchain.graph.ir import Graph, Node
-from toolchain.graph.passes import FUSION, PASSES, decomposing, planning_layouts, run_passes
+from toolchain.graph.passes import FUSION, PASSES, choosing_algorithms, decomposing, planning_layouts, run_passes
 from toolchain.graph.passes.canonical import canonical
 from toolchain.graph.passes.views import view_nodes
 from toolchain.graph.serialize import to_json
+from toolchain.kernels.algorithms import algorithms
 from toolchain.kernels.build import anchor_name
 from toolchain.kernels.flops import flops
 from toolchain.kernels.layouts import layout_options
@@ -36,7 +37,7 @@ def optimize_graph(graph: Graph, target: Target) -> tuple[Graph, Mapping[str, Wo
     """The graph with layouts planned and operators fused, each Fused node carrying its kernel's key; and those kernels."""
     graph = run_passes(graph, (
         decomposing(frozenset(COMPUTES) | CONTROL_FLOW), *PASSES,
-        planning_layouts(layout_options(target)), *FUSION,
+        choosing_algorithms(algorithms(target)), planning_layouts(layout_options(target)), *FUSION,
     ))
     workloads: dict[str, Workload] = {}
     return _with_keys(graph, workloads), workloads

@@ -33,9 +33,10 @@ STEPS = "toolchain.tasks.steps"
 IMPORT_CODE = ("core", "graph/importers", "graph/ir.py", "graph/infer.py", "graph/protos.py", "graph/serialize.py",
                "kernels/table.py", "kernels/compute", "tasks/steps.py")
 OPTIMIZE_CODE = ("core", "graph", "kernels", "tasks/optimize.py", "tasks/assemble.py", "tasks/steps.py")
-KERNEL_CODE = ("core", "te", "kernels", "targets", "graph/ir.py", "graph/serialize.py", "tasks/compile.py")
+KERNEL_CODE = ("core", "te", "kernels", "targets", "graph/ir.py", "graph/serialize.py", "graph/winograd.py",
+               "tasks/compile.py")
 LINK_CODE = (*OPTIMIZE_CODE, "targets")
-VERIFY_CODE = ("core", "graph/interpret.py", "graph/numpy_ops.py", "report/statistics.py", "tasks")
+VERIFY_CODE = ("core", "graph/interpret.py", "graph/numpy_ops.py", "graph/winograd.py", "report/statistics.py", "tasks")
 SOURCE, IMPORT, TARGET, OPTIMIZE, KERNEL, WEIGHTS, LINK, VERIFY, MEASURE = 1, 1, 1, 1, 1, 1, 1, 1, 1   # versions of steps
 
 

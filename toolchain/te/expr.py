@@ -571,6 +571,25 @@ def walk_all(node: Node) -> Iterator[Node]:
                 stack.extend(reversed(tuple(children(node))))
 
 
+def distinct(node: Node) -> Iterator[Node]:
+    """As `walk_all`, but what occurs several times (one object, shared) only once."""
+    seen: set[int] = set()
+    stack: list[Node] = [node]
+    while stack:
+        node = stack.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        yield node
+        match node:
+            case Index(terms):
+                stack.extend(reversed([atom for atom, _ in terms]))
+            case Var():
+                pass
+            case _:
+                stack.extend(reversed(tuple(children(node))))
+
+
 def variables(node: Node) -> set[Var]:
     """Every loop variable that occurs in an expression or statement, through indices too."""
-    return {n for n in walk_all(node) if isinstance(n, Var)}
+    return {n for n in distinct(node) if isinstance(n, Var)}

@@ -273,9 +273,10 @@ class Stage:
         """Cut a loop where its conditions change; one loop variable per piece, in order."""
         return self._apply("partition", axis)
 
-    def prefetch(self, tensor: Tensor, axis: Var | str, distance: int) -> tuple[Var, ...]:
-        """In each iteration of `axis` prefetch what a later one reads of `tensor`."""
-        return self.schedule.apply("prefetch", tensor.name, self.schedule.loop(axis, self.tensor), distance)
+    def prefetch(self, tensor: Tensor, axis: Var | str, distance: int, level: int = 1) -> tuple[Var, ...]:
+        """In each iteration of `axis` prefetch what a later one reads of `tensor`, into the cache of that level."""
+        more = () if level == 1 else (level,)
+        return self.schedule.apply("prefetch", tensor.name, self.schedule.loop(axis, self.tensor), distance, *more)
 
     def set_layout(self, layout: Layout) -> None:
         self.schedule.apply("set_layout", self.tensor.name, layout)

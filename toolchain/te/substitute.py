@@ -86,8 +86,10 @@ def rebuild(node: Any) -> Any:
 def substitute(node: Any, mapping: Mapping[Var, IndexLike]) -> Any:
     """Replace loop variables in an expression or statement and simplify what their new ranges decide.
 
-    A variable standing as a value (not inside an Index) becomes the Index it maps to.
+    A variable standing as a value (not inside an Index) becomes the Index it maps to. Parts that are shared stay shared.
     """
+    known: dict[int, Any] = {}
+
     def rule(n: Any) -> Any:
         match n:
             case Var() if n in mapping:
@@ -100,7 +102,9 @@ def substitute(node: Any, mapping: Mapping[Var, IndexLike]) -> Any:
         if isinstance(n, Ramp):
             base = substitute_index(n.base, mapping)
             return n if base is n.base else replace(n, base=base)
-        return rewrite_indices(n, visit, rule)
+        if (new := known.get(id(n))) is None:
+            new = known[id(n)] = rewrite_indices(n, visit, rule)
+        return new
 
     return visit(node)
 
@@ -121,7 +125,9 @@ def _is_dynamic(atom: Atom) -> bool:
 
 
 def rewrite_loads(node: Any, rule: Callable[[Load], Expr | None]) -> Any:
-    """Apply `rule` to each Load, also those inside dynamic indices."""
+    """Apply `rule` to each Load, also those inside dynamic indices. Parts that are shared stay shared."""
+    known: dict[int, Any] = {}
+
     def dynamic(idx: Index) -> Index:
         if not any(_is_dynamic(a) for a, _ in idx.terms):
             return idx
@@ -142,6 +148,8 @@ def rewrite_loads(node: Any, rule: Callable[[Load], Expr | None]) -> Any:
     def visit(n: Any) -> Any:
         if isinstance(n, Index):
             return dynamic(n)
-        return rewrite_indices(n, visit, lambda x: rule(x) if isinstance(x, Load) else None)
+        if (new := known.get(id(n))) is None:
+            new = known[id(n)] = rewrite_indices(n, visit, lambda x: rule(x) if isinstance(x, Load) else None)
+        return new
 
     return visit(node)

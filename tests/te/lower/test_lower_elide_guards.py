@@ -173,3 +173,17 @@ def test_registers_with_unknown_tails_do_not_reach_the_output(act):
     for t in (a, c):
         s.set_layout(t, Layout.parse("AB4a"))
     check(s.func)
+
+
+def test_conditions_without_their_common_factor_are_met() -> None:
+    """4*t + i - 1 >= 0 with i unrolled away is kept as t >= 1: it is the halo that t = 0 reads all the same."""
+    x = te.placeholder((12, 8), name="X")
+
+    def at(t, j):
+        return te.select(te.all_of(t * 4 - 1 >= 0, t * 4 - 1 < 12), x[t * 4 - 1, j], 0.0)
+
+    y = te.compute((4, 8), lambda t, j: at(t, j) + te.select(t * 4 + 2 < 12, x[t * 4 + 2, j], 0.0), name="Y")
+    for halo, left in (((1, 3), 0), ((0, 3), 1), ((1, 0), 1)):
+        s = te.create_schedule(y)
+        s.set_layout(x, Layout("AB", ((0, 0), (1, 0)), (halo, (0, 0))))
+        assert guards(check(s.func)) == left

@@ -1,10 +1,10 @@
 """Graph passes: plain functions Graph -> Graph, one file each, and the order they run in.
 
 `PASSES` brings an imported graph into the form that layout planning expects. Those with options follow, made by functions:
-decomposing(supported) before them, then planning layouts, fusing and planning memory for a target:
+decomposing(supported) before them, then choosing algorithms, planning layouts, fusing and planning memory for a target:
 
     graph = run_passes(graph, (decomposing(supported), *PASSES), on_pass)
-    graph = run_passes(graph, (planning_layouts(options), *FUSION), on_pass)
+    graph = run_passes(graph, (choosing_algorithms(choose), planning_layouts(options), *FUSION), on_pass)
     plan = plan_memory(graph, workspace)
 """
 
@@ -20,6 +20,7 @@ from typing import TypeAlias
 from toolchain.core.settings import settings
 from toolchain.graph.ir import Graph, Node
 from toolchain.graph.passes.check_memory import check_memory
+from toolchain.graph.passes.choose_algorithms import Algorithms, choose_algorithms
 from toolchain.graph.passes.decompose import decompose, decomposing
 from toolchain.graph.passes.eliminate_common_subexpressions import eliminate_common_subexpressions
 from toolchain.graph.passes.eliminate_dead_code import eliminate_dead_code
@@ -86,6 +87,17 @@ def planning_layouts(options: Options) -> GraphPass:
     return plan_layouts_for
 
 
+def choosing_algorithms(choose: Algorithms) -> GraphPass:
+    """`choose_algorithms` with the cost model of a target's kernels, as a pass."""
+
+    def choose_algorithms_for(graph: Graph) -> Graph:
+        return choose_algorithms(graph, choose)
+
+    choose_algorithms_for.__name__ = "choose_algorithms"
+    choose_algorithms_for.__doc__ = choose_algorithms.__doc__
+    return choose_algorithms_for
+
+
 def run_passes(graph: Graph, passes: Iterable[GraphPass], on_pass: Callable[[PassRun], None] | None = None) -> Graph:
     """Run passes in order, bodies of control flow included; verify what each one changed, and tell `on_pass` about it.
 
@@ -144,6 +156,7 @@ __all__ = [
     "ANY",
     "FUSION",
     "PASSES",
+    "Algorithms",
     "GraphPass",
     "LayoutOption",
     "MemoryPlan",
@@ -153,6 +166,8 @@ __all__ = [
     "Weight",
     "apply_pass",
     "check_memory",
+    "choose_algorithms",
+    "choosing_algorithms",
     "count_nodes",
     "decompose",
     "decomposing",

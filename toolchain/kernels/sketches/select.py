@@ -10,6 +10,7 @@ from toolchain.kernels.sketches.matmul import matmul
 from toolchain.kernels.sketches.pointwise import pointwise
 from toolchain.kernels.sketches.rows import rows
 from toolchain.kernels.sketches.stages import channel_lanes, inline_injective, readers, reductions
+from toolchain.kernels.sketches.winograd import winograd
 
 BLOCKED = {"conv": conv, "conv_transpose": conv_transpose, "depthwise": depthwise, "pool": depthwise}
 
@@ -18,6 +19,10 @@ PLAIN = frozenset(("conv", "depthwise", "pool"))
 
 def sketch(s: te.Schedule, target: Target, choices: Choices) -> None:
     """Inline what is cheap, then hand the schedule to the sketch of its anchor."""
+    tagged = [t for t, d in s.func.stages.items() if d.tag == "winograd"]
+    if len(tagged) == len(reductions(s)) == 1 and channel_lanes(s, s.func.outputs[0]) > 1:
+        winograd(s, tagged[0], target, choices)
+        return
     inline_injective(s)
     anchors = reductions(s)
     if not anchors:

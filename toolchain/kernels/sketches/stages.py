@@ -39,10 +39,10 @@ def loads(definition: Compute, tensor: Tensor) -> int:
     return count
 
 
-def inline_injective(s: te.Schedule) -> None:
+def inline_injective(s: te.Schedule, keep: Sequence[Tensor] = ()) -> None:
     """Inline every stage without a reduction into its readers, unless it is an output or costly work would be repeated."""
     for tensor, definition in reversed(tuple(s.func.stages.items())):
-        if tensor in s.func.params or is_reduction(definition):
+        if tensor in s.func.params or tensor in keep or is_reduction(definition):
             continue
         users = readers(s, tensor)
         reused = len(users) > 1 and any(is_reduction(s.func.stages[u]) for u in users)

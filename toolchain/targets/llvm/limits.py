@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from toolchain.core import dtype as dtypes
 from toolchain.core.errors import CodegenError
+from toolchain.core.rewrite import children
 from toolchain.core.target import Target
-from toolchain.te.expr import Bin, Broadcast, Call, Cast, Const, Expr, Load, Ramp, Select
+from toolchain.te.expr import Bin, Broadcast, Call, Cast, Const, Expr, Index, Load, Ramp, Select
 from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, Stmt, Store
-from toolchain.te.lower.shared import Lanes, nodes
+from toolchain.te.lower.shared import Lanes, dynamic_values, nodes
 from toolchain.te.tensor import Tensor
 
 MAX_INSTRUCTIONS = 6000            # LLVM's time grows faster than the code from here on: half a second and more
@@ -30,18 +31,28 @@ def check_limits(func: PrimFunc, target: Target) -> None:
 
 
 def instructions(func: PrimFunc, target: Target) -> int:
-    """About how many instructions will be emitted, unrolled loops repeated and wide vectors in pieces."""
+    """About how many instructions will be emitted: unrolled loops repeated, wide vectors in pieces; of a select that
+    unrolled loops decide, the larger side."""
     lanes = Lanes()
+    unrolled: set[object] = set()
 
     def expr(e: Expr) -> int:
-        total = 0
-        for n in nodes(e):
+        total, seen, stack = 0, set[int](), [e]
+        while stack:
+            n = stack.pop()
+            if id(n) in seen:
+                continue
+            seen.add(id(n))
+            if isinstance(n, Select) and (used := _variables_below(n.condition)) and used <= unrolled:
+                total += max(expr(n.a), expr(n.b))
+                continue
             cost = _COST.get(type(n), 0)
             if isinstance(n, Broadcast) and not isinstance(n.value, Const):
                 cost = 2
             if cost:
-                assert isinstance(n, Expr)
                 total += cost * pieces(n.dtype, lanes(n))
+            below = dynamic_values(n) if isinstance(n, Index) else children(n)
+            stack.extend(c for c in below if isinstance(c, Expr))
         return total
 
     def pieces(dtype: str, count: int) -> int:
@@ -52,7 +63,10 @@ def instructions(func: PrimFunc, target: Target) -> int:
             case Block(stmts):
                 return sum(map(stmt, stmts))
             case For(var, body, kind):
-                return stmt(body) * var.extent if kind is ForKind.UNROLLED else stmt(body) + 4
+                if kind is not ForKind.UNROLLED:
+                    return stmt(body) + 4
+                unrolled.add(var)
+                return stmt(body) * var.extent
             case If(condition, body):
                 return stmt(body) + expr(condition) + 2
             case Store(tensor, idx, value):
@@ -62,6 +76,10 @@ def instructions(func: PrimFunc, target: Target) -> int:
         return 0
 
     return stmt(func.body)
+
+
+def _variables_below(e: Expr) -> set[object]:
+    return {v for n in nodes(e) if isinstance(n, Index) for v in n.vars()}
 
 
 def peak_live_vectors(func: PrimFunc, target: Target) -> int:

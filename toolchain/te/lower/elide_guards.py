@@ -77,12 +77,17 @@ class Region:
         return cls(test.index, None, test.bound - 1) if test.op == ">=" else None
 
     def of(self, index: Index) -> tuple[int | None, int | None] | None:
-        """The values another index has in this region; None when it does not move along."""
-        shift = index - self.index
-        if not (isinstance(shift, Index) and shift.is_constant):
+        """The values another index has in this region; None when it does not move along.
+
+        Comparisons are kept without common factors: where t >= 14 fails, 4*t + 3 is 59 and more.
+        """
+        atom, c = self.index.terms[0] if self.index.terms else (None, 1)
+        factor = index.coefficient(atom) // c if atom is not None else 1
+        shift = index - self.index * factor
+        if factor < 1 or not (isinstance(shift, Index) and shift.is_constant):
             return None
-        c = shift.constant
-        return None if self.low is None else self.low + c, None if self.high is None else self.high + c
+        low, high = (None if end is None else end * factor + shift.constant for end in (self.low, self.high))
+        return low, high
 
 
 Conditions = tuple[Compare, ...]

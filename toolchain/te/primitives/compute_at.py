@@ -19,11 +19,24 @@ from toolchain.te.expr import (
     Var,
     all_of,
     compare,
+    distinct,
     index,
     variables,
-    walk_all,
 )
-from toolchain.te.loop_ir import For, ForKind, PrimFunc, Stmt, Update, block, is_reduction_loop, leaves, loops
+from toolchain.te.loop_ir import (
+    Block,
+    For,
+    ForKind,
+    If,
+    PrimFunc,
+    Stmt,
+    Update,
+    block,
+    is_reduction_loop,
+    leaves,
+    loops,
+    walk_statements,
+)
 from toolchain.te.primitives.loops import Path, loop_at, names, path_to_loop, put, refuse_lanes, root_nest, stage_named
 from toolchain.te.substitute import rewrite_loads
 from toolchain.te.tensor import Tensor
@@ -140,8 +153,14 @@ def _is_range(loop: For, scope: str) -> bool:
     return scope == "global" or (scope == "shared" and loop.thread.startswith("threadIdx"))
 
 
-def _reads_of(stmt: Stmt | Expr, tensor: Tensor) -> list[Load]:
-    return [n for n in walk_all(stmt) if isinstance(n, Load) and n.tensor is tensor]
+def _reads_of(node: Stmt | Expr, tensor: Tensor) -> list[Load]:
+    """Its loads, statement by statement: of a part that one statement holds several times, once."""
+    found: list[Load] = []
+    for s in (node,) if isinstance(node, Expr) else walk_statements(node):
+        if not isinstance(s, For | Block):
+            own = distinct(s.condition if isinstance(s, If) else s)
+            found += [n for n in own if isinstance(n, Load) and n.tensor is tensor]
+    return found
 
 
 def interval(at: Index, varies: set[Var]) -> Interval:

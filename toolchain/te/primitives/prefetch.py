@@ -7,7 +7,7 @@ from dataclasses import replace
 from toolchain.core import dtype as dtypes
 from toolchain.core.errors import ScheduleError
 from toolchain.te.create import fresh
-from toolchain.te.expr import Call, Index, IndexLike, Var, index
+from toolchain.te.expr import Call, Index, IndexLike, Var, const, index
 from toolchain.te.loop_ir import Evaluate, For, PrimFunc, Stmt, block
 from toolchain.te.primitives.compute_at import boxes_read
 from toolchain.te.primitives.loops import loop_at, names, path_to_loop, put, tensor_named
@@ -15,7 +15,7 @@ from toolchain.te.substitute import substitute_index
 
 
 def prefetch(
-    func: PrimFunc, tensor: str, loop: str, distance: int, line_bytes: int = 64
+    func: PrimFunc, tensor: str, loop: str, distance: int, level: int = 1, line_bytes: int = 64
 ) -> tuple[PrimFunc, tuple[Var, ...]]:
     """At the head of each iteration of `loop`, prefetch what iteration + `distance` reads of `tensor`, line by line.
 
@@ -23,8 +23,8 @@ def prefetch(
                                             for ax0: for ax1: prefetch(X[y + 1 + ax0, 16*ax1])
                                             f(X[y + kh, x])
 
-    The dimension that is contiguous in storage advances by whole lines. Addresses past the end are harmless: the
-    instruction never faults. Returns the new loops. Called: prefetch in TVM and Halide.
+    The dimension that is contiguous in storage advances by whole lines. `level`: the cache that gets them, 1 or 2. Addresses
+    past the end are harmless: the instruction never faults. Returns the new loops. Called: prefetch in TVM and Halide.
     Raises ScheduleError: the loop does not read the tensor, or reads no box of constant size.
     """
     source = tensor_named(func, tensor, "prefetch")
@@ -35,6 +35,7 @@ def prefetch(
     box = boxes_read(func, path, source, "prefetch")
     ahead: dict[Var, IndexLike] = {host.var: index(host.var + distance)}
     contiguous, step = _line(func, source, line_bytes)
+    locality = () if level == 1 else (const(4 - level, "int32"),)
     taken = names(func)
     axes: list[Var] = []
     at: list[Index] = []
@@ -43,7 +44,7 @@ def prefetch(
         var = Var(fresh(f"ax{d}", taken), -(-(part.width + 1) // stride))
         axes.append(var)
         at.append(index(substitute_index(part.low, ahead) + var * stride))
-    stmt: Stmt = Evaluate(Call("prefetch", (source[tuple(at)],), source.dtype))
+    stmt: Stmt = Evaluate(Call("prefetch", (source[tuple(at)], *locality), source.dtype))
     for var in reversed(axes):
         stmt = For(var, stmt) if var.extent > 1 else stmt
     made = tuple(v for v in axes if v.extent > 1)

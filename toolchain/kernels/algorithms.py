@@ -1,0 +1,170 @@
+"""Which algorithm a convolution gets: a cost model of direct and Winograd convolution from Target facts; and the sizes of
+the parts a Winograd kernel works in.
+
+Costs are cycles of one core's share. Arithmetic: register tiles as in `tiling`, one vector operation per cycle in the
+transforms. Bytes: what a stage streams is paid at the bandwidth of the smallest cache that holds it, and is not hidden;
+weights are cold once per run (in a network everything else runs between two uses), from the last-level cache when it holds
+all weights of the graph, else from memory. Transformed weights are (m+2)^2/9 as large as direct ones: 4 times with m = 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from toolchain.core import dtype as dtypes
+from toolchain.core.target import Target
+from toolchain.graph.ir import Graph, Node
+from toolchain.graph.winograd import SIZES, tiles
+from toolchain.kernels.tiling import Tile, conv_tiles, cycles, divisors
+
+L2_BYTES_PER_CYCLE = 32.0       # one core; typical of cores with vectors of 256 and 512 bits
+L3_BYTES_PER_CYCLE = 10.0
+MEMORY_BYTES_PER_CYCLE = 6.0
+GAIN = 1.1                      # Winograd must promise so much: it rounds more, and the model knows nothing of prefetching
+INPUT_OPERATIONS = {2: 4, 4: 12}    # additions and multiply-adds of one 1-D transform of m + 2 values
+OUTPUT_OPERATIONS = {2: 4, 4: 10}
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """A 3x3 convolution with stride 1: (N, I, ...) to (N, O, H, W)."""
+
+    batch: int
+    channels: int
+    outputs: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """How a Winograd kernel works through its tiles.
+
+    A strip is `rows` x `columns` tiles, which divide the tiles of an image. shared "strips": each strip is one lane's, from
+    the input's transform to the stores, V and M in its scratch. shared "groups": V of everything first, then each lane has
+    channel groups, M of a strip in its scratch. tile: of the products.
+    """
+
+    rows: int
+    columns: int
+    tile: Tile
+    shared: str
+
+
+def algorithms(target: Target, sizes: Sequence[int] = SIZES) -> Callable[[Node, Graph], int]:
+    """The `choose` callback of `choose_algorithms`: the tile size of Winograd's algorithm, 0 for direct convolution.
+
+    `sizes` limits the choice: (2,) keeps errors near those of direct convolution (F(4x4): about 3 times as large), () turns
+    Winograd off.
+    """
+    def choose(node: Node, graph: Graph) -> int:
+        x, y = graph.types[node.inputs[0]], graph.types[node.output]
+        shape = Geometry(x.shape[0], x.shape[1], *y.shape[1:])
+        lanes = target.lanes(dtypes.bits(x.dtype))
+        if min(shape.channels, shape.outputs) < lanes:
+            return 0
+        cold = sum(a.nbytes for a in graph.params.values()) > target.l3_bytes
+        costs = {m: winograd_cycles(shape, m, target, cold) for m in sizes}
+        best = min(costs, key=lambda m: costs[m], default=0)
+        return best if best and costs[best] * GAIN < direct_cycles(shape, target, cold) else 0
+    return choose
+
+
+def direct_cycles(shape: Geometry, target: Target, cold: bool) -> float:
+    """Cycles of direct convolution on the busiest core; `cold`: weights come from memory."""
+    lanes = target.lanes(32)
+    blocks = tiles(shape.outputs, lanes)
+    tile = conv_tiles(shape.height, shape.width, blocks, target)[0]
+    work = shape.batch * shape.channels * 9 * cycles(shape.height, shape.width, blocks, tile, target)
+    chunks = max(shape.batch, tiles(blocks, tile.vectors), tiles(shape.height, tile.rows))
+    return work * _share(chunks, target) + _cold(4 * 9 * shape.channels * blocks * lanes, target, cold)
+
+
+def winograd_cycles(shape: Geometry, m: int, target: Target, cold: bool) -> float:
+    """Cycles of F(m x m, 3 x 3) on the busiest core, in its best parts."""
+    return _best(shape, m, target, cold)[0]
+
+
+def winograd_parts(shape: Geometry, m: int, target: Target) -> Parts:
+    """The parts with the lowest cost; the same whether or not weights are cold, which all parts pay alike."""
+    return _best(shape, m, target, False)[1]
+
+
+@lru_cache(1024)
+def _best(shape: Geometry, m: int, target: Target, cold: bool) -> tuple[float, Parts]:
+    return min(((_cycles(shape, m, parts, target, cold), parts) for parts in _candidates(shape, m, target)),
+               key=lambda found: found[0])
+
+
+def _candidates(shape: Geometry, m: int, target: Target) -> Iterator[Parts]:
+    """Strips of whole rows of tiles, else of equal pieces of a row, whose scratch takes at most half of L2."""
+    lanes = target.lanes(32)
+    rows, columns, blocks = tiles(shape.height, m), tiles(shape.width, m), tiles(shape.outputs, lanes)
+    vectors = conv_tiles(rows, columns, blocks, target)[0].vectors
+    for shared in ("strips", "groups"):
+        fitting: list[Parts] = []
+        for width in reversed(divisors(columns, columns)):
+            for height in divisors(rows, rows):
+                parts = Parts(height, width, Tile(1, 1, vectors), shared)
+                if _scratch_bytes(shape, m, parts, lanes) > target.l2_bytes / 2:
+                    break
+                tile = next(t for t in conv_tiles(height, width, blocks, target) if t.vectors == vectors)
+                fitting.append(replace(parts, tile=tile))
+            if fitting:
+                break
+        yield from fitting or [Parts(1, 1, Tile(1, 1, vectors), shared)]
+
+
+def _scratch_bytes(shape: Geometry, m: int, parts: Parts, lanes: int) -> int:
+    """M of one channel group, and of strips that are not shared V of all channels."""
+    channels = parts.tile.vectors * lanes
+    if parts.shared == "strips":
+        channels += tiles(shape.channels, lanes) * lanes
+    return 4 * (m + 2) ** 2 * parts.rows * parts.columns * channels
+
+
+def _cycles(shape: Geometry, m: int, parts: Parts, target: Target, cold: bool) -> float:
+    """Transform, product, transform back; V, M and U streamed; U brought in once."""
+    lanes, side = target.lanes(32), m + 2
+    blocks, channel_blocks = tiles(shape.outputs, lanes), tiles(shape.channels, lanes)
+    rows, columns = tiles(shape.height, m) // parts.rows, tiles(shape.width, m) // parts.columns
+    strips, groups = shape.batch * rows * columns, tiles(blocks, parts.tile.vectors)
+    count = strips * parts.rows * parts.columns
+    there = count * channel_blocks * (m + side) * (INPUT_OPERATIONS[m] + side)
+    back = count * blocks * ((side + m) * OUTPUT_OPERATIONS[m] + side ** 2 + 2 * m * m)
+    product = strips * side ** 2 * shape.channels * cycles(parts.rows, parts.columns, blocks, parts.tile, target)
+    position = 4 * lanes * side ** 2                                    # bytes of a vector of channels at every position
+    u, v, both_m = position * blocks * shape.channels, position * channel_blocks * count, 2 * position * blocks * count
+    scratch = _scratch_bytes(shape, m, parts, lanes)
+    if parts.shared == "groups":
+        share = _share(groups, target)
+        there *= _share(max(shape.batch, channel_blocks, rows * parts.rows), target)
+        streamed = v * (groups + 1) / _bandwidth(v, target) + (strips - 1) * u / _bandwidth(u // groups + scratch, target)
+    else:
+        share = _share(max(shape.batch, rows, columns), target)
+        there *= share
+        streamed = v * (groups + 1) / L2_BYTES_PER_CYCLE + (strips - 1) * u / _bandwidth(u + scratch, target)
+    streamed += both_m / L2_BYTES_PER_CYCLE
+    return there + (product + back + streamed) * share + _cold(u, target, cold)
+
+
+def _share(chunks: int, target: Target) -> float:
+    """The busiest core's share of equal chunks."""
+    return tiles(chunks, target.cores) / chunks
+
+
+def _bandwidth(size: int, target: Target) -> float:
+    """Bytes per cycle of what is streamed again and again, by the cache that holds it."""
+    if size <= target.l2_bytes:
+        return L2_BYTES_PER_CYCLE
+    return L3_BYTES_PER_CYCLE if size <= target.l3_bytes else MEMORY_BYTES_PER_CYCLE
+
+
+def _cold(size: int, target: Target, cold: bool) -> float:
+    """Reading weights once: every core its share."""
+    return size / (MEMORY_BYTES_PER_CYCLE if cold else L3_BYTES_PER_CYCLE) / target.cores
+
+
+__all__ = ["Geometry", "Parts", "algorithms", "direct_cycles", "winograd_cycles", "winograd_parts"]

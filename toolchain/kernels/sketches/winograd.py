@@ -1,0 +1,158 @@
+"""Winograd convolution: transforms and products of one strip of tiles at a time, or of one channel group at a time.
+
+    strips   for strips of tiles (shared by the cores):          groups   V of everything   (phase 1, channel blocks shared)
+               V of all input channels      lane scratch                  for channel groups (shared by the cores):
+               for channel groups:                                          M   lane scratch
+                 M = V . U per position     lane scratch                    for tiles: out = A^T M A, epilogue
+                 for tiles: out = A^T M A, epilogue
+
+The product of a position is a matrix product: tiles x channels by channels x outputs, in register tiles of tiles x vectors
+of outputs; U streams through, packed in the order it is read.
+"""
+
+from __future__ import annotations
+
+from toolchain import te
+from toolchain.core.layout import Layout, default_axes
+from toolchain.core.target import Target
+from toolchain.kernels.algorithms import MEMORY_BYTES_PER_CYCLE, Geometry, Parts, winograd_parts
+from toolchain.kernels.choices import Choices
+from toolchain.kernels.sketches.stages import channel_lanes, inline_injective, layout_of, peel, readers, split
+from toolchain.kernels.tiling import largest_divisor
+from toolchain.te.tensor import Tensor
+
+UNROLLED_CHANNELS = 4
+HIDDEN = 64 / MEMORY_BYTES_PER_CYCLE    # tiles, each a cycle per line of U: with fewer, prefetching from memory has no slack
+
+
+def by_position(lanes: int) -> Layout:
+    """V and M: positions outermost, then channel blocks, tiles, and one vector of channels."""
+    order = ((4, 0), (5, 0), (0, 0), (1, 0), (2, 0), (3, 0), (1, lanes))
+    return Layout(default_axes(6), order, ((0, 0),) * 6)
+
+
+def channels_last(rank: int, lanes: int) -> Layout:
+    """Vectors of channels innermost, channel blocks outermost."""
+    return Layout(default_axes(rank), (*((d, 0) for d in range(rank)), (1, lanes)), ((0, 0),) * rank)
+
+
+def winograd(s: te.Schedule, products: Tensor, target: Target, choices: Choices) -> None:
+    """Schedule the five stages around `products`, and what reads the last one."""
+    (v, _), (q,) = s.func.stages[products].input_tensors[:2], readers(s, products)
+    (p,), out = s.func.stages[v].input_tensors, s.func.outputs[0]
+    inline_injective(s, keep=(p, v, q))
+    lanes = channel_lanes(s, s.func.outputs[0])
+    m, parts = q.shape[4], _parts(s, products, p, q, lanes, target, choices)
+    acc = s.cache_write(products, "local")
+    strip, group, tile, ragged = _output_loops(s, out, m, parts, lanes, target)
+    _back(s, q, out, tile, lanes, target)
+    _products(s, products, acc, out, group, parts, lanes)
+    _input(s, p, v, out, strip if parts.shared == "strips" else None, lanes, target)
+    peel(s, out, ragged)
+
+
+def _parts(
+    s: te.Schedule, products: Tensor, p: Tensor, q: Tensor, lanes: int, target: Target, choices: Choices
+) -> Parts:
+    vectors = layout_of(s, s.func.stages[products].input_tensors[1]).dims[-1][1] // lanes or 1
+    height, width = s.func.outputs[0].shape[2:]
+    shape = Geometry(p.shape[0], p.shape[1], products.shape[1], height, width)
+    parts = winograd_parts(shape, q.shape[4], target)
+    assert parts.tile.vectors == vectors, "weights are packed for the register tile"
+    return parts
+
+
+def _output_loops(
+    s: te.Schedule, out: Tensor, m: int, parts: Parts, lanes: int, target: Target
+) -> tuple[te.Var, te.Var, te.Var, list[te.Var]]:
+    """Order the loops of the output: (loop of a strip, loop of a channel group in it, loop of a tile in that), and those to
+    peel. Where a whole image is one strip, its last tiles are; else the stores of last tiles keep their branches."""
+    n, o, y, x = s[out].op.axis
+    g, o = s[out].split(o, factor=parts.tile.vectors * lanes)
+    ov, ol = s[out].split(o, factor=lanes)
+    ty, yi = s[out].split(y, factor=m)
+    tx, xi = s[out].split(x, factor=m)
+    outer_y, inner_y = s[out].split(ty, factor=parts.rows)
+    outer_x, inner_x = s[out].split(tx, factor=parts.columns)
+    if parts.shared == "groups":
+        order, shared, strip, group = [g, n, outer_y, outer_x], g, g, outer_x
+    else:
+        order, strip, group = [n, outer_y, outer_x, g], outer_x, g
+        shared = max((n, outer_y, outer_x), key=lambda axis: min(axis.extent, 2 * target.cores))
+    s[out].reorder(*order, ov, inner_y, inner_x, yi, xi, ol)
+    for axis in (yi, xi):
+        s[out].unroll(axis)
+    s[out].vectorize(ol)
+    s[out].parallel(shared)
+    pairs = ((y, outer_y, inner_y), (x, outer_x, inner_x))
+    return strip, group, inner_x, [inner for all_, outer, inner in pairs if all_.extent % m and outer.extent == 1]
+
+
+def _back(s: te.Schedule, q: Tensor, out: Tensor, tile: te.Var, lanes: int, target: Target) -> None:
+    """The vertical output transform of one tile, in registers where they hold it."""
+    s[q].compute_at(s[out], tile)
+    rows, side = q.shape[4:]
+    s[q].set_scope("local" if rows * side + side < target.vector_registers else "lane")
+    s.set_layout(q, channels_last(6, lanes))
+    n, o, ty, tx, i, k = s[q].op.axis
+    s[q].reorder(n, ty, tx, k, i, o)
+    for axis in (i, k):
+        s[q].unroll(axis)
+    s[q].vectorize(o)
+
+
+def _products(
+    s: te.Schedule, m: Tensor, acc: Tensor, out: Tensor, group: te.Var, parts: Parts, lanes: int
+) -> None:
+    """One matrix product per position, from lane scratch to lane scratch."""
+    s[m].compute_at(s[out], group)
+    s[m].set_scope("lane")
+    s.set_layout(m, by_position(lanes))
+    n, o, ty, tx, j, k = s[m].op.axis
+    ov, ol = s[m].split(o, factor=lanes)
+    mine: list[te.Var] = []
+    ty, yi = split(s, m, ty, parts.tile.rows, mine)
+    tx, xi = split(s, m, tx, parts.tile.columns, mine)
+    s[m].reorder(j, k, n, ty, tx, yi, xi, ov, ol)
+    s[acc].compute_at(s[m], tx)
+    for axis in (yi, xi, ov):
+        s[m].unroll(axis)
+    s[m].vectorize(ol)
+    s.set_layout(acc, Layout(default_axes(6), (*((d, 0) for d in (0, 2, 3, 4, 5, 1)), (1, lanes)), ((0, 0),) * 6))
+    *_, ao, ay, ax, _, _ = s[acc].op.axis
+    (ic,) = s[acc].op.reduce_axis
+    av, al = s[acc].split(ao, factor=lanes)
+    rolled, unrolled = s[acc].split(ic, factor=largest_divisor(ic.extent, UNROLLED_CHANNELS))
+    s[acc].reorder(rolled, unrolled, ay, ax, av, al)
+    for axis in (unrolled, ay, ax, av):
+        s[acc].unroll(axis)
+    s[acc].vectorize(al)
+    if parts.shared == "groups" and parts.rows * parts.columns >= HIDDEN:
+        u = s.func.stages[acc].input_tensors[1]
+        for lines in s[acc].prefetch(u, rolled, rolled.extent, level=2):        # the same place in the next position's panel
+            s[acc].unroll(lines)
+    peel(s, m, mine)
+
+
+def _input(
+    s: te.Schedule, p: Tensor, v: Tensor, out: Tensor, strip: te.Var | None, lanes: int, target: Target
+) -> None:
+    """Both input transforms, one vector of channels and one row of tiles at a time: in a strip, or all before."""
+    if strip is not None:
+        s[v].compute_at(s[out], strip)
+        s[v].set_scope("lane")
+    s.set_layout(v, by_position(lanes))
+    n, c, ty, tx, j, k = s[v].op.axis
+    cb, cl = s[v].split(c, factor=lanes)
+    s[v].reorder(n, cb, ty, tx, j, k, cl)
+    s[v].unroll(k)
+    s[v].vectorize(cl)
+    if strip is None:
+        s[v].parallel(max((n, cb, ty), key=lambda axis: min(axis.extent, 2 * target.cores)))
+    s[p].compute_at(s[v], ty)
+    s[p].set_scope("lane")
+    s.set_layout(p, channels_last(5, lanes))
+    pn, pc, pt, pj, px = s[p].op.axis
+    s[p].reorder(pn, pt, px, pj, pc)
+    s[p].unroll(pj)
+    s[p].vectorize(pc)
