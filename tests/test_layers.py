@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[1] / "toolchain"
 
 # Lowest first; packages of one layer do not import each other.
 LAYERS = (
-    ("core",), ("build", "graph", "remote", "te"), ("report", "targets"), ("kernels",), ("tasks",), ("api", "cli"),
+    ("core",), ("build", "graph", "remote", "te"), ("report", "targets"), ("kernels",), ("tasks",),
+    ("api", "cli", "onnx_backend"),
     ("__main__", "__init__"),
 )
 # What any layer may take from the package itself: its version. And te as `from toolchain import te`, which names a layer.

@@ -322,6 +322,46 @@ def quantized() -> dict[str, list[Case]]:
 EYE = np.eye(3, 5, dtype=np.float32)
 NANS = f(NAN, 1.0, -2.0, INF, 0.0, -0.0, 3.0)
 X3 = d(3, 7, 13)
+def regions() -> np.ndarray:
+    return np.array([[0, 0, 9, 9], [0, 5, 4, 9], [-3, 2, 20, 7.5]], np.float32)
+
+
+def placed() -> dict[str, list[Case]]:
+    """Operators that read at computed places, and those that order elements."""
+    grid, volume = d(2, 5, 4, 2, low=-1.3, high=1.3), d(1, 2, 3, 4, 3, low=-1.2, high=1.2)
+    image = d(2, 3, 6, 7)
+    samples = [c(image, grid, mode=m, padding_mode=p, align_corners=a, rtol=1e-4) for m in ("nearest", "linear", "cubic")
+               for p in ("zeros", "border", "reflection") for a in (0, 1)]
+    samples += [c(d(1, 2, 4, 3, 5), volume, mode=m, rtol=1e-4) for m in ("nearest", "linear")]
+    pooled, places = d(1, 1, 2, 2), ints(5, 7, 13, 15).reshape(1, 1, 2, 2)
+    boxes = (d(2, 3, 10, 10), regions(), ints(0, 1, 1))
+    deform = (d(1, 2, 5, 6), d(3, 2, 2, 2), d(1, 8, 4, 5, low=-1, high=1))
+    equal = np.array([[3, 1, 3, 2, 1, 3]], np.float32)
+    return {
+        "AffineGrid": [c(d(2, 2, 3), ints(2, 3, 5, 6), constants=[1], align_corners=a, rtol=1e-5) for a in (0, 1)]
+        + [c(d(1, 3, 4), ints(1, 1, 3, 4, 5), constants=[1], rtol=1e-5)],
+        "Col2Im": [c(d(1, 4 * 3, 20), ints(5, 6), ints(2, 2), constants=[1, 2], rtol=1e-5),
+                   c(d(2, 9, 4), ints(5, 5), ints(3, 3), constants=[1, 2], strides=(2, 2), rtol=1e-5),
+                   c(d(1, 2 * 4, 36), ints(5, 5), ints(2, 2), constants=[1, 2], pads=(1, 1, 1, 1), rtol=1e-5)],
+        "DeformConv": [c(*deform, rtol=1e-4), c(*deform, d(3), rtol=1e-4),
+                       c(*deform, d(3), d(1, 4, 4, 5, low=0, high=1), kernel_shape=(2, 2), rtol=1e-4)],
+        "Det": [c(d(2, 2)), c(d(3, 3, 3), rtol=1e-5), c(d(2, 1, 4, 4), rtol=1e-4), c(d(5, 1, 1))],
+        "GridSample": samples,
+        "MaxUnpool": [c(pooled, places, kernel_shape=(2, 2), strides=(2, 2), exact=True)],
+        "RoiAlign": [c(*boxes, output_height=3, output_width=4, sampling_ratio=2, spatial_scale=s, mode=m,
+                       coordinate_transformation_mode=t, rtol=1e-4)
+                     for s, m, t in ((1.0, "avg", "half_pixel"), (0.5, "avg", "output_half_pixel"),
+                                     (1.0, "max", "half_pixel"))],
+        "TensorScatter": [c(d(2, 6, 3), d(2, 2, 3), ints(1, 3), axis=1, exact=True),
+                          c(d(2, 3, 6), d(2, 3, 2), axis=2, exact=True),
+                          c(d(2, 4, 6, 3), d(2, 4, 3, 3), ints(5, 2), mode="circular", axis=2, exact=True)],
+        "TopK": [c(d(3, 9), ints(4), constants=[1], outputs=2, exact=True),
+                 c(d(7, 3, 2), ints(7), constants=[1], outputs=2, axis=0, largest=0, exact=True),
+                 c(equal, ints(5), constants=[1], outputs=2, exact=True),
+                 c(d(5, 33, dtype="int64"), ints(3), constants=[1], outputs=2)],
+    }
+
+
 CASES: dict[str, list[Case]] = {
     "Abs": unary(others=("int8", "int32", "int64", "uint8"), exact=True),
     "Acos": unary(-0.99, 0.99, special=False), "Acosh": unary(1.01, 9, special=False),
@@ -533,7 +573,7 @@ CASES: dict[str, list[Case]] = {
               c(d(4, dtype="bool"), d(3, 4), f(-INF).reshape(()), constants=[0, 2], exact=True)],
     "WinogradConv": [c(d(2, 3, 7, 9), d(m + 2, m + 2, 5, 3), bias, m=m, pads=(1, 0, 1, 2), rtol=1e-5 * m * m)
                      for m in (2, 4) for bias in (None, d(5))],
-    "Xor": logical(), **quantized(),
+    "Xor": logical(), **quantized(), **placed(),
 }
 
 __all__ = ["CASES", "Case", "ml_dtypes", "tolerance"]

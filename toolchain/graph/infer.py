@@ -10,6 +10,7 @@ inputs of the node and the last inputs of the body.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -173,6 +174,43 @@ def _check_states(node: Node, names: tuple[str, ...], after: tuple[TensorType, .
             raise ImportModelError(f"loop state {name!r} changes from {body.types[name]} to {t}", where=where(node))
 
 
+def _infer_range(
+    node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray],
+) -> tuple[TensorType, ...]:
+    """ONNX's rule leaves out the half-size floats, and wants numbers without dimensions, unlike its functions."""
+    if any(name not in params or params[name].size != 1 for name in node.inputs):
+        return _infer_onnx(node, types, params)
+    start, limit, delta = (float(params[name].reshape(())) for name in node.inputs)
+    if delta == 0:
+        raise ImportModelError("delta is 0", where=where(node))
+    return (TensorType.plain((max(math.ceil((limit - start) / delta), 0),), types[node.inputs[0]].dtype),)
+
+
+def _infer_max_unpool(
+    node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray],
+) -> tuple[TensorType, ...]:
+    """ONNX's rule does not read output_shape."""
+    if len(node.inputs) < 3 or node.inputs[2] not in params:
+        return _infer_onnx(node, types, params)
+    return (TensorType.plain(tuple(int(n) for n in params[node.inputs[2]]), types[node.inputs[0]].dtype),)
+
+
+def _infer_stft(
+    node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray],
+) -> tuple[TensorType, ...]:
+    """ONNX's rule takes one-sided spectra for whole ones; its reference does not."""
+    given = [*node.inputs, "", ""][:4]
+    if given[1] not in params or (given[3] and given[3] not in params):
+        return _infer_onnx(node, types, params)
+    x = types[given[0]]
+    length = int(params[given[3]].reshape(())) if given[3] else types[given[2]].shape[0] if given[2] else x.shape[1]
+    frames = 1 + (x.shape[1] - length) // int(params[given[1]].reshape(()))
+    if frames < 1:
+        raise ImportModelError(f"a frame of {length} is longer than the signal of {x.shape[1]}", where=where(node))
+    bins = length // 2 + 1 if node.attrs.get("onesided", 1) else length
+    return (TensorType.plain((x.shape[0], frames, bins, 2), x.dtype),)
+
+
 Rule = Callable[[Node, Mapping[str, TensorType], Mapping[str, np.ndarray]], tuple[TensorType, ...]]
 
 RULES: dict[str, Rule] = {
@@ -184,5 +222,8 @@ RULES: dict[str, Rule] = {
     "WinogradConv": _infer_winograd,
     "If": _infer_if,
     "Loop": _infer_loop,
+    "MaxUnpool": _infer_max_unpool,
+    "Range": _infer_range,
+    "STFT": _infer_stft,
     "Scan": _infer_scan,
 }

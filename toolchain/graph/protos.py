@@ -34,6 +34,16 @@ DTYPE_OF: dict[int, str] = {
     TensorProto.UINT32: "uint32",
     TensorProto.UINT64: "uint64",
     TensorProto.BFLOAT16: "bfloat16",
+    TensorProto.INT4: "int4",
+    TensorProto.UINT4: "uint4",
+    TensorProto.INT2: "int2",
+    TensorProto.UINT2: "uint2",
+    TensorProto.FLOAT8E4M3FN: "float8_e4m3fn",
+    TensorProto.FLOAT8E4M3FNUZ: "float8_e4m3fnuz",
+    TensorProto.FLOAT8E5M2: "float8_e5m2",
+    TensorProto.FLOAT8E5M2FNUZ: "float8_e5m2fnuz",
+    TensorProto.FLOAT8E8M0: "float8_e8m0fnu",
+    TensorProto.FLOAT4E2M1: "float4_e2m1fn",
 }
 ELEM_TYPE_OF: dict[str, int] = {name: code for code, name in DTYPE_OF.items()}
 
@@ -48,7 +58,7 @@ def schema(op: str, opset: int = OPSET) -> onnx.defs.OpSchema | None:
 
 
 def dtype_of(elem_type: int, where: str) -> str:
-    """The dtype of an ONNX element type. Raises ImportModelError for one this project does not hold (strings, float8)."""
+    """The dtype of an ONNX element type. Raises ImportModelError for one this project does not hold (strings)."""
     if elem_type not in DTYPE_OF:
         known = elem_type in TensorProto.DataType.values()
         name = TensorProto.DataType.Name(elem_type) if known else str(elem_type)

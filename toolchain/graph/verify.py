@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toolchain.core.dtype import DTYPES, from_numpy
+from toolchain.core.dtype import STORED, from_numpy
 from toolchain.core.errors import ImportModelError, InternalError
 from toolchain.graph.infer import infer, where
 from toolchain.graph.ir import Graph, Node
@@ -59,7 +59,7 @@ def _check_params(graph: Graph, context: str) -> None:
 def _check_typed(graph: Graph, name: str, here: str) -> None:
     if (t := graph.types.get(name)) is None:
         raise InternalError(f"{here}: {name!r} has no type")
-    if t.dtype not in DTYPES or len(t.layout.axes) != len(t.shape) or any(n < 0 for n in t.shape):
+    if t.dtype not in STORED or len(t.layout.axes) != len(t.shape) or any(n < 0 for n in t.shape):
         raise InternalError(f"{here}: {name!r} has the type {t}, which is none")
 
 

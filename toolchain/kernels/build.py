@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from toolchain import te
+from toolchain.core import dtype as dtypes
 from toolchain.core.errors import CodegenError
+from toolchain.core.layout import TensorType
 from toolchain.core.target import Target
 from toolchain.graph.ir import Graph, Node
 from toolchain.kernels.choices import Choices
 from toolchain.kernels.op import Op
-from toolchain.kernels.table import COMPUTES
+from toolchain.kernels.table import COMPUTES, TAKES_SMALL
 
 
 def define(body: Graph) -> tuple[list[te.Tensor], list[te.Tensor]]:
@@ -21,7 +24,7 @@ def define(body: Graph) -> tuple[list[te.Tensor], list[te.Tensor]]:
     names = {f"x{n}" for n in range(len(body.inputs))}
     for n, name in enumerate(body.inputs):
         type_ = body.types[name]
-        values[name] = te.placeholder(type_.shape, type_.dtype, name=f"x{n}")
+        values[name] = te.placeholder(type_.shape, dtypes.storage(type_.dtype), name=f"x{n}")
     for node in body.nodes:
         results = _compute(node, body, values, names)
         values.update({name: t for name, t in zip(node.outputs, results, strict=False) if name})
@@ -32,13 +35,28 @@ def _compute(node: Node, body: Graph, values: Mapping[str, te.Tensor], names: se
     compute = COMPUTES.get(node.op)
     if compute is None:
         raise CodegenError(f"no kernel for operator {node.op}", where=", ".join(node.sources) or node.name)
-    constants: list[np.ndarray | None] = [body.params.get(i) if i else None for i in node.inputs]
+    stated = [body.types[v] for v in (*node.inputs, *node.outputs) if v]
+    if small := [t.dtype for t in stated if t.dtype in dtypes.SMALL and node.op not in TAKES_SMALL]:
+        raise CodegenError(f"{node.op} of {small[0]} is not supported", where=", ".join(node.sources) or node.name,
+                           fix="Cast or DequantizeLinear to a type that is computed with")
+    constants = [_bytes(body.params[i]) if i in body.params else None for i in node.inputs]
     op = Op(
         node, tuple(values.get(i) if i else None for i in node.inputs), tuple(constants),
-        tuple(body.types[o] for o in node.outputs if o), tuple(body.types[i] if i else None for i in node.inputs), names,
+        tuple(_stored(body.types[o]) for o in node.outputs if o),
+        tuple(_stored(body.types[i]) if i else None for i in node.inputs), names,
+        tuple(body.types[i].dtype if i else "" for i in node.inputs), tuple(body.types[o].dtype for o in node.outputs if o),
     )
     made = compute(op)
     return made if isinstance(made, tuple) else (made,)
+
+
+def _stored(t: TensorType) -> TensorType:
+    """The type as kernels see it: small types as bytes."""
+    return replace(t, dtype=dtypes.storage(t.dtype))
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    return array.view(np.uint8) if array.dtype.name in dtypes.SMALL else array
 
 
 Sketcher = Callable[[te.Schedule, Target, Choices], None]

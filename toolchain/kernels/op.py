@@ -25,6 +25,8 @@ class Op:
     types: tuple[TensorType, ...]
     input_types: tuple[TensorType | None, ...]
     names: set[str]
+    input_kinds: tuple[str, ...] = ()           # the dtypes as the graph has them; `input_types` say how they are stored
+    kinds: tuple[str, ...] = ()
 
     def name(self, base: str = "") -> str:
         """A stage name not yet used in this kernel: the operator's, or `base`. The model's own names are untrusted text and

@@ -16,9 +16,11 @@ from toolchain.graph.passes.memory_plan import Slot as Place
 from toolchain.graph.passes.rewriting import bodies
 from toolchain.graph.passes.views import view_nodes
 from toolchain.targets.backend import Kernel
-from toolchain.targets.llvm.plan import Call, Copy, Op, Plan, Repeat, Slot, Value, slots_of, walk
+from toolchain.targets.llvm.plan import Call, Copy, If, Loop, Op, Plan, Repeat, Slot, Value, slots_of, walk
 
 Kernels = Mapping[str, Kernel]
+Bound = dict[tuple[str, int], tuple[Slot, int]]         # a body's input or output k -> the slot, and its step per round
+UNBOUNDED = 2**62                                       # rounds of a loop that ends by its condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,10 @@ class _Scope:
                 yield self._call(node)
             case "Scan":
                 yield from self._scan(node)
+            case "Loop":
+                yield from self._loop(node)
+            case "If":
+                yield from self._if(node)
             case "Identity" | "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten":
                 yield self._copy(self.slots[node.inputs[0]], node.output, self.graph, node)
             case _:
@@ -117,38 +123,101 @@ class _Scope:
             final = state
         """
         body: Graph = node.attrs["body"]
-        memory = self._body_memory(node)
-        n_state = len(node.inputs) - int(node.attrs["num_scan_inputs"])
-        length = self.graph.types[node.inputs[n_state]].shape[0]
-        workspace = [Slot("arena", offset) for offset in self.memory.workspace.get(node.output, ())]
-        states, following = workspace[:n_state], workspace[n_state:]
-        bound: dict[tuple[str, int], tuple[Slot, int]] = {("input", k): (slot, 0) for k, slot in enumerate(states)}
+        n_scan, captures = int(node.attrs["num_scan_inputs"]), int(node.attrs.get("captures", 0))
+        n_state = len(node.inputs) - n_scan - captures
+        length = scan_length(node, self.graph)
+        states, following = self._states(node, n_state)
+        bound: Bound = {("input", k): (slot, 0) for k, slot in enumerate(states)}
         bound |= {("output", k): (slot, 0) for k, slot in enumerate(following)}
-        for k in range(n_state, len(body.inputs)):
-            element = body.types[body.inputs[k]]
-            bound["input", k] = self._sliced(node, node.inputs[k], element, "scan_input", k - n_state, length)
+        for k in range(n_state, n_state + n_scan):
+            inner = body.types[body.inputs[k]]
+            bound["input", k] = self._sliced(node, node.inputs[k], inner, "scan_input", k - n_state, length)
+        for k in range(n_state + n_scan, len(body.inputs)):
+            bound["input", k] = self.slots[node.inputs[k]], 0
+        unread = self._unread(node)
         for k in range(n_state, len(body.outputs)):
             if k < len(node.outputs) and node.outputs[k]:
                 bound["output", k] = self._sliced(
                     node, node.outputs[k], body.types[body.outputs[k]], "scan_output", k - n_state, length)
+            else:
+                bound["output", k] = next(unread), 0
+        scope, moving = self._inside(node, "body", bound, self.times * length)
+        yield from self._state_copies(node, node.inputs[:n_state], states, body.inputs)
+        ops = [*scope.ops(), *_copies(scope.slots, body, body.outputs[:n_state], states, node)]
+        strides = tuple(moving.get(slot, 0) for slot in slots_of(tuple(ops)))
+        yield Repeat(length, tuple(ops), strides, node.name, node.sources)
+        yield from self._results(node, states, body.inputs)
+
+    def _loop(self, node: Node) -> Iterator[Op]:
+        """A Loop on its condition alone (see decompose_loops): states as those of a Scan, the condition a byte of its own.
+
+            state = initial; going = condition
+            loop while going:  body(state) -> (going, state');  state = state'
+            final = state
+        """
+        body: Graph = node.attrs["body"]
+        captures = int(node.attrs.get("captures", 0))
+        n_state = len(node.inputs) - 2 - captures
+        if node.inputs[0]:
+            raise CodegenError("Loop with a limit has to be rewritten first", where=", ".join(node.sources) or node.name)
+        states, following = self._states(node, n_state)
+        going = Slot("arena", self.memory.workspace[node.output][-1])
+        bound: Bound = {("input", 2 + k): (slot, 0) for k, slot in enumerate(states)}
+        bound |= {("input", k): (self.slots[node.inputs[k]], 0) for k in range(2 + n_state, len(body.inputs))}
+        bound |= {("output", 1 + k): (slot, 0) for k, slot in enumerate(following)}
+        bound["output", 0] = going, 0
+        scope, _ = self._inside(node, "body", bound, self.times)
+        yield from self._state_copies(node, node.inputs[2:2 + n_state], states, body.inputs[2:])
+        yield Copy(self.slots[node.inputs[1]], going, 1, "condition", node.sources)
+        ops = [*scope.ops(), *_copies(scope.slots, body, body.outputs[1:1 + n_state], states, node)]
+        yield Loop(going, UNBOUNDED, tuple(ops), (), node.name, node.sources)
+        yield from self._results(node, states, body.inputs[2:])
+
+    def _if(self, node: Node) -> Iterator[Op]:
+        """Both branches write the node's outputs; values captured are their inputs."""
+        branches = []
+        for key in ("then_branch", "else_branch"):
+            unread = self._unread(node)
+            bound: Bound = {("input", k): (self.slots[name], 0) for k, name in enumerate(node.inputs[1:])}
+            bound |= {("output", k): (self.slots[name] if name else next(unread), 0) for k, name in enumerate(
+                (*node.outputs, *("",) * (len(node.attrs[key].outputs) - len(node.outputs))))}
+            scope, _ = self._inside(node, key, bound, self.times)
+            branches.append(tuple(scope.ops()))
+        yield If(self.slots[node.inputs[0]], *branches, node.name, node.sources)
+
+    def _states(self, node: Node, count: int) -> tuple[list[Slot], list[Slot]]:
+        """The states of this round, and of the next."""
+        workspace = [Slot("arena", offset) for offset in self.memory.workspace.get(node.output, ())]
+        return workspace[:count], workspace[count:2 * count]
+
+    def _unread(self, node: Node) -> Iterator[Slot]:
+        """Where the body's outputs go that the node does not name: the last of its workspaces."""
+        missing = unread_outputs(node)
+        offsets = self.memory.workspace.get(node.output, ())
+        return (Slot("arena", offset) for offset in offsets[len(offsets) - len(missing):])
+
+    def _inside(self, node: Node, key: str, bound: Bound, times: int) -> tuple[_Scope, dict[Slot, int]]:
+        """The body's scope, its inputs and outputs bound to slots of ours; and the slots that move, with their step."""
+        memory = self.memory.bodies[node.output, key]
         slots, moving = {}, {}
         for value, place in memory.slots.items():
             slots[value], step = bound.get((place.segment, place.offset), (Slot(place.segment, place.offset), 0))
             if step:
                 moving[slots[value]] = step
-        for outer, inner, state in zip(node.inputs[:n_state], body.inputs[:n_state], states, strict=True):
-            yield Copy(self.slots[outer], state, size_bytes(body.types[inner]), "state", node.sources)
-        ops = list(_Scope(body, slots, memory, self.kernels, self.made, self.times * length).ops())
-        for inner, state in zip(body.outputs[:n_state], states, strict=True):
-            ops.append(Copy(slots[inner], state, size_bytes(body.types[inner]), "state", node.sources))
-        strides = tuple(moving.get(slot, 0) for slot in slots_of(tuple(ops)))
-        yield Repeat(length, tuple(ops), strides, node.name, node.sources)
-        for outer, state, inner in zip(node.outputs[:n_state], states, body.inputs[:n_state], strict=True):
-            if outer:
-                yield Copy(state, self.slots[outer], size_bytes(body.types[inner]), "state", node.sources)
+        return _Scope(node.attrs[key], slots, memory, self.kernels, self.made, times), moving
 
-    def _body_memory(self, node: Node) -> MemoryPlan:
-        return self.memory.bodies[node.output, "body"]
+    def _state_copies(
+        self, node: Node, given: Sequence[str], states: Sequence[Slot], inner: Sequence[str],
+    ) -> Iterator[Copy]:
+        body: Graph = node.attrs["body"]
+        for outer, name, state in zip(given, inner, states):
+            yield Copy(self.slots[outer], state, size_bytes(body.types[name]), "state", node.sources)
+
+    def _results(self, node: Node, states: Sequence[Slot], inner: Sequence[str]) -> Iterator[Copy]:
+        body: Graph = node.attrs["body"]
+        for out, name, state in zip(node.outputs, inner, states):
+            if out:
+                yield Copy(state, self.slots[out], size_bytes(body.types[name]), "state", node.sources)
 
     def _sliced(self, node: Node, outer: str, inner: TensorType, what: str, k: int, length: int) -> tuple[Slot, int]:
         """The slot of the first slice, and how far it moves each round (backwards for a reversed direction)."""
@@ -164,16 +233,47 @@ class _Scope:
         return base, step
 
 
+def scan_length(node: Node, graph: Graph) -> int:
+    """How many rounds a Scan has: the extent of its scan inputs along their axis."""
+    first = len(node.inputs) - int(node.attrs["num_scan_inputs"]) - int(node.attrs.get("captures", 0))
+    axis = (node.attrs.get("scan_input_axes") or (0,))[0]
+    return graph.types[node.inputs[first]].shape[axis]
+
+
+def unread_outputs(node: Node) -> list[int]:
+    """Bytes of each result of an If or Scan that nobody named; of an If the branch that needs most."""
+    sizes: list[int] = []
+    for body in bodies(node).values():
+        first = 0 if node.op == "If" else len(node.inputs) - int(node.attrs["num_scan_inputs"]) - int(
+            node.attrs.get("captures", 0))
+        own = [size_bytes(body.types[o]) for k, o in enumerate(body.outputs)
+               if k >= first and (k >= len(node.outputs) or not node.outputs[k])]
+        sizes = [max(pair) for pair in zip(own, sizes)] if sizes else own
+    return sizes
+
+
+def _copies(
+    slots: Mapping[str, Slot], body: Graph, results: Sequence[str], states: Sequence[Slot], node: Node,
+) -> Iterator[Copy]:
+    """The states of the next round become those of this one."""
+    for name, state in zip(results, states, strict=True):
+        yield Copy(slots[name], state, size_bytes(body.types[name]), "state", node.sources)
+
+
 def workspaces(kernels: Kernels) -> Callable[[Node], Sequence[int]]:
     """What `plan_memory` reserves per node: a kernel's workspace; for a Scan its states, and those of the next round."""
     def workspace(node: Node) -> Sequence[int]:
         if node.op == "Fused":
             return kernels[node.attrs["kernel"]].workspace
-        if node.op == "Scan":
-            body: Graph = node.attrs["body"]
-            n_state = len(node.inputs) - int(node.attrs["num_scan_inputs"])
-            states = [size_bytes(body.types[v]) for v in body.inputs[:n_state]]
-            return states + states
+        body: Graph | None = node.attrs.get("body")
+        if node.op in ("Scan", "Loop") and body is not None:
+            first = 2 if node.op == "Loop" else 0
+            others = int(node.attrs.get("num_scan_inputs", 0)) + int(node.attrs.get("captures", 0))
+            n_state = len(node.inputs) - first - others
+            states = [size_bytes(body.types[v]) for v in body.inputs[first:first + n_state]]
+            return [*states, *states, *(unread_outputs(node) if node.op == "Scan" else [1])]
+        if node.op == "If":
+            return unread_outputs(node)
         return ()
     return workspace
 

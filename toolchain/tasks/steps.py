@@ -19,6 +19,7 @@ from toolchain.build.task import Input, Result
 from toolchain.core.target import Target
 from toolchain.graph.importers.child import METADATA_FILE, import_in_child
 from toolchain.graph.importers.limits import Limits
+from toolchain.graph.passes.decompose import DECOMPOSED
 from toolchain.graph.passes.memory_plan import size_bytes
 from toolchain.graph.passes.plan_memory import plan_memory
 from toolchain.graph.serialize import from_json, load_files, save
@@ -68,7 +69,7 @@ def import_model(params: Params, inputs: Inputs, out: Path) -> Result:
 
 def supported_operators() -> frozenset[str]:
     """Operators a model may have: those with kernels, and those that graph passes rewrite into such."""
-    return frozenset(COMPUTES) | CONTROL_FLOW | frozenset(("GRU", "LSTM", "RNN", "Dropout", "Constant", "Shape", "Size"))
+    return frozenset(COMPUTES) | CONTROL_FLOW | DECOMPOSED | frozenset(("Dropout", "Constant", "Shape", "Size"))
 
 
 def resolve_target(params: Params, inputs: Inputs, out: Path) -> Result:

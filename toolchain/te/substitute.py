@@ -116,20 +116,33 @@ def rewrite_indices(node: Any, visit: Callable[[Any], Any], rule: Callable[[Any]
     return rebuilt if new is None else new
 
 
+def _is_dynamic(atom: Atom) -> bool:
+    """Whether a value loaded at run time is in it, perhaps below divisions."""
+    match atom:
+        case FloorDiv(inner, _) | FloorMod(inner, _):
+            return any(_is_dynamic(a) for a, _ in inner.terms)
+    return isinstance(atom, Dynamic)
+
+
 def rewrite_loads(node: Any, rule: Callable[[Load], Expr | None]) -> Any:
     """Apply `rule` to each Load, also those inside dynamic indices. Parts that are shared stay shared."""
     known: dict[int, Any] = {}
 
     def dynamic(idx: Index) -> Index:
-        if not any(isinstance(a, Dynamic) for a, _ in idx.terms):
+        if not any(_is_dynamic(a) for a, _ in idx.terms):
             return idx
         result: Expr = Index((), idx.constant)
         for atom, c in idx.terms:
             match atom:
                 case Dynamic(value, low, high):
-                    result = result + index(rewrite_loads(value, rule), low, high) * c
+                    part = index(rewrite_loads(value, rule), low, high)
+                case FloorDiv(inner, k):
+                    part = index(dynamic(inner) // k)
+                case FloorMod(inner, k):
+                    part = index(dynamic(inner) % k)
                 case _:
-                    result = result + Index(((atom, c),))
+                    part = Index(((atom, 1),))
+            result = result + part * c
         return result  # type: ignore[return-value]
 
     def visit(n: Any) -> Any:

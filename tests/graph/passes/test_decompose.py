@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
+from onnx import helper
 from pass_graphs import Builder, assert_same, ops, random_inputs
 
 from toolchain.core.errors import ImportModelError
+from toolchain.graph.importers.onnx import import_model
 from toolchain.graph.interpret import interpret
 from toolchain.graph.ir import Graph
 from toolchain.graph.ops import OPS
@@ -89,8 +93,6 @@ def test_golden(golden: Callable[[str], None]) -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, object], str]] = {
-    "clip": ({"clip": 3.0}, "clip=3.0 is not supported"),
-    "input_forget": ({"input_forget": 1}, "input_forget=1 is not supported"),
     "activation": ({"activations": ("Sigmoid", "Elu", "Tanh")}, "Elu"),
 }
 
@@ -103,15 +105,38 @@ def test_refuses(name: str) -> None:
     assert "node 'n0' (LSTM)" in str(e.value)
 
 
-def test_refuses_peepholes_and_short_sequences() -> None:
-    for inputs, message in (((7, (1, 12)), "peephole"), ((4, (2,)), "sequence_lens")):
-        at, shape = inputs
-        b = Builder()
-        given = [b.input(3, 2, 3), b.weight(1, 16, 3), b.weight(1, 16, 4), "", "", "", "", ""]
-        given[at] = b.const(np.full(shape, 2), "int32" if at == 4 else "float32")
-        graph = b.graph(b.node("LSTM", *given[:at + 1], hidden_size=4))
-        with pytest.raises(ImportModelError, match=message):
-            decompose(graph, SUPPORTED)
+FULL: tuple[tuple[str, dict[str, object]], ...] = (
+    ("LSTM", {}), ("LSTM", {"clip": 0.3}), ("LSTM", {"peepholes": True}), ("LSTM", {"input_forget": 1}),
+    ("GRU", {}), ("GRU", {"linear_before_reset": 1}), ("GRU", {"clip": 0.3}), ("RNN", {}),
+)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize(("op", "attrs"), FULL)
+def test_recurrent_in_full(op: str, attrs: dict[str, object], direction: str) -> None:
+    """Weights and sequence lengths of run time, peepholes, clipping: like ONNX Runtime, which does not know the pass."""
+    attrs = dict(attrs)
+    d, hidden, gates = 2 if direction == "bidirectional" else 1, 4, GATES[op]
+    rng = np.random.default_rng(0)
+    arrays = {"x": (5, 3, 2), "w": (d, gates * hidden, 2), "r": (d, gates * hidden, hidden), "b": (d, 2 * gates * hidden),
+              "h": (d, 3, hidden)}
+    given = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in arrays.items()}
+    given["lengths"] = np.array([2, 5, 3], np.int32)
+    inputs = ["x", "w", "r", "b", "lengths", "h"]
+    if attrs.pop("peepholes", False):
+        given["p"] = rng.standard_normal((d, 3 * hidden)).astype(np.float32)
+        inputs += ["", "p"]
+    outputs = ["y", "yh", "yc"][:3 if op == "LSTM" else 2]
+    node = helper.make_node(op, inputs, outputs, direction=direction, hidden_size=hidden, **attrs)
+    values = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in given.items()]
+    made = helper.make_graph([node], "g", values, [helper.make_tensor_value_info(o, 1, None) for o in outputs])
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 14)], ir_version=9)
+    graph = decompose(import_model(model, Path(), {}, {}), SUPPORTED)
+    assert op not in ops(graph)
+    got = interpret(graph, given)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for name, want in zip(outputs, session.run(outputs, given), strict=True):
+        np.testing.assert_allclose(got[name], want, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 FUNCTIONS: dict[str, Callable[[Builder, str], str]] = {

@@ -26,7 +26,7 @@ from toolchain.graph.importers.tensors import TensorReader
 from toolchain.graph.ir import Graph
 from toolchain.graph.protos import OPSET
 
-OLDEST_OPSET = 7
+OLDEST_OPSET = 1
 METADATA_BYTES = 1 << 20            # of all names and texts together that are kept; a list of classes is some 100 kB
 
 __all__ = ["import_model", "import_onnx", "metadata_of", "read_model", "unsupported"]

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from onnx import SparseTensorProto, TensorProto, numpy_helper
 
-from toolchain.core.dtype import itemsize, to_numpy
+from toolchain.core.dtype import SMALL, itemsize, to_numpy
 from toolchain.core.errors import ImportModelError
 from toolchain.graph.importers.limits import Limits
 from toolchain.graph.protos import dtype_of
@@ -47,7 +47,11 @@ class TensorReader:
         if proto.HasField("segment"):
             raise ImportModelError("is split in segments, which is not supported", where=where)
         if proto.data_location == TensorProto.EXTERNAL:
+            if dtype in SMALL:
+                raise ImportModelError(f"holds {dtype} as external data, which is not supported", where=where)
             return np.frombuffer(self._external(proto, size_bytes, where), _little(dtype)).reshape(shape)
+        if dtype in SMALL:
+            return _small(proto, dtype, elements, where)
         if proto.HasField("raw_data"):
             if len(proto.raw_data) != size_bytes:
                 raise ImportModelError(f"holds {len(proto.raw_data)} bytes, its type needs {size_bytes}", where=where)
@@ -132,6 +136,15 @@ def _natural(text: str, what: str, where: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 20):
         raise ImportModelError(f"{what} is not a size: {text[:40]!r}", where=where)
     return int(text)
+
+
+def _small(proto: TensorProto, dtype: str, elements: int, where: str) -> np.ndarray:
+    """Types of two and four bits are stored several to a byte, those of eight one to a byte (or to an int32)."""
+    per_byte = 8 // int("".join(c for c in dtype.split("_")[0] if c.isdigit()))
+    stored = len(proto.raw_data) if proto.HasField("raw_data") else len(proto.int32_data)
+    if stored != -(-elements // per_byte):
+        raise ImportModelError(f"holds {stored} bytes, its {elements} elements need {-(-elements // per_byte)}", where=where)
+    return np.asarray(numpy_helper.to_array(proto), to_numpy(dtype))
 
 
 def _little(dtype: str) -> np.dtype[np.generic]:

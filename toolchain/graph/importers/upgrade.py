@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
+from onnx import TensorProto
 
 from toolchain.core.dtype import to_numpy
 from toolchain.core.errors import ImportModelError
@@ -20,6 +21,7 @@ from toolchain.core.layout import TensorType
 from toolchain.graph.importers.windows import explicit_window
 from toolchain.graph.infer import where
 from toolchain.graph.ir import Node
+from toolchain.graph.protos import ELEM_TYPE_OF
 
 
 class Context(Protocol):
@@ -183,22 +185,106 @@ def _pad_11(node: Node, context: Context) -> tuple[Node, ...]:
     return _then(attribute_to_input("pads", 1, "int64"), attribute_to_input("value", 2, "", scalar=True))(valued, context)
 
 
+def _broadcast_7(node: Node, context: Context) -> tuple[Node, ...]:
+    """Add(a, b) {broadcast=1, axis=1} on (2, 3, 4), (3)   ->   Add(a, Reshape(b, (3, 1))): b stood at dimension `axis`
+
+    Without `broadcast` the shapes were equal, and without `axis` b stood at the end, as in NumPy.
+    """
+    attrs = _without(node.attrs, "broadcast", "axis", "consumed_inputs")
+    if not node.attrs.get("broadcast", 0) or "axis" not in node.attrs:
+        return (replace(node, attrs=attrs),)
+    rank, shape = len(context.types[node.inputs[0]].shape), context.types[node.inputs[1]].shape
+    axis = node.attrs["axis"] % max(rank, 1)
+    ones = (1,) * (rank - axis - len(shape))
+    if not ones:
+        return (replace(node, attrs=attrs),)
+    aligned = context.constant(f"{node.name}.shape", np.asarray([*shape, *ones], "int64"))
+    placed = context.fresh(f"{node.inputs[1]}.placed")
+    return (
+        Node("Reshape", (node.inputs[1], aligned), (placed,), {}, f"{node.name}.place", node.sources),
+        replace(node, inputs=(node.inputs[0], placed), attrs=attrs),
+    )
+
+
+def _prelu_7(node: Node, context: Context) -> tuple[Node, ...]:
+    """PRelu(x, slope) with one slope per channel   ->   the slope as (C, 1, ..., 1), as NumPy broadcasts"""
+    shape, slope = context.types[node.inputs[0]].shape, context.types[node.inputs[1]].shape
+    plain_attrs = replace(node, attrs=_without(node.attrs, "consumed_inputs"))
+    if len(slope) != 1 or slope[0] == 1 or len(shape) < 3:
+        return (plain_attrs,)
+    return _broadcast_7(replace(node, attrs={"broadcast": 1, "axis": 1}), context)
+
+
+def _dropping(*names: str) -> Rule:
+    """Attributes that said something about memory or training only."""
+    return lambda node, context: (replace(node, attrs=_without(node.attrs, *names)),)
+
+
+def _concat_4(node: Node, context: Context) -> tuple[Node, ...]:
+    return (replace(node, attrs={"axis": 1, **node.attrs}),)
+
+
+def _pad_2(node: Node, context: Context) -> tuple[Node, ...]:
+    return (replace(node, attrs={**_without(node.attrs, "paddings"), "pads": node.attrs["paddings"]}),)
+
+
+def _cast_6(node: Node, context: Context) -> tuple[Node, ...]:
+    """Cast {to="FLOAT"}   ->   Cast {to=1}"""
+    code = TensorProto.DataType.Value(node.attrs["to"]) if node.attrs["to"] in TensorProto.DataType.keys() else 0  # noqa: SIM118
+    return (replace(node, attrs={**node.attrs, "to": code}),)
+
+
+def _tile_6(node: Node, context: Context) -> tuple[Node, ...]:
+    """Tile(x, tiles, axis)   ->   Tile(x, repeats)"""
+    tiles, axis = (context.params.get(i) for i in node.inputs[1:3])
+    if tiles is None or axis is None:
+        raise ImportModelError("tiles and axis must be constant", where=where(node))
+    repeats = np.ones(len(context.types[node.inputs[0]].shape), "int64")
+    repeats[int(axis.reshape(-1)[0])] = int(tiles.reshape(-1)[0])
+    return (replace(node, inputs=(node.inputs[0], context.constant(f"{node.name}.repeats", repeats))),)
+
+
+def _reshape_5(node: Node, context: Context) -> tuple[Node, ...]:
+    return attribute_to_input("shape", 1, "int64")(_dropping("consumed_inputs")(node, context)[0], context)
+
+
+def _batch_norm_7(node: Node, context: Context) -> tuple[Node, ...]:
+    if not node.attrs.get("is_test", 0) and any(node.outputs[1:]):
+        raise ImportModelError("computes batch statistics, which only training needs", where=where(node),
+                               fix="export the model for inference")
+    return (replace(node, attrs=_without(node.attrs, "is_test", "consumed_inputs"), outputs=node.outputs[:1]),)
+
+
 def _rename(op: str) -> Rule:
     return lambda node, context: (replace(node, op=op),)
 
 
 _AXES = attribute_to_input("axes", 1, "int64")
 
+_CONSUMED = _dropping("consumed_inputs")
+
 UPGRADES: dict[str, tuple[tuple[int, Rule], ...]] = {
-    "BatchNormalization": ((9, _batch_norm_9), (14, _batch_norm_14)),
-    "Clip": ((11, _then(attribute_to_input("min", 1, "", scalar=True), attribute_to_input("max", 2, "", scalar=True))),),
+    **dict.fromkeys((
+        "Abs", "Ceil", "Elu", "Exp", "Floor", "HardSigmoid", "InstanceNormalization", "LeakyRelu", "Log", "Max", "Mean",
+        "Min", "Neg", "Reciprocal", "Relu", "Selu", "Sigmoid", "Sqrt", "Sum", "Tanh"), ((6, _CONSUMED),)),
+    **dict.fromkeys((
+        "Add", "And", "Div", "Equal", "Greater", "Less", "Mul", "Or", "Pow", "Sub", "Xor"), ((7, _broadcast_7),)),
+    "Cast": ((6, _cast_6),),
+    "Concat": ((4, _concat_4),),
+    "Gemm": ((7, _dropping("broadcast")),),
+    "PRelu": ((7, _prelu_7),),
+    "Reshape": ((5, _reshape_5),),
+    "Tile": ((6, _tile_6),),
+    "BatchNormalization": ((7, _batch_norm_7), (9, _batch_norm_9), (14, _batch_norm_14)),
+    "Clip": ((6, _CONSUMED), (11, _then(
+        attribute_to_input("min", 1, "", scalar=True), attribute_to_input("max", 2, "", scalar=True)))),
     "DFT": ((20, _dft_20),),
-    "Dropout": ((12, lambda node, context: (replace(node, attrs=_without(node.attrs, "ratio")),)),),
+    "Dropout": ((7, _dropping("is_test", "consumed_inputs")), (12, _dropping("ratio"))),
     "GridSample": ((20, _grid_sample_20),),
     "GroupNormalization": ((21, _group_norm_21),),
     "Hardmax": ((13, _flatten_from_axis),),
     "LogSoftmax": ((13, _flatten_from_axis),),
-    "Pad": ((11, _pad_11),),
+    "Pad": ((2, _pad_2), (11, _pad_11),),
     "ReduceL1": ((18, _AXES),),
     "ReduceL2": ((18, _AXES),),
     "ReduceLogSum": ((18, _AXES),),
@@ -225,7 +311,9 @@ UPGRADES: dict[str, tuple[tuple[int, Rule], ...]] = {
 def _dropout(node: Node, context: Context) -> tuple[Node, ...]:
     """Dropout(x, ratio, training_mode=false) -> x, mask   becomes   x, and a mask of true"""
     training = node.inputs[2] if len(node.inputs) > 2 else ""
-    if training and not (training in context.params and not context.params[training].any()):
+    ratio = node.inputs[1] if len(node.inputs) > 1 else ""
+    inactive = any(name in context.params and not context.params[name].any() for name in (training, ratio) if name)
+    if training and not inactive:
         raise ImportModelError("drops values at random, which only training needs", where=where(node),
                                fix="export the model for inference")
     nodes = [Node("Identity", node.inputs[:1], node.outputs[:1], {}, node.name, node.sources)]
@@ -248,8 +336,15 @@ def _drop_empty_inputs(node: Node, context: Context) -> tuple[Node, ...]:
     return (replace(node, inputs=inputs),)
 
 
+def _cast_like(node: Node, context: Context) -> tuple[Node, ...]:
+    """CastLike(x, y)   ->   Cast(x) {to=the type of y}"""
+    to = ELEM_TYPE_OF[context.types[node.inputs[1]].dtype]
+    return (replace(node, op="Cast", inputs=node.inputs[:1], attrs={**node.attrs, "to": to}),)
+
+
 NORMALIZE: dict[str, Rule] = {
     "AveragePool": explicit_window,
+    "CastLike": _cast_like,
     "Conv": explicit_window,
     "ConvInteger": explicit_window,
     "ConvTranspose": explicit_window,
@@ -262,7 +357,7 @@ NORMALIZE: dict[str, Rule] = {
     "Upsample": _upsample,
 }
 
-BECOMES: dict[str, str] = {"Upsample": "Resize", "Scatter": "ScatterElements"}
+BECOMES: dict[str, str] = {"CastLike": "Cast", "Upsample": "Resize", "Scatter": "ScatterElements"}
 """Operators that stand under another name afterwards."""
 
 VANISHES = frozenset({"Constant", "Dropout", "Identity", "Shape", "Size"})

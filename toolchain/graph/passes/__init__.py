@@ -26,12 +26,14 @@ from toolchain.graph.passes.eliminate_common_subexpressions import eliminate_com
 from toolchain.graph.passes.eliminate_dead_code import eliminate_dead_code
 from toolchain.graph.passes.fold_batch_norm import fold_batch_norm
 from toolchain.graph.passes.fold_constants import fold_constants
+from toolchain.graph.passes.fold_empty import fold_empty
 from toolchain.graph.passes.fuse_operators import fuse_operators
 from toolchain.graph.passes.layout_options import ANY, LayoutOption, Options, pass_through
 from toolchain.graph.passes.memory_plan import MemoryPlan, Slot, Weight
 from toolchain.graph.passes.plan_layouts import plan_layouts
 from toolchain.graph.passes.plan_memory import plan_memory
 from toolchain.graph.passes.rewriting import bodies
+from toolchain.graph.passes.separate_body_outputs import separate_body_outputs
 from toolchain.graph.passes.simplify import simplify
 from toolchain.graph.passes.views import view_nodes
 from toolchain.graph.text import to_text
@@ -41,6 +43,7 @@ GraphPass: TypeAlias = Callable[[Graph], Graph]
 
 PASSES: tuple[GraphPass, ...] = (
     eliminate_dead_code,                # first: nothing below is spent on what nobody needs
+    fold_empty,                         # before folding constants, which these values become; kernels take no empty tensor
     fold_constants,                     # weights computed in the graph become constants, which the rules below look for
     eliminate_common_subexpressions,    # before simplify: patterns (layer normalization) count the readers of a value
     simplify,                           # Gemm -> MatMul + Add, chains of constants merged: what fold_batch_norm meets
@@ -52,6 +55,7 @@ PASSES: tuple[GraphPass, ...] = (
 )
 
 FUSION: tuple[GraphPass, ...] = (
+    separate_body_outputs,              # after all passes that would merge such copies; memory planning gives each its place
     eliminate_dead_code,                # layout planning asks kernels about every node, and may leave parameters unread
     fuse_operators,                     # last: kernels are made from what comes out
 )
@@ -171,12 +175,14 @@ __all__ = [
     "eliminate_dead_code",
     "fold_batch_norm",
     "fold_constants",
+    "fold_empty",
     "fuse_operators",
     "pass_through",
     "plan_layouts",
     "plan_memory",
     "planning_layouts",
     "run_passes",
+    "separate_body_outputs",
     "simplify",
     "view_nodes",
 ]

@@ -13,9 +13,15 @@ from onnx import helper
 from toolchain.graph.importers.coverage import has_function
 from toolchain.graph.importers.onnx import import_model
 from toolchain.graph.ir import Graph, Node
-from toolchain.graph.passes.decompose_recurrent import CELLS, decompose_recurrent
+from toolchain.graph.passes.decompose_loops import decompose_loop
+from toolchain.graph.passes.decompose_recurrent import CELLS, decompose_recurrent, is_simple
+from toolchain.graph.passes.decompose_recurrent_general import decompose_recurrent_general
+from toolchain.graph.passes.decompose_spectral import SPECTRAL, decompose_spectral
 from toolchain.graph.passes.rewriting import Rewriting
 from toolchain.graph.protos import OPSET, node_proto, tensor_proto, type_proto
+
+DECOMPOSED = frozenset((*CELLS, *SPECTRAL))
+"""Operators without a kernel, nor a function of ONNX's, that are rewritten here."""
 
 SHOWN_ELEMENTS = 4096
 """Constants of up to so many elements are given to ONNX's function bodies by value: axes, shapes, scales; never weights."""
@@ -27,16 +33,20 @@ def decompose(graph: Graph, supported: Collection[str]) -> Graph:
         Y = LSTM(X, W, R, B)   ->   P = MatMul(X, W') + b; Yh, Yc, Y = Scan(H0, C0, P) {...}
         y = Mish(x)            ->   s = Softplus(x); t = Tanh(s); y = Mul(x, t)         (its ONNX function body)
 
-    LSTM, GRU and RNN: see decompose_recurrent.py. Others: the function ONNX defines them by. Left alone: supported
-    operators, and those ONNX has no function for. Raises ImportModelError naming the node: peepholes, clipping, sequence
-    lengths, or a function that is made of unsupported operators itself.
+    LSTM, GRU and RNN: see decompose_recurrent.py and decompose_recurrent_general.py; Loop: decompose_loops.py; DFT and STFT:
+    decompose_spectral.py. Others: the function ONNX defines them by. Left alone: supported operators, and those ONNX has no
+    function for. Raises ImportModelError naming the node: activations with parameters, a function of unsupported ones.
     """
 
     def rule(node: Node, state: Rewriting) -> Sequence[Node] | None:
+        if node.op == "Loop":
+            return decompose_loop(node, state)
         if node.op in supported:
             return None
         if node.op in CELLS:
-            return decompose_recurrent(node, state)
+            return decompose_recurrent(node, state) if is_simple(node, state) else decompose_recurrent_general(node, state)
+        if node.op in SPECTRAL:
+            return decompose_spectral(node, state)
         return expand_function(node, state, supported) if has_function(node.op) else None
 
     return Rewriting(graph).sweep(rule)

@@ -115,6 +115,15 @@ CELLS: Mapping[str, Cell] = {
 PLAIN_ACTIVATIONS = ("Sigmoid", "Tanh", "Relu", "Softsign", "Softplus")      # those without parameters
 
 
+def is_simple(node: Node, state: Rewriting) -> bool:
+    """Whether a recurrent node is what this file rewrites: constant weights, whole sequences, plain gates."""
+    lengths, peepholes = ([*node.inputs, "", "", "", "", ""][k] for k in (4, 7))
+    steps = state.shape(node.inputs[0])[1 if node.attrs.get("layout", 0) else 0]
+    return not (
+        (lengths and state.uniform(lengths) != steps) or node.attrs.get("clip") or (node.op == "LSTM" and peepholes)
+        or node.attrs.get("input_forget", 0) or any(name and name not in state.params for name in node.inputs[1:4]))
+
+
 def decompose_recurrent(node: Node, state: Rewriting) -> Sequence[Node]:
     """LSTM, GRU, RNN -> see the module. Raises ImportModelError: what `_check` refuses."""
     cell = CELLS[node.op]

@@ -8,7 +8,6 @@ from typing import Any
 
 from toolchain import te
 from toolchain.core import dtype as dtypes
-from toolchain.core.errors import CodegenError
 from toolchain.kernels.op import Compute, Op, injective
 from toolchain.te.expr import Bin, Const, binary
 
@@ -67,13 +66,6 @@ def clip(op: Op) -> te.Tensor:
         if op.has(1):
             x = te.maximum(op.read(1, i), x)            # x last: a NaN in it stays
         return te.minimum(op.read(2, i), x) if op.has(2) else x
-    return injective(op, value, tag="elementwise")
-
-
-def cast(op: Op) -> te.Tensor:
-    def value(i: tuple[Any, ...]) -> te.Expr:
-        x = op.read(0, i)
-        return x.not_equal(zero(x)) if op.dtype == "bool" and x.dtype != "bool" else x.astype(op.dtype)
     return injective(op, value, tag="elementwise")
 
 
@@ -188,14 +180,13 @@ def floor_modulo(x: te.Expr, y: te.Expr) -> te.Expr:
 
 
 def bit_shift(x: te.Expr, n: te.Expr, direction: str) -> te.Expr:
-    """Shifts; by as many bits as there are, more, or fewer than none, everything is shifted out (the sign bit stays)."""
-    left, last = direction == "LEFT", te.const(dtypes.bits(x.dtype) - 1, x.dtype)
-    ok = n <= last if x.dtype in dtypes.UINTS else te.all(n >= zero(n), n <= last)
-    inside = te.select(ok, n, last)
-    if left:
-        return te.select(ok, binary("<<", x, inside), zero(x))
-    return te.select(te.any(ok, n > last), binary(">>", x, inside), zero(x)) if x.dtype in dtypes.INTS else te.select(
-        ok, binary(">>", x, inside), zero(x))
+    """x << n or x >> n. By as many bits as there are, or more (a negative n counts as such), everything is shifted out: zero
+    is left, or of a negative number shifted right its sign. Source: ONNX BitShift."""
+    bits = dtypes.bits(x.dtype)
+    shifted = binary("<<" if direction == "LEFT" else ">>", x, n)
+    signed = x.dtype.startswith("int")
+    gone = te.select(x < zero(x), zero(x) - te.const(1, x.dtype), zero(x)) if signed and direction == "RIGHT" else zero(x)
+    return te.select(te.all(n >= zero(n), n < bits) if signed else n < bits, shifted, gone)
 
 
 def bitwise(symbol: str) -> Compute:
@@ -235,44 +226,13 @@ def atanh(x: te.Expr) -> te.Expr:
 
 
 def bit_cast(op: Op) -> te.Tensor:
-    return injective(op, lambda i: te.call("bitcast", op.read(0, i), dtype=op.dtype), tag="elementwise")
-
-
-def _quantization(op: Op, i: tuple[Any, ...], n: int) -> te.Expr:
-    """The scale or zero point at an index of the result: one number, one per slice of `axis`, or one per block of it."""
-    shape = op.in_shape(n)
-    if math.prod(shape) == 1:
-        return op.scalar(n)
-    axis = op.axis("axis", 1)
-    if len(shape) == 1:
-        return op.tensor(n)[i[axis]]
-    block = int(op.attr("block_size", 0))
-    return op.tensor(n)[(*i[:axis], te.index(i[axis]) // block, *i[axis + 1:])]
-
-
-def quantize_linear(op: Op) -> te.Tensor:
-    """round(x / scale) + zero point, halves to even, saturated. Source: ONNX QuantizeLinear."""
-    if not dtypes.is_integer(op.dtype):
-        raise CodegenError(f"QuantizeLinear to {op.dtype} is not supported", where=op.node.name)
-    low, high = dtypes.lowest(op.dtype), dtypes.highest(op.dtype)
-
+    """The same bits as another type; a bool is a byte."""
     def value(i: tuple[Any, ...]) -> te.Expr:
-        x, scale = op.read(0, i), _quantization(op, i, 1)
-        rounded = te.round(x.astype("float32") / scale.astype("float32")).astype("float64")
-        if op.has(2):
-            rounded = rounded + _quantization(op, i, 2).astype("float64")
-        return te.minimum(te.maximum(rounded, float(low)), float(high)).astype(op.dtype)
-    return injective(op, value, tag="elementwise")
-
-
-def dequantize_linear(op: Op) -> te.Tensor:
-    """(x - zero point) * scale. Source: ONNX DequantizeLinear."""
-    def value(i: tuple[Any, ...]) -> te.Expr:
-        x = op.read(0, i).astype("int64")
-        if op.has(2):
-            x = x - _quantization(op, i, 2).astype("int64")
-        scale = _quantization(op, i, 1)
-        return (x.astype("float32") * scale.astype("float32")).astype(op.dtype)
+        x = op.read(0, i)
+        x = x.astype("uint8") if x.dtype == "bool" else x
+        if op.dtype == "bool":
+            return te.call("bitcast", x, dtype="uint8").not_equal(te.const(0, "uint8"))
+        return te.call("bitcast", x, dtype=op.dtype)
     return injective(op, value, tag="elementwise")
 
 
@@ -320,14 +280,11 @@ ELEMENTWISE: dict[str, Compute] = {
     "BitwiseNot": pointwise(bitwise_not),
     "BitwiseOr": bitwise("or"),
     "BitwiseXor": bitwise("xor"),
-    "Cast": cast,
-    "CastLike": cast,
     "Ceil": function("ceil"),
     "Celu": with_attrs(celu, alpha=1.0),
     "Clip": clip,
     "Cos": function("cos"),
     "Cosh": function("cosh"),
-    "DequantizeLinear": dequantize_linear,
     "Div": operator("/"),
     "Elu": with_attrs(elu, alpha=1.0),
     "Equal": operator("=="),
@@ -358,7 +315,6 @@ ELEMENTWISE: dict[str, Compute] = {
     "Or": operator("or"),
     "PRelu": pointwise(prelu),
     "Pow": pointwise(power),
-    "QuantizeLinear": quantize_linear,
     "Reciprocal": pointwise(reciprocal),
     "Relu": pointwise(relu),
     "Round": function("round"),

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from toolchain import te
 from toolchain.core import dtype as dtypes
+from toolchain.core.errors import ScheduleError
 from toolchain.core.target import Target
 from toolchain.kernels.choices import Choices
 from toolchain.kernels.sketches.pointwise import pointwise_nest
@@ -39,7 +40,8 @@ def rows(s: te.Schedule, target: Target, choices: Choices) -> None:
     for stage in reversed(list(s.func.stages)):
         if stage is out:
             continue
-        assert loop is not None
+        if loop is None:            # a reduction in parts, of an output without a dimension in common with it
+            raise ScheduleError("the stages of a row share no dimension", where=out.name)
         s[stage].compute_at(s[out], loop)
         size = math.prod(s.func.buffers[stage].type.shape) * dtypes.itemsize(stage.dtype)
         s[stage].set_scope("local" if size <= STACK_BYTES else "lane")

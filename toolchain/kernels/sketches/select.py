@@ -35,7 +35,7 @@ def sketch(s: te.Schedule, target: Target, choices: Choices) -> None:
         BLOCKED[tag](s, first, target, choices)
     elif alone and tag in PLAIN and first.shape[-1] > 1:
         plain_conv(s, first, target, choices)
-    elif alone and tag == "matmul" and first.shape[-1] > 1 and len(s.func.outputs[0].shape) > 0:
+    elif alone and tag == "matmul" and first.shape and first.shape[-1] > 1 and s.func.outputs[0].shape:
         matmul(s, first, target, choices)
     else:
         rows(s, target, choices)

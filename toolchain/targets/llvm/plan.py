@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from toolchain.core.dtype import DTYPES, itemsize
+from toolchain.core.dtype import STORED, itemsize
 from toolchain.core.errors import CodegenError
 
 SEGMENTS = ("weights", "arena", "input", "output")
@@ -268,7 +268,7 @@ def verify_plan(plan: Plan) -> None:
         raise CodegenError(what, where=f"plan {plan.name!r}" + (f", op {where!r}" if where else ""))
 
     for value in (*plan.inputs, *plan.outputs):
-        if value.dtype not in DTYPES or any(d < 0 for d in value.shape):
+        if value.dtype not in STORED or any(d < 0 for d in value.shape):
             refuse(f"{value.name!r} has no storage: {value.dtype}{list(value.shape)}")
     for kind, values in (("inputs", plan.inputs), ("outputs", plan.outputs)):
         if twice := [name for name, n in Counter(v.name for v in values).items() if n > 1]:
