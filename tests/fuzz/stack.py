@@ -19,11 +19,13 @@ from toolchain.graph.passes import (
     PASSES,
     GraphPass,
     check_memory,
+    choosing_algorithms,
     decomposing,
     plan_memory,
     planning_layouts,
     run_passes,
 )
+from toolchain.kernels.algorithms import algorithms
 from toolchain.kernels.layouts import layout_options
 from toolchain.kernels.table import COMPUTES
 from toolchain.targets.backend import Kernel
@@ -59,16 +61,18 @@ class Variant:
     target: Target = HOST
     passes: tuple[GraphPass, ...] = PASSES
     layouts: bool = True
+    winograd: int | None = None         # the tile of every convolution that can; None: as the kernels choose
 
     def __str__(self) -> str:
         left_out = [p.__name__ for p in PASSES if p not in self.passes]
         without = f"without {' '.join(left_out)}" if left_out else ""
-        return ", ".join(filter(None, [self.target.name, "" if self.layouts else "plain layouts", without]))
+        winograd = f"Winograd {self.winograd}" if self.winograd is not None else ""
+        return ", ".join(filter(None, [self.target.name, "" if self.layouts else "plain layouts", winograd, without]))
 
 
 def random_variant(rng: random.Random) -> Variant:
     passes = PASSES if rng.random() < 0.5 else tuple(p for p in PASSES if rng.random() < 0.5)
-    return Variant(rng.choice(TARGETS), passes, rng.random() < 0.7)
+    return Variant(rng.choice(TARGETS), passes, rng.random() < 0.7, rng.choice((None, 0, 2, 4)))
 
 
 class Stack:
@@ -119,7 +123,9 @@ class Stack:
     def _optimize(self, graph: Graph, variant: Variant) -> Graph:
         layouts = (planning_layouts(layout_options(variant.target)),) if variant.layouts else ()
         supported = frozenset(COMPUTES) | optimize.CONTROL_FLOW
-        graph = run_passes(graph, (decomposing(supported), *variant.passes, *layouts, *FUSION))
+        choose = algorithms(variant.target) if variant.winograd is None else lambda node, graph: variant.winograd
+        graph = run_passes(graph, (
+            decomposing(supported), *variant.passes, choosing_algorithms(choose), *layouts, *FUSION))
         self.workloads: dict[str, optimize.Workload] = {}
         return optimize._with_keys(graph, self.workloads)
 
