@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it: `tc --help` and a build wit
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ IPROUTE2_WORDS = ("qdisc", "qd", "class", "filter", "chain", "action", "actions"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; prints every error, and never a traceback."""
     args = list(sys.argv[1:] if argv is None else argv)
+    gc.set_threshold(100_000, 20, 20)               # what imports allocate stays: collecting it costs a short command 10 %
     for stream in (sys.stdout, sys.stderr):         # a name this terminal cannot show is no reason to fail
         if isinstance(stream, TextIOWrapper) and stream.encoding.lower() != "utf-8":
             stream.reconfigure(errors="replace")

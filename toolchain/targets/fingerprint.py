@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from pathlib import Path
 
 _KEPT = ("vendor_id", "cpu family", "model", "stepping", "flags", "CPU implementer", "CPU part", "Features")
@@ -11,11 +10,11 @@ _KEPT = ("vendor_id", "cpu family", "model", "stepping", "flags", "CPU implement
 
 def host_fingerprint() -> str:
     """The processor's identity and features, its caches, and how many cores this process may use, as one line each."""
-    lines = [platform.machine(), f"cores {len(os.sched_getaffinity(0))}"]
+    lines = [os.uname().machine, f"cores {len(os.sched_getaffinity(0))}"]
     try:
         first = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0]
     except OSError:
-        first = platform.processor()
+        first = ""
     for line in first.splitlines():
         name, _, value = line.partition(":")
         if name.strip() in _KEPT:

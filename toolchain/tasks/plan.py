@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toolchain.build.deployfile import Bucket, Build, Deployfile, Model, TargetSpec
 from toolchain.build.task import MACHINE, Task
@@ -23,10 +24,12 @@ from toolchain.core.artifact import Artifact
 from toolchain.core.errors import UsageError
 from toolchain.core.settings import settings
 from toolchain.core.suggest import did_you_mean
-from toolchain.core.target import Target
 from toolchain.core.versions import installed_version
 from toolchain.targets.fingerprint import host_fingerprint
 from toolchain.tasks.code import code_digest
+
+if TYPE_CHECKING:
+    from toolchain.core.target import Target
 
 STEPS = "toolchain.tasks.steps"
 # What our own code of a step is: its digest is in the task's key (code.py).
