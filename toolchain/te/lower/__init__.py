@@ -43,7 +43,7 @@ sys.setrecursionlimit(max(sys.getrecursionlimit(), 20_000))
 
 
 def lower(func: PrimFunc, target: Target, extra: tuple[LoopPass, ...] = (), dump: Path | None = None) -> PrimFunc:
-    """Run COMMON, then the backend's `extra` passes, verifying after each.
+    """Run COMMON, then the backend's `extra` passes, verifying after each that changed something, and at the end.
 
     dump: a folder that gets NN.pass.txt, the text after each pass. TC_DEBUG=2 prints each pass and its time, TC_CHECK=1
     interprets after each pass and compares.
@@ -55,15 +55,17 @@ def lower(func: PrimFunc, target: Target, extra: tuple[LoopPass, ...] = (), dump
     if dump is not None:
         write_dump(dump, 0, "scheduled.txt", to_text(func))
     done: list[str] = []
-    for n, step in enumerate((*COMMON, *extra), 1):
+    steps = (*COMMON, *extra)
+    for n, step in enumerate(steps, 1):
         start = time.perf_counter()
         new = step(func, target)
         if chatty:
             changed = "" if new is not func else "  unchanged"
             print(f"{func.name}: {step.__name__} {(time.perf_counter() - start) * 1e6:.0f} us{changed}", file=sys.stderr)
-        func = new
         done.append(step.__name__)
-        verify(func, done)
+        if new is not func or n == len(steps):
+            verify(new, done)
+        func = new
         if checker is not None:
             checker.compare(func, step.__name__)
         if dump is not None:
