@@ -52,8 +52,9 @@ def defined(body: Graph, arrays: Arrays) -> list[np.ndarray]:
 
 
 def interpreted(func: PrimFunc, body: Graph, arrays: Arrays) -> list[np.ndarray]:
-    made = te.interpret(func, _by_position(body, arrays))
-    return [made[t.name] for t in func.outputs]
+    shapes = {t.name: t.shape for t in func.params}         # dimensions may be joined: the bytes are the same
+    made = te.interpret(func, {n: a.reshape(shapes[n]) for n, a in _by_position(body, arrays).items()})
+    return [made[t.name].reshape(body.types[o].shape) for o, t in zip(body.outputs, func.outputs, strict=True)]
 
 
 def compiled(
@@ -68,7 +69,8 @@ def compiled(
             if n == len(sketches) - 1:
                 raise
             continue
-        return _run(kernel, func, _by_position(body, arrays))
+        made = _run(kernel, func, _by_position(body, arrays))
+        return [a.reshape(body.types[o].shape) for o, a in zip(body.outputs, made, strict=True)]
     raise AssertionError("no sketches")
 
 
@@ -78,7 +80,7 @@ def _run(kernel: LoadedKernel, func: PrimFunc, arrays: Arrays) -> list[np.ndarra
     storage = {t: aligned(types[t].layout.size(t.shape), to_numpy(t.dtype)) for t in func.params}
     for t in func.params:
         if t not in func.stages:
-            storage[t][:] = types[t].layout.pack(np.asarray(arrays[t.name])).reshape(-1)
+            storage[t][:] = types[t].layout.pack(np.asarray(arrays[t.name]).reshape(t.shape)).reshape(-1)
     kernel(*storage.values())
     made = [types[t].layout.unpack(storage[t], t.shape) for t in func.outputs]
     for t, logical in zip(func.outputs, made, strict=True):

@@ -15,7 +15,7 @@ import pytest
 from toolchain.report import measure as measure_module
 from toolchain.report.burst import thin, time_calls
 from toolchain.report.contenders import Entry
-from toolchain.report.measure import _Runner, measure, rounds_for
+from toolchain.report.measure import Processes, _Runner, measure, rounds_for
 
 INPUTS = {"x/0": np.arange(6, dtype=np.float32).reshape(2, 3)}
 
@@ -92,6 +92,18 @@ def test_a_waiting_contender_is_stopped_and_a_closed_one_is_gone(tmp_path: Path)
     assert _state(pid) == "T"                               # stopped, see proc(5)
     runner.close()
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_processes_serve_one_measurement_after_the_other() -> None:
+    with Processes() as kept:
+        first = measure([fake("a"), fake("b", fail="prepare")], INPUTS, threads=1, rounds=1, burst_s=0.01, processes=kept)
+        pids = [r._process.pid for r in kept.runners([fake("a")])]
+        again = measure([fake("a", offset="0.5"), fake("b")], INPUTS, threads=1, rounds=2, burst_s=0.01, processes=kept)
+        assert [r._process.pid for r in kept.runners([fake("a")])] == pids
+    assert "cannot read this model" in first.contenders[1].error
+    assert [(c.error, len(c.bursts_us)) for c in again.contenders] == [("", 2), ("", 2)]
+    assert again.contenders[1].outputs[0].max_abs_error == 0.5          # b, which had failed, is there; a is the reference
+    assert not Path(f"/proc/{pids[0]}").exists()
 
 
 PARENT = """

@@ -65,12 +65,26 @@ Sketcher = Callable[[te.Schedule, Target, Choices], None]
 def schedule(body: Graph, target: Target, sketch: Sketcher, choices: Choices | None = None) -> te.Schedule:
     """Define the group, attach the layouts its types ask for, and let the sketch schedule it (with the default answers,
     unless `choices` has others)."""
-    inputs, outputs = define(body)
+    inputs, outputs = collapsed(body)
     s = te.create_schedule(outputs, name=anchor_name(body), inputs=inputs)
     for name, tensor in zip((*body.inputs, *body.outputs), (*inputs, *outputs), strict=True):
-        s.set_layout(tensor, body.types[name].layout)
+        if not (layout := body.types[name].layout).is_row_major:
+            s.set_layout(tensor, layout)
     sketch(s, target, Choices() if choices is None else choices)
     return s
+
+
+def collapsed(body: Graph) -> tuple[list[te.Tensor], list[te.Tensor]]:
+    """The te definitions of a fused body over as few dimensions as they need: (inputs, outputs). As they are when a stage's
+    sketch knows its dimensions by number (it has attrs); tensors in other layouts than row-major keep theirs."""
+    inputs, outputs = define(body)
+    stages = te.stages_of(outputs, inputs)[1]
+    if any(t.op.attrs and t.op.tag != "concat" and t.shape[-1:] != (1,) for t in stages if isinstance(t.op, te.Compute)):
+        return inputs, outputs
+    blocked = [t for name, t in zip((*body.inputs, *body.outputs), (*inputs, *outputs), strict=True)
+               if not body.types[name].layout.is_row_major]
+    made, given = te.collapse(outputs, inputs, blocked)
+    return given, made
 
 
 def anchor_name(body: Graph) -> str:

@@ -43,13 +43,13 @@ class ContenderError(Exception):
 def measure(
     entries: Sequence[Entry], inputs: Mapping[str, np.ndarray], *, threads: int, rounds: int = 12, burst_s: float = 0.25,
     reference: Mapping[str, np.ndarray] | None = None, rtol: float = 1e-3, atol: float = 1e-4,
-    prepare_timeout_s: float = 300.0, variation_limit: float = VARIATION_LIMIT,
+    prepare_timeout_s: float = 300.0, variation_limit: float = VARIATION_LIMIT, processes: Processes | None = None,
 ) -> MeasureFacts:
     """Run all contenders in turns, `rounds` bursts each, and compare ours (if it is among them) with every other.
 
     reference: expected outputs by name; left out, those of the first contender that is not ours, if any. Rivals get a copy
     of an ONNX model with the inputs' shapes written into it where the model leaves them open. The wall time is about
-    len(entries) x rounds x burst_s and the loading.
+    len(entries) x rounds x burst_s and the loading. processes: where contenders live that outlast this measurement.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tc-measure-")))
@@ -57,7 +57,7 @@ def measure(
         system = stack.enter_context(watch_system())
         shapes = {name: a.shape for name, a in inputs.items()}
         bound = [_bound(e, shapes, folder / f"{i}.onnx") for i, e in enumerate(entries)]
-        runners = [stack.enter_context(_runner(e, folder / f"{i}")) for i, e in enumerate(bound)]
+        runners = (processes or stack.enter_context(Processes())).runners(bound)
         for runner in runners:
             runner.prepare(folder / "inputs.npz", tuple(inputs), threads, prepare_timeout_s)
         for turn in range(rounds):
@@ -104,9 +104,7 @@ class _Runner:
     """The parent's side of one contender's process. Runs only inside `_awake`; once it has failed it is not asked again."""
 
     def __init__(self, entry: Entry, folder: Path) -> None:
-        self.entry = entry
-        self.facts = ContenderFacts(entry.name, ours=entry.ours)
-        self.outputs: dict[str, np.ndarray] = {}
+        self.take(entry)
         folder.mkdir()
         self._folder = folder
         with (folder / "stderr").open("wb") as log:
@@ -116,6 +114,12 @@ class _Runner:
             )
         self._buffer = b""
         self._ask({}, START_TIMEOUT_S)
+
+    def take(self, entry: Entry) -> None:
+        """Serve this entry from now on, whatever was served before."""
+        self.entry = entry
+        self.facts = ContenderFacts(entry.name, ours=entry.ours)
+        self.outputs: dict[str, np.ndarray] = {}
 
     def prepare(self, inputs: Path, names: Sequence[str], threads: int, timeout_s: float) -> None:
         answer = self._ask({"prepare": {
@@ -205,10 +209,39 @@ class _Runner:
                 os.killpg(self._process.pid, number)
 
 
-@contextmanager
-def _runner(entry: Entry, folder: Path) -> Iterator[_Runner]:
-    runner = _Runner(entry, folder)
-    try:
-        yield runner
-    finally:
-        runner.close()
+class Processes:
+    """The processes of contenders, kept from one measurement to the next until `close` (or the end of `with`): many short
+    measurements need not start Python, NumPy and the rivals each time. A contender that failed gets a new one. The peak of
+    memory is that of all measurements so far.
+    """
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="tc-measure-")
+        self._runners: dict[tuple[int, str], _Runner] = {}
+        self._started = 0
+
+    def runners(self, entries: Sequence[Entry]) -> list[_Runner]:
+        """One for each entry."""
+        places = [(n, entry.name) for n, entry in enumerate(entries)]
+        for place, entry in zip(places, entries, strict=True):
+            runner = self._runners.get(place)
+            if runner is not None and not runner.facts.error:
+                runner.take(entry)
+                continue
+            if runner is not None:
+                runner.close()
+            self._started += 1
+            self._runners[place] = _Runner(entry, Path(self._folder.name) / f"{self._started}")
+        return [self._runners[place] for place in places]
+
+    def close(self) -> None:
+        for runner in self._runners.values():
+            runner.close()
+        self._runners.clear()
+        self._folder.cleanup()
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

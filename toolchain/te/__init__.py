@@ -8,6 +8,8 @@
     print(te.to_text(s.func))
 """
 
+from toolchain.te.collapse import collapse
+from toolchain.te.create import stages_of
 from toolchain.te.expr import Expr, Index, Var, all_of, any_of, call, cast, const, index, maximum, minimum, select
 from toolchain.te.interpret import interpret
 from toolchain.te.intrin import Intrin, intrin
@@ -58,9 +60,9 @@ any = any_of
 
 __all__ = [
     "Compute", "Expr", "Index", "Intrin", "Placeholder", "PrimFunc", "Schedule", "Stage", "Step", "Tensor", "Thread",
-    "Var", "abs", "acos", "all", "all_of", "any", "any_of", "asin", "atan", "call", "cast", "ceil", "compute", "const",
-    "cos", "cosh", "create_schedule", "erf", "exp", "floor", "fma", "if_then_else", "index", "interpret", "intrin",
+    "Var", "abs", "acos", "all", "all_of", "any", "any_of", "asin", "atan", "call", "cast", "ceil", "collapse", "compute",
+    "const", "cos", "cosh", "create_schedule", "erf", "exp", "floor", "fma", "if_then_else", "index", "interpret", "intrin",
     "isinf", "isnan", "log", "max", "maximum", "min", "minimum", "placeholder", "pow", "prod", "reduce_axis", "replay",
-    "round", "rsqrt", "select", "sigmoid", "sin", "sinh", "sqrt", "steps_from_json", "steps_to_json", "sum", "tan",
-    "tanh", "thread_axis", "to_text", "trunc",
+    "round", "rsqrt", "select", "sigmoid", "sin", "sinh", "sqrt", "stages_of", "steps_from_json", "steps_to_json", "sum",
+    "tan", "tanh", "thread_axis", "to_text", "trunc",
 ]
