@@ -78,11 +78,13 @@ def collapsed(body: Graph) -> tuple[list[te.Tensor], list[te.Tensor]]:
     """The te definitions of a fused body over as few dimensions as they need: (inputs, outputs). As they are when a stage's
     sketch knows its dimensions by number (it has attrs); tensors in other layouts than row-major keep theirs."""
     inputs, outputs = define(body)
-    stages = te.stages_of(outputs, inputs)[1]
-    if any(t.op.attrs and t.op.tag != "concat" and t.shape[-1:] != (1,) for t in stages if isinstance(t.op, te.Compute)):
-        return inputs, outputs
     blocked = [t for name, t in zip((*body.inputs, *body.outputs), (*inputs, *outputs), strict=True)
                if not body.types[name].layout.is_row_major]
+    for stage in te.stages_of(outputs, inputs)[1]:
+        assert isinstance(stage.op, te.Compute)
+        single = stage.op.tag == "pool" and stage.shape[-1:] == (1,) and not blocked         # a reduction like others
+        if stage.op.attrs and stage.op.tag != "concat" and not single:
+            return inputs, outputs
     made, given = te.collapse(outputs, inputs, blocked)
     return given, made
 

@@ -46,8 +46,8 @@ class _Axes:
         self.pairs = set() if kept else set(range(len(self.places) - 1))
 
     def groups(self) -> list[list[int]]:
-        """Places that become one."""
-        made: list[list[int]] = []
+        """Places that become one; a scalar becomes a dimension of one element."""
+        made: list[list[int]] = [] if self.places else [[]]
         for k, place in enumerate(self.places):
             if k and k - 1 in self.pairs:
                 made[-1].append(place)
@@ -160,13 +160,13 @@ def _rebuilt(tensor: Tensor, joined: _Joined, new: dict[Tensor, Tensor]) -> Tens
     if isinstance(tensor.op, Placeholder):
         return tensor if shape == tensor.shape else Tensor(tensor.name, shape, tensor.dtype, tensor.op)
     definition = tensor.op
-    reduced = joined.reduced[tensor].groups()
+    reduced = joined.reduced[tensor].groups() if definition.reduce_axis else []
     if shape == tensor.shape and len(reduced) == len(definition.reduce_axis) and all(
             new[t] is t for t in definition.input_tensors):
         return tensor
     mapping: dict[Var, IndexLike] = dict.fromkeys((*definition.axis, *definition.reduce_axis), 0)
     axis = _join(definition.axis, groups, mapping)
-    reduce_axis = _join(definition.reduce_axis, reduced, mapping)
+    reduce_axis = _join(definition.reduce_axis, reduced, mapping) if definition.reduce_axis else ()
 
     def rule(load: Load) -> Expr | None:
         target = new[load.tensor]
@@ -190,6 +190,9 @@ def _join(old: Sequence[Var], groups: Sequence[Sequence[int]], mapping: dict[Var
     """One new axis per group; `mapping` says what the old ones are in terms of them."""
     made = []
     for group in groups:
+        if not group:
+            made.append(Var("i", 1))
+            continue
         var = Var(old[group[0]].name, math.prod(old[d].extent for d in group))
         rest: Index = index(var)
         for d in reversed(group[1:]):
@@ -202,7 +205,7 @@ def _join(old: Sequence[Var], groups: Sequence[Sequence[int]], mapping: dict[Var
 
 def _position(load: Load, group: Sequence[int]) -> Index:
     """The place in a dimension that was several."""
-    total = index(load.index[group[0]])
+    total = index(load.index[group[0]]) if group else Index()
     for d in group[1:]:
         total = index(index(total * load.tensor.shape[d]) + load.index[d])
     return total

@@ -152,7 +152,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "rsqrt": rsqrt, "sin": np.sin, "cos": np.cos, "tan": np.tan,
     "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh,
     "sigmoid": sigmoid, "erf": erf, "abs": np.abs, "floor": np.floor, "ceil": np.ceil, "trunc": np.trunc, "round": np.rint,
-    "isnan": np.isnan, "isinf": np.isinf, "fma": fma,
+    "isnan": np.isnan, "isinf": np.isinf, "fma": fma, "ldexp": np.ldexp,
 }
 REDUCTIONS = {f"reduce_{name}": OPERATORS[op] for name, op in COMBINERS.items()}
 NO_EFFECT = ("prefetch", "push", "pop")             # what only hints, or orders what runs in order here anyway

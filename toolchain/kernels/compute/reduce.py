@@ -275,14 +275,15 @@ def _at(t: te.Tensor, i: At, axis: int) -> te.Expr:
 
 
 def softmax(op: Op) -> te.Tensor:
-    """exp(x - max) / sum: four stages, scheduled in one row loop."""
+    """exp(x - max) * (1/sum): five stages, scheduled in one row loop."""
     x, axis, kind = op.x, op.axis("axis", -1), wide(op.dtype)
     if not x.shape:
         return te.compute((), lambda: te.exp(x[()] - x[()]), name=op.name(), tag="elementwise")
     top = _axis_reduction(op, x, axis, "top", te.max, lambda i: x[i].astype(kind))
     e = te.compute(x.shape, lambda *i: te.exp(x[i].astype(kind) - _at(top, i, axis)), name=op.name("exp"), tag="elementwise")
     total = _axis_reduction(op, e, axis, "total", te.sum, lambda i: e[i])
-    return te.compute(x.shape, lambda *i: (e[i] / _at(total, i, axis)).astype(op.dtype), name=op.name("softmax"),
+    inverse = te.compute(total.shape, lambda *i: te.const(1.0, kind) / total[i], name=op.name("inverse"), tag="elementwise")
+    return te.compute(x.shape, lambda *i: (e[i] * _at(inverse, i, axis)).astype(op.dtype), name=op.name("softmax"),
                       tag="elementwise")
 
 

@@ -1,11 +1,22 @@
-"""Reductions and what follows them, row by row: Softmax, LayerNormalization, ReduceMean, ArgMax, and everything without a
-better sketch. All stages of a row are computed inside one parallel loop over rows, so that the row stays in cache.
+"""Reductions and what goes with them: Softmax, LayerNormalization, ReduceMean, ArgMax, and everything without a better sketch.
 
-    for row in parallel:                      row: the leading dimensions that all stages share
-        top.rf[l] = max_o x[row, o*L + l]     a reduction along what is contiguous keeps one partial result per lane
+Where the reduction runs along what is contiguous, all stages of a row stand in one loop over rows, and a reduction keeps
+several vectors of partial results:
+
+    for row in parallel:                      row: the dimensions that nothing reduces
+        top.rf[l] = max_o x[row, o*L + l]     L: a few vectors
         top = max_l top.rf[l]
         e[j] = exp(x[row, j] - top)
         ...
+
+Where another dimension is contiguous, a block of its columns is reduced at a time, in registers:
+
+    for block of columns in parallel:
+        for r: total[l] += x[r, block*L + l]
+        y[block*L + l] = total[l] / n
+
+A few long rows give the cores nothing to share: there every stage is a nest of its own, and a reduction is done in parts whose
+number depends on the shape alone (so results do not depend on the number of threads).
 """
 
 from __future__ import annotations
@@ -18,103 +29,239 @@ from toolchain.core import dtype as dtypes
 from toolchain.core.errors import ScheduleError
 from toolchain.core.target import Target
 from toolchain.kernels.choices import Choices
-from toolchain.kernels.sketches.pointwise import pointwise_nest
-from toolchain.kernels.sketches.stages import fuse_all, is_reduction
-from toolchain.te.tensor import Tensor
+from toolchain.kernels.sketches.pointwise import PARALLEL_ELEMENTS, pointwise_nest
+from toolchain.kernels.sketches.stages import SCAN, fuse_all, is_reduction, layout_of
+from toolchain.te.expr import Load, distinct, variables
+from toolchain.te.tensor import Compute, Tensor
 
 STACK_BYTES = 4096           # larger stages of a row live in the lane's scratch instead of on the stack
+VECTORS = 4                  # of partial results: an addition takes four cycles, and one may start in each
+PARTS = 16                   # of a reduction that is all there is to share
+FEW_ROWS = 4
 
 
 def rows(s: te.Schedule, target: Target, choices: Choices) -> None:
-    """Every stage at the row loop of the output; vectors along the innermost dimension or along the reduction."""
-    outputs = [t for t in s.func.stages if t in s.func.params]
-    stages = list(s.func.stages)
-    head = shared_dimensions(stages, target)
-    if len(outputs) > 1 or not outputs[0].shape or (head == 0 and len(stages) > 1):
-        for stage in stages:
-            pointwise_nest(s, stage, target)
+    """Every stage at the row (or column block) loop of the last one; for a few long rows, in a nest of its own."""
+    root = _root(s)
+    if root is None or _few_long_rows(s) or not common_axes(s, root):
+        for stage in tuple(s.func.stages):
+            _alone(s, stage, target)
         return
-    (out,) = outputs
-    partials = {p for stage in stages if (p := lane_partials(s, stage, head, target)) is not None}
-    loop = _row_loop(s, out, head)
-    for stage in reversed(list(s.func.stages)):
-        if stage is out:
-            continue
-        if loop is None:            # a reduction in parts, of an output without a dimension in common with it
-            raise ScheduleError("the stages of a row share no dimension", where=out.name)
-        s[stage].compute_at(s[out], loop)
+    outputs = [t for t in s.func.stages if t in s.func.params and t is not root]
+    for stage in outputs:
+        pointwise_nest(s, stage, target)
+    _nest(s, root, [t for t in s.func.stages if t is not root and t not in outputs], target)
+
+
+def _root(s: te.Schedule) -> Tensor | None:
+    """The stage that all outputs are made of, themselves left out: the output, if there is one."""
+    outputs = [t for t in s.func.stages if t in s.func.params]
+    if len(outputs) == 1:
+        return outputs[0]
+    read = {t for o in outputs for t in s.func.stages[o].input_tensors if t in s.func.stages}
+    if len(read) == 1 and not read & {*outputs} and not any(is_reduction(s.func.stages[o]) for o in outputs):
+        return read.pop()
+    return None
+
+
+def _nest(s: te.Schedule, root: Tensor, members: list[Tensor], target: Target) -> None:
+    """One nest around `root` that computes `members`, what only it needs, on the way."""
+    if is_reduction(s.func.stages[root]):
+        members = [*members, s.cache_write(root, "local")]
+    common = common_axes(s, root)
+    if _has_columns(s, root, members, common, target):
+        _columns(s, root, members, common, target)
+    else:
+        _rows(s, root, members, common, target)
+
+
+def _rows(s: te.Schedule, root: Tensor, members: list[Tensor], common: Sequence[te.Var], target: Target) -> None:
+    """One loop over all common dimensions; vectors within a row."""
+    partials = {p: m for m in members if (p := lane_partials(s, m, target)) is not None}
+    rest = [a for a in s[root].op.axis if a not in common]
+    if not common:
+        common, rest = rest[:1], rest[1:]
+    s[root].reorder(*common, *rest)
+    loop = fuse_all(s, root, common)
+    inside = _in_order(s, [*members, *partials])
+    _gather_at(s, root, inside, loop)
+    for stage in inside:
+        if stage in partials:
+            _vectorize_partial(s, stage, target)
+        else:
+            _vectorize(s, stage, s[stage].op.axis, target, joins=stage in partials.values())
+    _vectorize(s, root, rest, target)
+    if _is_worth_sharing(s, [root, *inside]):
+        s[root].parallel(loop)
+
+
+def _columns(s: te.Schedule, root: Tensor, members: list[Tensor], common: Sequence[te.Var], target: Target) -> None:
+    """A block of columns at a time, a few vectors wide."""
+    lanes = target.lanes(max(dtypes.bits(t.dtype) for t in (root, *members)))
+    last = common[-1]
+    width = lanes * (1 if last.extent < 2 * lanes else next(
+        (v for v in (VECTORS, 3, 2, 1) if last.extent % (v * lanes) == 0), min(VECTORS, last.extent // lanes)))
+    outer = list(common[:-1])
+    rest = [a for a in s[root].op.axis if a not in common]
+    block, inner = s[root].split(last, factor=width)
+    ragged = bool(last.extent % width)
+    first = ragged and math.prod(a.extent for a in outer) < 2 * FEW_ROWS
+    order = [block, *outer] if first else [*outer, block]
+    s[root].reorder(*order, *rest, inner)
+    inside = _in_order(s, members)
+    _gather_at(s, root, inside, order[-1])
+    for stage in inside:
+        _vectorize(s, stage, s[stage].op.axis, target, unroll=is_reduction(s.func.stages[stage]))
+    _vectorize(s, root, [*rest, inner], target)
+    shared = order[0] if ragged else fuse_all(s, root, order)
+    if ragged:
+        s[root].partition(block)
+    if _is_worth_sharing(s, [root, *inside]):
+        s[root].parallel(shared)
+
+
+def _in_order(s: te.Schedule, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Producers first."""
+    return [t for t in s.func.stages if t in tensors]
+
+
+def _gather_at(s: te.Schedule, root: Tensor, members: Sequence[Tensor], loop: te.Var) -> None:
+    """Those stages inside that loop of the root."""
+    for stage in reversed(members):
+        s[stage].compute_at(s[root], loop)
         size = math.prod(s.func.buffers[stage].type.shape) * dtypes.itemsize(stage.dtype)
         s[stage].set_scope("local" if size <= STACK_BYTES else "lane")
-    for stage in list(s.func.stages):
-        if stage in partials:
-            _vectorize_partial(s, stage)
-        else:
-            _vectorize(s, stage, s[stage].op.axis[head:], target)
-    if loop is not None:
-        s[out].parallel(loop)
 
 
-def shared_dimensions(stages: Sequence[Tensor], target: Target) -> int:
-    """How many leading dimensions all stages have in common, the innermost one left for vectors when it is wide."""
-    head = 0
-    for extents in zip(*(t.shape for t in stages), strict=False):
-        if len(set(extents)) != 1:
-            break
-        head += 1
-    wide = [d for d, n in enumerate(stages[-1].shape) if n > 1]
-    lanes = target.lanes(dtypes.bits(stages[-1].dtype))
-    if wide and head > wide[-1] and stages[-1].shape[wide[-1]] >= lanes:
-        head = wide[-1]
-    return head
+def _is_worth_sharing(s: te.Schedule, stages: Sequence[Tensor]) -> bool:
+    work = sum(math.prod(t.shape) * math.prod(r.extent for r in s.func.stages[t].reduce_axis) for t in stages)
+    return work >= PARALLEL_ELEMENTS
 
 
-def lane_partials(s: te.Schedule, stage: Tensor, head: int, target: Target) -> Tensor | None:
-    """Split a reduction to a scalar per row into one partial result per lane (rfactor); short ones stay as they are.
+def common_axes(s: te.Schedule, root: Tensor) -> list[te.Var]:
+    """The axes of a stage that every stage it reads has, too, as an index of its own: a row is one value of them."""
+    definition = s.func.stages[root]
+    loads = [n for n in distinct(definition.body) if isinstance(n, Load) and n.tensor in s.func.stages]
+    axes = [a for a in definition.axis if a.extent > 1]
+    return [a for a in axes if all(any(te.index(i) == te.index(a) for i in load.index) for load in loads)]
+
+
+def contiguous_axis(s: te.Schedule, definition: Compute) -> te.Var | None:
+    """The axis along which the largest tensor that a definition reads is contiguous."""
+    loads = [n for n in distinct(definition.body) if isinstance(n, Load) and n.tensor in s.func.buffers]
+    for load in sorted(loads, key=lambda n: -math.prod(n.tensor.shape)):
+        at = te.index(layout_of(s, load.tensor).offset(load.tensor.shape, load.index))
+        for atom, c in at.terms:
+            if isinstance(atom, te.Var) and c == 1 and sum(atom in variables(te.Index(((a, 1),))) for a, _ in at.terms) == 1:
+                return atom
+    return None
+
+
+def _has_columns(
+    s: te.Schedule, root: Tensor, members: Sequence[Tensor], common: Sequence[te.Var], target: Target,
+) -> bool:
+    """Whether the root's last axis is wide, and the axis along which what is reduced is contiguous."""
+    axes = [a for a in s[root].op.axis if a.extent > 1]
+    lanes = target.lanes(dtypes.bits(root.dtype))
+    if not axes or axes[-1] not in common or axes[-1].extent < lanes:
+        return False
+    for definition in (s.func.stages[m] for m in members):
+        if is_reduction(definition):
+            along = contiguous_axis(s, definition)
+            if along in definition.reduce_axis and along.extent >= lanes:
+                return False
+    return True
+
+
+def _few_long_rows(s: te.Schedule) -> bool:
+    """Whether the rows are so few, and so long, that each is worth sharing."""
+    found = [(math.prod(t.shape), math.prod(r.extent for r in d.reduce_axis)) for t, d in s.func.stages.items()
+             if is_reduction(d)]
+    return bool(found) and all(n < FEW_ROWS for n, _ in found) and max(r for _, r in found) >= 2 * PARALLEL_ELEMENTS
+
+
+def _alone(s: te.Schedule, stage: Tensor, target: Target) -> None:
+    """A nest of its own: elementwise, or a reduction, in parts when it is long and there is little else to share."""
+    definition = s.func.stages[stage]
+    length = math.prod(r.extent for r in definition.reduce_axis)
+    if not is_reduction(definition):
+        pointwise_nest(s, stage, target)
+    elif not stage.shape:
+        raise ScheduleError("a reduction to a scalar without a loop", where=stage.name)
+    elif math.prod(stage.shape) < FEW_ROWS and length >= 2 * PARALLEL_ELEMENTS:
+        fused = _fused_reduction(s, stage)
+        block = VECTORS * target.lanes(dtypes.bits(stage.dtype))
+        outer, _ = s[stage].split(fused, factor=-(-length // (PARTS * block)) * block)
+        _nest(s, s.rfactor(stage, outer), [], target)
+    else:
+        _nest(s, stage, [], target)
+
+
+def _fused_reduction(s: te.Schedule, stage: Tensor) -> te.Var:
+    axes = list(s[stage].op.reduce_axis)
+    fused = axes[-1]
+    for axis in reversed(axes[:-1]):
+        fused = s[stage].fuse(axis, fused)
+    return fused
+
+
+def lane_partials(s: te.Schedule, stage: Tensor, target: Target) -> Tensor | None:
+    """Split a reduction to a scalar per row into a few vectors of partial results (rfactor); short ones stay as they are.
 
         total[i] = sum_r x[i, r]   ->   total.rf[l, i] = sum_o x[i, o*L + l];   total[i] = sum_l total.rf[l, i]
     """
     definition = s.func.stages[stage]
+    if not is_reduction(definition):
+        return None
     lanes = target.lanes(dtypes.bits(stage.dtype))
-    if not is_reduction(definition) or math.prod(stage.shape[head:]) > 1:
-        return None
-    axes = list(definition.reduce_axis)
-    if math.prod(a.extent for a in axes) < 2 * lanes:
-        return None
-    fused = axes[-1]
-    for axis in reversed(axes[:-1]):
-        fused = s[stage].fuse(axis, fused)
-    _, lane = s[stage].split(fused, factor=lanes)
+    last = list(s[stage].op.reduce_axis)[-1]
+    if last.extent < 2 * lanes:                                 # rows of a few elements: the lanes cross them
+        if math.prod(a.extent for a in definition.reduce_axis) < 2 * lanes:
+            return None
+        last = _fused_reduction(s, stage)
+    width = max((v for v in (VECTORS, 2, 1) if last.extent >= 2 * v * lanes), default=1) * lanes
+    _, lane = s[stage].split(last, factor=width)
     return s.rfactor(stage, lane)
 
 
-def _vectorize_partial(s: te.Schedule, partial: Tensor) -> None:
-    """One vector of partial results, the reduction around it; its ragged last step apart."""
+def _vectorize_partial(s: te.Schedule, partial: Tensor, target: Target) -> None:
+    """Vectors of partial results, the reduction around them; its ragged last step apart."""
     lane = s[partial].op.axis[0]
-    (step,) = s[partial].op.reduce_axis
-    s[partial].reorder(step, *s[partial].op.axis[1:], lane)
+    steps = s[partial].op.reduce_axis
+    s[partial].reorder(*steps, *s[partial].op.axis[1:], lane)
+    lanes = target.lanes(dtypes.bits(partial.dtype))
+    if lane.extent > lanes:
+        vector, lane = s[partial].split(lane, factor=lanes)
+        s[partial].unroll(vector)
     s[partial].vectorize(lane)
-    s[partial].partition(step)
+    s[partial].partition(steps[-1])
 
 
-def _row_loop(s: te.Schedule, out: Tensor, head: int) -> te.Var | None:
-    axes = s[out].op.axis[:head]
-    return fuse_all(s, out, axes) if axes else None
-
-
-def _vectorize(s: te.Schedule, stage: Tensor, axes: Sequence[te.Var], target: Target) -> None:
-    """Vectors along the innermost wide dimension, reductions outside them."""
+def _vectorize(
+    s: te.Schedule, stage: Tensor, axes: Sequence[te.Var], target: Target, unroll: bool = False, joins: bool = False,
+) -> None:
+    """Vectors along the innermost wide dimension, reductions outside them. unroll: all of that dimension in registers;
+    joins: it reduces the lanes that lane_partials left, in one horizontal step."""
     lanes = target.lanes(dtypes.bits(stage.dtype))
     wide = [a for a in axes if a.extent >= lanes]
+    reduce = s[stage].op.reduce_axis
+    if joins:
+        s[stage].vectorize(reduce[0])
+        return
     if not wide:
-        if len(s[stage].op.reduce_axis) == 1 and s[stage].op.reduce_axis[0].extent == lanes:
-            s[stage].vectorize(s[stage].op.reduce_axis[0])          # what lane_partials left: one horizontal step
         return
     last, outer = wide[-1], None
     inner = last
     if last.extent > lanes:
         outer, inner = s[stage].split(last, factor=lanes)
-    if reduce := s[stage].op.reduce_axis:
+    if unroll and outer is not None:
+        s[stage].reorder(*reduce, outer, inner)
+        s[stage].unroll(outer)
+    elif reduce:
         s[stage].reorder(*reduce, inner)
     s[stage].vectorize(inner)
-    if outer is not None and last.extent % lanes:
+    if s.func.stages[stage].tag == SCAN:
+        for axis in s[stage].op.axis:
+            s[stage].partition(outer if axis is last and outer is not None else axis)
+    elif outer is not None and last.extent % lanes:
         s[stage].partition(outer)

@@ -9,7 +9,7 @@ from toolchain.kernels.sketches.conv import conv, conv_transpose, depthwise, pla
 from toolchain.kernels.sketches.matmul import matmul
 from toolchain.kernels.sketches.pointwise import pointwise
 from toolchain.kernels.sketches.rows import rows
-from toolchain.kernels.sketches.stages import channel_lanes, inline_injective, readers, reductions
+from toolchain.kernels.sketches.stages import SCAN, channel_lanes, inline_injective, readers, reductions
 from toolchain.kernels.sketches.winograd import winograd
 
 BLOCKED = {"conv": conv, "conv_transpose": conv_transpose, "depthwise": depthwise, "pool": depthwise}
@@ -25,6 +25,9 @@ def sketch(s: te.Schedule, target: Target, choices: Choices) -> None:
         return
     inline_injective(s)
     anchors = reductions(s)
+    if any(d.tag == SCAN for d in s.func.stages.values()):
+        rows(s, target, choices)
+        return
     if not anchors:
         pointwise(s, target, choices)
         return

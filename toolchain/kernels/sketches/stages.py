@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from toolchain import te
 from toolchain.core.layout import Layout, default_axes
 from toolchain.core.rewrite import walk
-from toolchain.te.expr import Call, Load, Reduce
+from toolchain.te.expr import Bin, Call, Load, Reduce
 from toolchain.te.substitute import rewrite_loads
 from toolchain.te.tensor import Compute, Tensor
 
 COSTLY = frozenset(("exp", "log", "tanh", "erf", "sigmoid", "pow", "sin", "cos"))
+
+
+SCAN = "scan"                # the tag of a step of a prefix sum, which reads the step before at several places
 
 
 def is_reduction(definition: Compute) -> bool:
@@ -21,6 +25,21 @@ def is_reduction(definition: Compute) -> bool:
 def is_costly(definition: Compute) -> bool:
     """Whether computing a point twice would cost more than storing it."""
     return any(isinstance(n, Call) and n.name in COSTLY for n in walk(definition.body))
+
+
+def is_slow(definition: Compute) -> bool:
+    """Whether a point costs more than an addition or a product: a division, a function."""
+    return any(isinstance(n, Call) or (isinstance(n, Bin) and n.op in ("/", "//", "%", "pow")) for n in walk(definition.body))
+
+
+def _of_reduction(s: te.Schedule, definition: Compute) -> bool:
+    """Whether a definition reads a reduction, perhaps through others."""
+    known = [s.func.stages[t] for t in definition.input_tensors if t in s.func.stages]
+    return any(is_reduction(d) or _of_reduction(s, d) for d in known)
+
+
+def _size(tensor: Tensor) -> int:
+    return math.prod(tensor.shape)
 
 
 def readers(s: te.Schedule, tensor: Tensor) -> list[Tensor]:
@@ -42,10 +61,12 @@ def loads(definition: Compute, tensor: Tensor) -> int:
 def inline_injective(s: te.Schedule, keep: Sequence[Tensor] = ()) -> None:
     """Inline every stage without a reduction into its readers, unless it is an output or costly work would be repeated."""
     for tensor, definition in reversed(tuple(s.func.stages.items())):
-        if tensor in s.func.params or tensor in keep or is_reduction(definition):
+        if tensor in s.func.params or tensor in keep or is_reduction(definition) or definition.tag == SCAN:
             continue
         users = readers(s, tensor)
         reused = len(users) > 1 and any(is_reduction(s.func.stages[u]) for u in users)
+        if is_slow(definition) and _of_reduction(s, definition) and any(_size(u) > _size(tensor) for u in users):
+            continue                                            # once per row, not per element
         if reused or (is_costly(definition) and sum(loads(s.func.stages[u], tensor) for u in users) > 1):
             continue
         s[tensor].compute_inline()

@@ -22,7 +22,7 @@ _SUFFIX = {"half": "f16", "float": "f32", "double": "f64"}
 # Unknown llvm.* names pass LLVM's verifier and abort later: nothing outside of this list is ever emitted.
 INTRINSICS = frozenset((
     "fmuladd", "fabs", "floor", "ceil", "trunc", "roundeven", "sqrt", "maximum", "minimum", "prefetch", "masked.load",
-    "masked.store", "masked.gather", "masked.scatter", "vector.reduce.or",
+    "masked.store", "masked.gather", "masked.scatter", "vector.reduce.or", "ldexp",
 ))
 
 TRUE, FALSE = "true", "false"

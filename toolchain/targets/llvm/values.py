@@ -422,6 +422,9 @@ class Values(Arithmetic):
         args = [self.value(a) for a in e.args]
         if e.name == "fma" and e.dtype in ("float32", "float64"):
             return self.emit(self.intrinsic(type, "fmuladd", (type,), tuple((type, a) for a in args)))
+        if e.name == "ldexp":                    # vscalefps, where there is one
+            power = self.type(e.args[1])
+            return self.emit(self.intrinsic(type, "ldexp", (type, power), ((type, args[0]), (power, args[1]))))
         if e.name in UNARY and e.dtype in ("float32", "float64"):
             return self.emit(self.intrinsic(type, UNARY[e.name], (type,), ((type, args[0]),)))
         if e.name == "bitcast" and dtypes.bits(e.dtype) == dtypes.bits(e.args[0].dtype):

@@ -48,7 +48,7 @@ def power_of_two(n: Expr, dtype: str) -> Expr:
 
 
 def exp(x: Expr) -> Expr:
-    """2**n * p(r) with x = n*ln2 + r, |r| <= ln2/2. The power is applied in halves: subnormals come out right."""
+    """2**n * p(r) with x = n*ln2 + r, |r| <= ln2/2; subnormals come out right."""
     d = x.dtype
     if d == "float32":
         low, high, ln2_high, ln2_low = -104.0, 89.0, 0.693359375, -2.12194440e-4
@@ -62,10 +62,16 @@ def exp(x: Expr) -> Expr:
     shifted = clamped * (1 / math.log(2)) + magic
     n = shifted - magic
     r = n * -ln2_low + (n * -ln2_high + clamped)
-    p = horner(r, coefficients) * (r * r) + r + 1.0
+    p = horner(r, [*coefficients, 1.0, 1.0])
     bits = bitcast(INT[d], shifted) - bitcast(INT[d], const(magic, d))
-    half = binary(">>", bits, 1)
-    return p * power_of_two(half, d) * power_of_two(bits - half, d)
+    return Call("ldexp", (p, cast("int32", bits)), d)
+
+
+def ldexp(x: Expr, n: Expr) -> Expr:
+    """x * 2**n, where a target has no instruction for it: in halves, so that neither overflows by itself."""
+    power = cast(INT[x.dtype], n)
+    half = binary(">>", power, 1)
+    return x * power_of_two(half, x.dtype) * power_of_two(power - half, x.dtype)
 
 
 def log(x: Expr) -> Expr:
@@ -311,4 +317,4 @@ CALLS: dict[str, Callable[..., Expr]] = {
 }
 OPERATORS: dict[str, Callable[..., Expr]] = {"pow": pow, "%": in_float64(_floor_mod), "//": floor_divide}
 
-__all__ = ["CALLS", "OPERATORS"]
+__all__ = ["CALLS", "OPERATORS", "ldexp"]

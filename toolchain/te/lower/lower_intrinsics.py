@@ -10,7 +10,7 @@ from toolchain.core.errors import CodegenError
 from toolchain.core.target import Target
 from toolchain.te.expr import Bin, Call
 from toolchain.te.loop_ir import PrimFunc
-from toolchain.te.lower.intrinsics import CALLS, OPERATORS
+from toolchain.te.lower.intrinsics import CALLS, OPERATORS, ldexp
 from toolchain.te.lower.shared import rewrite_shared
 
 COMPUTED = ("float32", "float64")
@@ -21,7 +21,7 @@ def lower_intrinsics(func: PrimFunc, target: Target) -> PrimFunc:
 
         y = sigmoid(x)   ->   y = 1/(1 + p(r)*2**n)       with r and n shared, not repeated
 
-    Calls that are instructions (sqrt, abs, floor, ceil, trunc, round, fma, isnan) stay.
+    Calls that are instructions (sqrt, abs, floor, ceil, trunc, round, fma, isnan; with AVX-512 ldexp, too) stay.
 
     Needs: half types widened. Raises CodegenError: a function of integers that only floats have.
     """
@@ -37,7 +37,12 @@ def lower_intrinsics(func: PrimFunc, target: Target) -> PrimFunc:
                 raise CodegenError(f"{func.name}: pow of {n.dtype}", fix="cast the arguments to float64")
         return None
 
+    def in_halves(n: Any) -> Any:
+        return ldexp(*n.args) if isinstance(n, Call) and n.name == "ldexp" else None
+
     body = rewrite_shared(func.body, rule)
+    if not target.has("avx512f"):
+        body = rewrite_shared(body, in_halves)
     return func if body is func.body else replace(func, body=body)
 
 
