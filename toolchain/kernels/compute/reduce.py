@@ -398,29 +398,60 @@ def arg(kind: str) -> Compute:
     return compute
 
 
-def cumulative(combine: Any, neutral: int) -> Compute:
-    """CumSum, CumProd: each result is a reduction of its own (a schedule may do better)."""
+def prefix_scan(
+    op: Op, shape: Sequence[int], axis: int, first: Callable[[At], te.Expr], combine: Callable[[te.Expr, te.Expr], te.Expr],
+    neutral: te.Expr, reverse: bool = False,
+) -> te.Tensor:
+    """first(0), first(0)+first(1), ...: along an axis, in log4(n) stages of four terms each (Hillis and Steele's scan).
+
+        s1[i] = x[i] + x[i-1] + x[i-2] + x[i-3];    s2[i] = s1[i] + s1[i-4] + s1[i-8] + s1[i-12];    ...
+    """
+    n, step = shape[axis], 1
+    made = te.compute(shape, lambda *i: first(i), name=op.name("scan"), tag="scan")
+    while step < n:
+        made = _scan_step(op, made, axis, [k * step for k in (1, 2, 3) if k * step < n], combine, neutral, reverse)
+        step *= 4
+    return made
+
+
+def _scan_step(
+    op: Op, before: te.Tensor, axis: int, distances: Sequence[int], combine: Callable[[te.Expr, te.Expr], te.Expr],
+    neutral: te.Expr, reverse: bool,
+) -> te.Tensor:
+    n = before.shape[axis]
+
+    def value(*i: Any) -> te.Expr:
+        total: te.Expr = before[i]
+        for d in distances:
+            at = te.index(i[axis]) + (d if reverse else -d)
+            inside = te.index(i[axis]) < n - d if reverse else te.index(i[axis]) >= d
+            total = combine(total, te.select(inside, before[(*i[:axis], at, *i[axis + 1:])], neutral))
+        return total
+    return te.compute(before.shape, value, name=op.name("scan"), tag="scan")
+
+
+def cumulative(combine: Callable[[te.Expr, te.Expr], te.Expr], neutral: int) -> Compute:
+    """CumSum, CumProd: a prefix scan, moved by one where the element itself does not count."""
     def compute(op: Op) -> te.Tensor:
         axis, kind = int(op.constant(1).reshape(-1)[0]) % len(op.shape), wide(op.dtype)
-        r = te.reduce_axis(op.shape[axis], "r")
         reverse, exclusive = bool(op.attr("reverse", 0)), bool(op.attr("exclusive", 0))
+        start, n = te.const(neutral, kind), op.shape[axis]
 
-        def value(*i: Any) -> te.Expr:
-            here, there = te.index(i[axis]), te.index(r)
-            if reverse:
-                here, there = there, here
-            wanted = there < here if exclusive else there <= here
-            x = op.x[(*i[:axis], r, *i[axis + 1:])].astype(kind)
-            return combine(te.select(wanted, x, te.const(neutral, kind)), axis=r)
-        return narrowed(op, te.compute(op.shape, value, name=op.name(), tag="reduce"))
+        def element(i: At) -> te.Expr:
+            if not exclusive:
+                return op.x[i].astype(kind)
+            at = te.index(i[axis]) + (1 if reverse else -1)
+            inside = te.index(i[axis]) < n - 1 if reverse else te.index(i[axis]) >= 1
+            return te.select(inside, op.x[(*i[:axis], at, *i[axis + 1:])].astype(kind), start)
+        return narrowed(op, prefix_scan(op, op.shape, axis, element, combine, start, reverse))
     return compute
 
 
 REDUCE: dict[str, Compute] = {
     "ArgMax": arg("max"),
     "ArgMin": arg("min"),
-    "CumProd": cumulative(te.prod, 1),
-    "CumSum": cumulative(te.sum, 0),
+    "CumProd": cumulative(lambda a, b: a * b, 1),
+    "CumSum": cumulative(lambda a, b: a + b, 0),
     "Einsum": einsum,
     "Gemm": gemm,
     "Hardmax": hardmax,

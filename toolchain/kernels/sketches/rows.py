@@ -1,4 +1,4 @@
-"""Reductions and what goes with them: Softmax, LayerNormalization, ReduceMean, ArgMax, and everything without a better sketch.
+"""Reductions and what goes with them: Softmax, LayerNormalization, ReduceMean, ArgMax, all that has no better sketch.
 
 Where the reduction runs along what is contiguous, all stages of a row stand in one loop over rows, and a reduction keeps
 several vectors of partial results:
@@ -15,8 +15,8 @@ Where another dimension is contiguous, a block of its columns is reduced at a ti
         for r: total[l] += x[r, block*L + l]
         y[block*L + l] = total[l] / n
 
-A few long rows give the cores nothing to share: there every stage is a nest of its own, and a reduction is done in parts whose
-number depends on the shape alone (so results do not depend on the number of threads).
+A few long rows give the cores nothing to share: there every stage is a nest of its own, and a reduction is done in parts
+whose number depends on the shape alone (so results do not depend on the number of threads).
 """
 
 from __future__ import annotations
@@ -66,9 +66,11 @@ def _root(s: te.Schedule) -> Tensor | None:
 
 def _nest(s: te.Schedule, root: Tensor, members: list[Tensor], target: Target) -> None:
     """One nest around `root` that computes `members`, what only it needs, on the way."""
-    if is_reduction(s.func.stages[root]):
-        members = [*members, s.cache_write(root, "local")]
     common = common_axes(s, root)
+    if is_reduction(s.func.stages[root]):
+        places = [s[root].op.axis.index(a) for a in common]
+        members = [*members, s.cache_write(root, "local")]
+        common = [s[root].op.axis[d] for d in places]
     if _has_columns(s, root, members, common, target):
         _columns(s, root, members, common, target)
     else:
@@ -77,22 +79,74 @@ def _nest(s: te.Schedule, root: Tensor, members: list[Tensor], target: Target) -
 
 def _rows(s: te.Schedule, root: Tensor, members: list[Tensor], common: Sequence[te.Var], target: Target) -> None:
     """One loop over all common dimensions; vectors within a row."""
-    partials = {p: m for m in members if (p := lane_partials(s, m, target)) is not None}
     rest = [a for a in s[root].op.axis if a not in common]
     if not common:
         common, rest = rest[:1], rest[1:]
+    across = _reduced_across(s, root, members, common, target)
+    within: dict[Tensor, Tensor] = {}                       # stages that others compute on the way
+    for m in members:
+        if m in across and m.shape[-1] > target.lanes(dtypes.bits(m.dtype)):
+            within[m] = s.cache_write(m, "local")
+        elif m not in across and (partial := lane_partials(s, m, target)) is not None:
+            within[m] = partial
     s[root].reorder(*common, *rest)
     loop = fuse_all(s, root, common)
-    inside = _in_order(s, [*members, *partials])
-    _gather_at(s, root, inside, loop)
-    for stage in inside:
-        if stage in partials:
-            _vectorize_partial(s, stage, target)
+    for stage in reversed(_in_order(s, members)):
+        _gather_at(s, root, [stage], loop)
+        if stage not in within:
+            _vectorize(s, stage, s[stage].op.axis, target)
+        elif stage in across:
+            _in_blocks(s, within[stage], stage, target)
         else:
-            _vectorize(s, stage, s[stage].op.axis, target, joins=stage in partials.values())
+            s[within[stage]].compute_at(s[stage], s[stage].op.axis[-1])
+            s[within[stage]].set_scope("local")
+            _vectorize_partial(s, within[stage], target)
+            s[stage].vectorize(s[stage].op.reduce_axis[0])      # one horizontal step
     _vectorize(s, root, rest, target)
-    if _is_worth_sharing(s, [root, *inside]):
+    if _is_worth_sharing(s, [root, *members, *within.values()]):
         s[root].parallel(loop)
+
+
+def _in_blocks(s: te.Schedule, accumulators: Tensor, stage: Tensor, target: Target) -> None:
+    """A row of results, a few vectors at a time, in registers."""
+    lanes = target.lanes(dtypes.bits(stage.dtype))
+    last = s[stage].op.axis[-1]
+    block, inner = s[stage].split(last, factor=lanes * min(VECTORS, last.extent // lanes))
+    s[accumulators].compute_at(s[stage], block)
+    s[accumulators].set_scope("local")
+    _vectorize(s, accumulators, s[accumulators].op.axis, target, unroll=True)
+    _vectorize(s, stage, (inner,), target)
+    s[stage].partition(block)
+
+
+def _reduced_across(
+    s: te.Schedule, root: Tensor, members: Sequence[Tensor], common: Sequence[te.Var], target: Target,
+) -> set[Tensor]:
+    """The reductions whose results make a wide row: lanes cross that row instead of the reduction, if none has to gather."""
+    definitions = {t: s.func.stages[t] for t in (*_in_order(s, members), root)}
+    fixed = {root: {d for d, a in enumerate(definitions[root].axis) if a in common}}      # dimensions with one value per row
+    found: set[Tensor] = set()
+    for tensor in reversed(list(definitions)):
+        definition = definitions[tensor]
+        own = {definition.axis[d] for d in fixed.setdefault(tensor, set())}
+        loads = [n for n in distinct(definition.body) if isinstance(n, Load)]
+        for load in loads:
+            if load.tensor in definitions:
+                same = {d for d, i in enumerate(load.index) if variables(i) <= own}
+                fixed[load.tensor] = fixed.get(load.tensor, same) & same
+        last = len(definition.axis) - 1
+        wide = is_reduction(definition) and last not in fixed[tensor] and (
+            definition.axis[last].extent >= target.lanes(dtypes.bits(tensor.dtype)))
+        if wide and all(_steps(s, load, definition.axis[last]) in (0, 1) for load in loads):
+            found.add(tensor)
+    return found
+
+
+def _steps(s: te.Schedule, load: Load, axis: te.Var) -> int | None:
+    """How many elements apart the places are that a load reads for neighbours along an axis; None: it depends."""
+    at = te.index(layout_of(s, load.tensor).offset(load.tensor.shape, load.index))
+    others = [te.Index(((atom, 1),)) for atom, _ in at.terms if atom is not axis]
+    return None if any(axis in variables(o) for o in others) else at.coefficient(axis)
 
 
 def _columns(s: te.Schedule, root: Tensor, members: list[Tensor], common: Sequence[te.Var], target: Target) -> None:
@@ -237,17 +291,11 @@ def _vectorize_partial(s: te.Schedule, partial: Tensor, target: Target) -> None:
     s[partial].partition(steps[-1])
 
 
-def _vectorize(
-    s: te.Schedule, stage: Tensor, axes: Sequence[te.Var], target: Target, unroll: bool = False, joins: bool = False,
-) -> None:
-    """Vectors along the innermost wide dimension, reductions outside them. unroll: all of that dimension in registers;
-    joins: it reduces the lanes that lane_partials left, in one horizontal step."""
+def _vectorize(s: te.Schedule, stage: Tensor, axes: Sequence[te.Var], target: Target, unroll: bool = False) -> None:
+    """Vectors along the innermost wide dimension, reductions outside them. unroll: all of that dimension in registers."""
     lanes = target.lanes(dtypes.bits(stage.dtype))
     wide = [a for a in axes if a.extent >= lanes]
     reduce = s[stage].op.reduce_axis
-    if joins:
-        s[stage].vectorize(reduce[0])
-        return
     if not wide:
         return
     last, outer = wide[-1], None

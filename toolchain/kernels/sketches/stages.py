@@ -29,7 +29,8 @@ def is_costly(definition: Compute) -> bool:
 
 def is_slow(definition: Compute) -> bool:
     """Whether a point costs more than an addition or a product: a division, a function."""
-    return any(isinstance(n, Call) or (isinstance(n, Bin) and n.op in ("/", "//", "%", "pow")) for n in walk(definition.body))
+    slow = ("/", "//", "%", "pow")
+    return any(isinstance(n, Call) or (isinstance(n, Bin) and n.op in slow) for n in walk(definition.body))
 
 
 def _of_reduction(s: te.Schedule, definition: Compute) -> bool:

@@ -237,8 +237,10 @@ class Values(Arithmetic):
         span = 1 if not lanes else abs(stride) * (lanes - 1) + 1
         guard = self.guard if (self.guard.scalar or self.guard.lanes) and not self.within(at, place) else NO_GUARD
         if place.local and not terms:
-            if not 0 <= total <= place.elements - span:
+            if total + span <= 0 or total >= place.elements:
                 return "poison"                  # a guarded read of a register tile that the guard excludes
+            if not 0 <= total <= place.elements - span:
+                return self.from_memory(e, self.load_part(place, element, total, stride, lanes))
             if stride in (0, 1):                 # SROA makes registers of these: nothing to remember
                 pointer, alignment = self.address(place, element, size, terms, total)
                 return self.from_memory(e, self.emit(f"load {vector(element, lanes)}, ptr {pointer}, align {alignment}"))
@@ -256,6 +258,17 @@ class Values(Arithmetic):
                 result = self.pick(result, element, span, [n * abs(stride) for n in picks])
         result = self.from_memory(e, result)
         self.loaded[key] = result
+        return result
+
+    def load_part(self, place: Place, element: str, total: int, stride: int, lanes: int) -> str:
+        """A guarded read of a register tile that reaches over its end: the lanes inside, one by one, the others anything."""
+        type, result = vector(element, lanes), "poison"
+        first = total if stride > 0 else total - stride * (lanes - 1)
+        for n in range(lanes):
+            if 0 <= (at := first + n * stride) < place.elements:
+                pointer = self.emit(f"getelementptr inbounds {element}, ptr {place.base}, i64 {at}")
+                one = self.emit(f"load {element}, ptr {pointer}")
+                result = self.emit(f"insertelement {type} {result}, {element} {one}, i32 {n}")
         return result
 
     def within(self, at: Index | Ramp, place: Place) -> bool:
