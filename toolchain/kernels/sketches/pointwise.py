@@ -1,10 +1,11 @@
 """Kernels without a reduction: elementwise chains, broadcasts, moves. Memory speed is all there is to gain.
 
-Between a blocked and a row-major tensor a tile of channels x columns is turned at a time, so that every cache line is
-touched while it is near:
+Where an operand is contiguous along another axis than the result, a square tile goes through registers: read in vectors along
+the one axis, written in vectors along the other, and turned by shuffles in between (the emitter makes them of the strided
+reads of a register tile).
 
-    blocked -> plain   for c block, y, x block: for c, x (vector): out[c, y, x] = in[...]           strided reads, near
-    plain -> blocked   for c block, y, x block: tile[c, x (vector)] = in[...]; for x, c (vector): out[...] = tile[c, x]
+    for c block, x block:   for c in unrolled(16): tile[c, x (vector)] = in[...]
+                            for x in unrolled(16): out[x, c (vector)] = tile[c, x]
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from collections.abc import Sequence
 
 from toolchain import te
 from toolchain.core import dtype as dtypes
+from toolchain.core.layout import Layout, default_axes
 from toolchain.core.target import Target
 from toolchain.kernels.choices import Choices
 from toolchain.kernels.sketches.stages import is_reduction, layout_of
+from toolchain.te.expr import Index, Load, distinct
 from toolchain.te.tensor import Tensor
 
 PARALLEL_ELEMENTS = 16 * 1024        # below this, waking another core costs more than it brings
+LARGEST_TILE = 16                    # vectors of a tile that is turned: half of the registers there are
+SMALLEST_TILE = 4
 
 
 def pointwise(s: te.Schedule, target: Target, choices: Choices) -> None:
@@ -32,32 +37,89 @@ def pointwise_nest(s: te.Schedule, stage: Tensor, target: Target) -> None:
     if not stage.shape:
         return
     blocked = len(stage.shape) >= 3 and layout_of(s, stage).block(1) > 1 and stage.shape[1] > 1
-    if blocked:
-        _blocked_nest(s, stage, target)
+    if turned := _turned_operands(s, stage, target):
+        _turning_nest(s, stage, *turned)
+    elif blocked:
+        _blocked_nest(s, stage)
     else:
         _plain_nest(s, stage, target)
 
 
-def _blocked_nest(s: te.Schedule, stage: Tensor, target: Target) -> None:
+def _turned_operands(s: te.Schedule, stage: Tensor, target: Target) -> tuple[list[Tensor], te.Var, te.Var, int] | None:
+    """(operands that are contiguous along another axis than the result, that axis, the result's, size of a tile); None when
+    there are none, or they do not agree, or the axes are short."""
+    definition = s.func.stages[stage]
+    if is_reduction(definition):
+        return None
+    inner, block = layout_of(s, stage).dims[-1]
+    across = definition.axis[inner]
+    found: dict[Tensor, te.Var] = {}
+    size = min(LARGEST_TILE, target.lanes(dtypes.bits(stage.dtype)), block or LARGEST_TILE)
+    for load in (n for n in distinct(definition.body) if isinstance(n, Load)):
+        if load.tensor in s.func.stages:
+            continue
+        last, source_block = layout_of(s, load.tensor).dims[-1]
+        along = _variable(load.index[last])
+        if along is None or along is across or all(_variable(i) is not across for i in load.index):
+            continue
+        if found.setdefault(load.tensor, along) is not along or (source_block and layout_of(s, load.tensor).has_halo):
+            return None
+        size = min(size, target.lanes(dtypes.bits(load.dtype)), source_block or LARGEST_TILE)
+    if not found or len(set(found.values())) > 1 or len(found) > 2:
+        return None
+    along = next(iter(found.values()))
+    shortest = min(along.extent, across.extent)
+    size = next((n for n in (16, 8, 4) if n <= min(size, shortest)), 0)
+    if size < SMALLEST_TILE or (block and block != size):
+        return None
+    return list(found), along, across, size
+
+
+def _variable(i: te.Expr) -> te.Var | None:
+    """The axis that an index is, up to an offset."""
+    match te.index(i):
+        case Index(((te.Var() as v, 1),), _):
+            return v
+    return None
+
+
+def _turning_nest(s: te.Schedule, stage: Tensor, operands: Sequence[Tensor], along: te.Var, across: te.Var, size: int) -> None:
+    """Square tiles of operands in registers, read along one axis and stored along the other."""
+    others = [a for a in s[stage].op.axis if a not in (along, across)]
+    along_outer, row = s[stage].split(along, factor=size)
+    across_outer, lane = s[stage].split(across, factor=size)
+    outer = [*others, along_outer, across_outer]
+    s[stage].reorder(*outer, row, lane)
+    for operand in operands:
+        layout = layout_of(s, operand)
+        tile = s.cache_read(operand, "local", stage)
+        s[tile].compute_at(s[stage], across_outer)
+        axes, inner, rank = s[tile].op.axis, layout.dims[-1][0], len(operand.shape)
+        s.set_layout(tile, Layout(default_axes(rank), (*((d, 0) for d in range(rank) if d != inner), (inner, 0)),
+                                  ((0, 0),) * rank))
+        rows = [a for d, a in enumerate(axes) if d != inner]
+        s[tile].reorder(*rows, axes[inner])
+        for axis in rows:
+            s[tile].unroll(axis)
+        s[tile].vectorize(axes[inner])
+    s[stage].unroll(row)
+    s[stage].vectorize(lane)
+    ragged = [loop for loop, axis in ((across_outer, across), (along_outer, along)) if axis.extent % size]
+    for loop in ragged:
+        s[stage].partition(loop)
+    _share(s, stage, outer[:1] if ragged else outer, ())
+
+
+def _blocked_nest(s: te.Schedule, stage: Tensor) -> None:
     """NCHW<l>c: one vector of channels at a time."""
     lanes = layout_of(s, stage).block(1)
     axes, reduce = s[stage].op.axis, s[stage].op.reduce_axis
-    sources = [] if reduce else [t for t in _same_shape(s, stage) if layout_of(s, t).block(1) == 1]
     g, inner = s[stage].split(axes[1], factor=lanes)
     outer = [axes[0], g, *axes[2:]]
-    if sources and stage.shape[-1] >= lanes:
-        xo, xi = s[stage].split(axes[-1], factor=lanes)
-        s[stage].reorder(*outer[:-1], xo, xi, inner)
-        for source in sources:
-            tile = s.cache_read(source, "local", stage)
-            s[tile].compute_at(s[stage], xo)
-            s[tile].vectorize(s[tile].op.axis[-1])
-        outer = outer[:-1]
-    else:
-        s[stage].reorder(*outer, *reduce, inner)
+    s[stage].reorder(*outer, *reduce, inner)
     s[stage].vectorize(inner)
     if s.func.stages[stage].tag == "concat" and s.func.stages[stage].attrs["axis"] == 1:
-        _share(s, stage, [axes[0], *axes[2:]] if not sources else [axes[0], *axes[2:-1]], reduce)
+        _share(s, stage, [axes[0], *axes[2:]], reduce)
         s[stage].partition(g)                                # one loop per concatenated piece
     else:
         _share(s, stage, outer, reduce)
@@ -68,30 +130,20 @@ def _plain_nest(s: te.Schedule, stage: Tensor, target: Target) -> None:
     lanes = target.lanes(dtypes.bits(stage.dtype))
     axes, reduce = list(s[stage].op.axis), s[stage].op.reduce_axis
     outer, last = axes[:-1], axes[-1]
-    block = max((layout_of(s, t).block(1) for t in _same_shape(s, stage) if len(t.shape) >= 3), default=1)
     if last.extent < lanes:
         _share(s, stage, outer, reduce)
         return
     io, ii = s[stage].split(last, factor=lanes)
-    if block > 1 and not reduce and axes[1].extent > 1:
-        co, ci = s[stage].split(axes[1], factor=block)
-        s[stage].reorder(axes[0], co, *axes[2:-1], io, ci, ii)
-        outer = [axes[0], co, *axes[2:-1]]
+    ragged = bool(last.extent % lanes)
+    if ragged and math.prod(a.extent for a in outer) < 8:
+        s[stage].reorder(io, *outer, *reduce, ii)            # outermost, so that its tail becomes a phase of its own
+        outer = []
     else:
         s[stage].reorder(*outer, io, *reduce, ii)
     s[stage].vectorize(ii)
-    ragged = bool(last.extent % lanes)
-    _share(s, stage, outer if ragged else [*outer, io], reduce)
     if ragged:
         s[stage].partition(io)
-
-
-def _same_shape(s: te.Schedule, stage: Tensor) -> list[Tensor]:
-    """The operands of an elementwise stage that have its very shape."""
-    definition = s.func.stages[stage]
-    if is_reduction(definition) or definition.tag not in ("elementwise", "layout"):
-        return []
-    return [t for t in definition.input_tensors if t.shape == stage.shape]
+    _share(s, stage, [io, *outer] if ragged and not outer else outer if ragged else [*outer, io], reduce)
 
 
 def _share(s: te.Schedule, stage: Tensor, outer: Sequence[te.Var], reduce: Sequence[te.Var]) -> None:

@@ -11,6 +11,7 @@ from toolchain.targets.llvm.spelling import constant, intrinsic, value_type, vec
 
 FLOAT_OPS = {"+": "fadd", "-": "fsub", "*": "fmul", "/": "fdiv"}
 INT_OPS = {"+": "add", "-": "sub", "*": "mul", "and": "and", "or": "or", "xor": "xor", "<<": "shl"}
+ELEMENT_BITS = {"float": 32, "double": 64, "i8": 8, "i16": 16, "i32": 32, "i64": 64}
 ORDER = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
 
 
@@ -51,6 +52,46 @@ class Arithmetic:
         """Some lanes of a vector, in that order."""
         type, picks = vector(element, lanes), ", ".join(f"i32 {n}" for n in chosen)
         return self.emit(f"shufflevector {type} {value}, {type} poison, <{len(chosen)} x i32> <{picks}>")
+
+    def transpose(self, rows: Sequence[str], element: str) -> list[str]:
+        """The columns of a square of as many rows as each has lanes, a power of two: first within pieces of 128 bits, whose
+        elements one instruction can interleave, then whole pieces among each other."""
+        size = len(rows)
+        width = min(size, 128 // ELEMENT_BITS[element])                 # of a piece
+        pieces = size // width
+        inside = [self._interleave(rows[g * width:(g + 1) * width], element, size, width) for g in range(pieces)]
+        columns: list[str] = [""] * size
+        for j in range(width):
+            for piece, column in enumerate(self._exchange([group[j] for group in inside], element, size, width)):
+                columns[piece * width + j] = column
+        return columns
+
+    def _interleave(self, rows: Sequence[str], element: str, size: int, width: int) -> list[str]:
+        """In each piece, `width` rows of `width` elements turned: the first half of the rows with the second, again and again."""
+        half = width // 2
+        low = [piece + n // 2 + (size if n % 2 else 0) for piece in range(0, size, width) for n in range(width)]
+        now = list(rows)
+        for _ in range(width.bit_length() - 1):
+            now = [self.shuffle(a, b, element, size, [n + shift for n in low])
+                   for a, b in zip(now[:half], now[half:], strict=True) for shift in (0, half)]
+        return now
+
+    def _exchange(self, rows: Sequence[str], element: str, size: int, width: int) -> list[str]:
+        """Row p's piece q to row q's piece p: the even pieces of neighbours, and the odd ones, each turned the same way."""
+        if len(rows) == 1:
+            return list(rows)
+        even = [p + n for p in range(0, 2 * size, 2 * width) for n in range(width)]
+        turned = [
+            self._exchange([self.shuffle(a, b, element, size, [n + shift for n in even])
+                            for a, b in zip(rows[::2], rows[1::2], strict=True)], element, size, width)
+            for shift in (0, width)
+        ]
+        return [column for pair in zip(*turned, strict=True) for column in pair]
+
+    def shuffle(self, a: str, b: str, element: str, lanes: int, chosen: Sequence[int]) -> str:
+        """Lanes of two vectors, the second's counted on from the first's."""
+        type, picks = vector(element, lanes), ", ".join(f"i32 {n}" for n in chosen)
+        return self.emit(f"shufflevector {type} {a}, {type} {b}, <{len(chosen)} x i32> <{picks}>")
 
     def arithmetic(self, op: str, dtype: str, lanes: int, a: str, b: str) -> str:
         type = value_type(dtype, lanes)

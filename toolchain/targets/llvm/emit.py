@@ -129,7 +129,7 @@ class _Task(Values):
         n, before = self.count, self.lines
         self.env[s.var] = f"%i{n}"
         self.depth[f"%i{n}"] = len(self.heads)
-        self.lines, self.loaded = [], {}
+        self.lines, self.loaded, self.turned = [], {}, {}
         self.heads.append([])
         self.hoisted_keys.append([])
         self.memo.clear()
@@ -140,13 +140,13 @@ class _Task(Values):
                    f" %c{n} = icmp slt i64 %n{n}, {high}", f" br i1 %c{n}, label %h{n}, label %e{n}", f"e{n}:"]
         for key in self.hoisted_keys.pop():
             del self.hoisted[key]
-        self.lines, self.loaded = before, {}
+        self.lines, self.loaded, self.turned = before, {}, {}
         self.memo.clear()
 
     def separate(self) -> None:
         """Keep what follows from sharing loads with what was before: an empty instruction that may touch any memory."""
         self.lines.append(' call void asm sideeffect "", "~{memory}"()')
-        self.loaded = {}
+        self.loaded, self.turned = {}, {}
 
     def branch(self, condition: object, body: Stmt) -> None:
         self.memo.clear()
@@ -157,11 +157,12 @@ class _Task(Values):
             self.stmt(body)
             return
         self.count += 1
-        n, before = self.count, dict(self.loaded)
+        n, before, turned = self.count, dict(self.loaded), dict(self.turned)
         self.lines += [f" br i1 {test}, label %y{n}, label %z{n}", f"y{n}:"]
         self.stmt(body)
         self.lines += [f" br label %z{n}", f"z{n}:"]
         self.loaded = {k: v for k, v in before.items() if k in self.loaded}      # what the body stored is gone
+        self.turned = {k: v for k, v in turned.items() if k in self.turned}
         self.memo.clear()
 
     def store(self, s: Store) -> None:
@@ -199,6 +200,8 @@ class _Task(Values):
                 to = self.emit(f"getelementptr inbounds {element}, ptr {place.base}, {vector('i64', lanes)} {offset}")
                 self.effect("masked.scatter", (type, many), (
                     (type, type, value), (many, f"{many} align {size}", to), (bits, bits, mask or SPLAT_TRUE)))
+        if place.local and self.turned:
+            self.turned = {k: v for k, v in self.turned.items() if k[0] is not s.tensor}
         if not place.local:
             for key in [k for k in self.loaded if k[0] is s.tensor]:
                 del self.loaded[key]

@@ -15,7 +15,7 @@ from typing import Any
 from toolchain.core import dtype as dtypes
 from toolchain.core.errors import CodegenError
 from toolchain.core.target import Target
-from toolchain.targets.llvm.arithmetic import ORDER, Arithmetic
+from toolchain.targets.llvm.arithmetic import ELEMENT_BITS, ORDER, Arithmetic
 from toolchain.targets.llvm.spelling import FALSE, MEMORY, TRUE, VALUE, constant, intrinsic, value_type, vector
 from toolchain.te.expr import (
     Bin,
@@ -80,6 +80,7 @@ class Values(Arithmetic):
         self.hoisted: dict[Any, str] = {}
         self.hoisted_keys: list[list[Any]] = [[]]
         self.loaded: dict[Any, str] = {}               # this basic block's loads
+        self.turned: dict[Any, list[str]] = {}         # this basic block's squares of registers, by columns
         self.memo: dict[Any, tuple[Expr, str]] = {}    # this statement's values
         self.guard = NO_GUARD
         self._loads: dict[int, tuple[Expr, bool]] = {}
@@ -241,6 +242,9 @@ class Values(Arithmetic):
                 return "poison"                  # a guarded read of a register tile that the guard excludes
             if not 0 <= total <= place.elements - span:
                 return self.from_memory(e, self.load_part(place, element, total, stride, lanes))
+            square = lanes > 1 and stride == lanes and lanes & (lanes - 1) == 0
+            if square and total // stride * stride + lanes * stride <= place.elements:
+                return self.from_memory(e, self.column(e.tensor, place, element, total, lanes))
             if stride in (0, 1):                 # SROA makes registers of these: nothing to remember
                 pointer, alignment = self.address(place, element, size, terms, total)
                 return self.from_memory(e, self.emit(f"load {vector(element, lanes)}, ptr {pointer}, align {alignment}"))
@@ -259,6 +263,23 @@ class Values(Arithmetic):
         result = self.from_memory(e, result)
         self.loaded[key] = result
         return result
+
+    def column(self, tensor: Tensor, place: Place, element: str, total: int, size: int) -> str:
+        """A column of a square of registers: all columns at once, by shuffles, remembered until the square is stored to."""
+        first = total // size * size
+        key = (tensor, "columns", first, size)
+        columns: Any = self.turned.get(key)
+        if columns is None:
+            raw = {"half": "i16"}.get(element, element)
+            rows = []
+            for n in range(size):
+                pointer = self.hoist(0, f"getelementptr inbounds {element}, ptr {place.base}, i64 {first + n * size}")
+                rows.append(self.emit(f"load {vector(raw, size)}, ptr {pointer}, align {ELEMENT_BITS[raw] // 8}"))
+            columns = self.transpose(rows, raw)
+            if raw != element:
+                columns = [self.emit(f"bitcast {vector(raw, size)} {c} to {vector(element, size)}") for c in columns]
+            self.turned[key] = columns
+        return str(columns[total - first])
 
     def load_part(self, place: Place, element: str, total: int, stride: int, lanes: int) -> str:
         """A guarded read of a register tile that reaches over its end: the lanes inside, one by one, the others anything."""
