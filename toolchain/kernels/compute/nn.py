@@ -182,6 +182,36 @@ def _pool(op: Op, tag: str, kernel: list[int], strides: list[int], reduce: Any) 
                       attrs={"strides": strides, "kernel": kernel})
 
 
+def _is_separable(op: Op) -> bool:
+    """Whether a window is better reduced one dimension after the other: rows of a plain layout (the padding of a blocked one
+    is its halo), windows of more than one row."""
+    kernel = op.attr("kernel_shape")
+    plain = all(t is None or t.layout.is_row_major for t in (*op.types, *op.input_types))
+    return plain and kernel[-1] > 1 and math.prod(kernel[:-1]) > 1
+
+
+def _separable(op: Op, combine: Any, element: Callable[[te.Expr], te.Expr], outside: te.Expr) -> te.Tensor:
+    """A window's columns first, for all places of a padded row, then along that row.
+
+        C[..., y, x] = combine over ky of x[..., y*s + ky*d - p, x - p]
+        Y[..., y, x] = combine over kx of C[..., y, x*s + kx*d]
+    """
+    kernel, strides, dilations, before = _pool_window(op)
+    spatial, rank = op.in_shape()[2:], len(kernel)
+    axes = [te.reduce_axis(k, name) for k, name in zip(kernel, axis_names("k", rank), strict=True)]
+    width = (op.shape[-1] - 1) * strides[-1] + (kernel[-1] - 1) * dilations[-1] + 1
+
+    def column(n: Any, c: Any, *at: Any) -> te.Expr:
+        where = [i * s + k * d - p for i, s, k, d, p in zip(at, strides, axes, dilations, before)][:-1]
+        where.append(te.index(at[-1]) - before[-1])
+        return combine(te.select(inside(where, spatial), element(op.x[(n, c, *where)]), outside), axis=tuple(axes[:-1]))
+    columns = te.compute((*op.shape[:-1], width), column, name=op.name("columns"), tag="reduce")
+
+    def along(n: Any, c: Any, *at: Any) -> te.Expr:
+        return combine(columns[(n, c, *at[:-1], at[-1] * strides[-1] + axes[-1] * dilations[-1])], axis=axes[-1])
+    return te.compute(op.shape, along, name=op.name(), tag="reduce")
+
+
 def max_pool(op: Op) -> te.Tensor | tuple[te.Tensor, ...]:
     """The largest element of each window; second output: its position in the whole tensor, of equal ones the first."""
     kernel, strides, dilations, before = _pool_window(op)
@@ -194,6 +224,9 @@ def max_pool(op: Op) -> te.Tensor | tuple[te.Tensor, ...]:
     def reduce(n: Any, c: Any, at: Any, axes: list[te.Var]) -> te.Expr:
         where = places(at, axes)
         return te.max(te.select(inside(where, spatial), op.x[(n, c, *where)], lowest), axis=axes)
+    single = len(op.node.outputs) < 2 or not op.node.outputs[1]
+    if single and _is_separable(op):
+        return _separable(op, te.max, lambda x: x, lowest)
     best = _pool(op, "pool", kernel, strides, reduce)
     if len(op.node.outputs) < 2 or not op.node.outputs[1]:
         return best
@@ -238,17 +271,21 @@ def average_pool(op: Op) -> te.Tensor:
         scale = 1.0 / math.prod(c[0] for c in counts)
         return _finished(op, total, lambda x: x * scale)
 
-    def divisor(at: Any) -> te.Expr:
-        result: te.Expr = te.const(1.0, kind)
+    def share(at: Any) -> te.Expr:
+        result: te.Expr | None = None
         for c, i in zip(counts, at, strict=True):
-            result = result * runs(c, i, kind)
+            factor = runs([1.0 / taps if taps else math.inf for taps in c], i, kind)
+            result = factor if result is None else result * factor
+        assert result is not None
         return result
-    return te.compute(op.shape, lambda n, c, *at: (total[(n, c, *at)] / divisor(at)).astype(op.dtype),
+    return te.compute(op.shape, lambda n, c, *at: (total[(n, c, *at)] * share(at)).astype(op.dtype),
                       name=op.name("average"), tag="elementwise")
 
 
 def _window_sum(op: Op, element: Callable[[te.Expr], te.Expr], kind: str) -> te.Tensor:
     """The sum of element(x) over each window, padding left out."""
+    if _is_separable(op):
+        return _separable(op, te.sum, element, te.const(0, kind))
     kernel, strides, dilations, before = _pool_window(op)
 
     def reduce(n: Any, c: Any, at: Any, axes: list[te.Var]) -> te.Expr:

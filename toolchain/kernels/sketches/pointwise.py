@@ -1,8 +1,8 @@
 """Kernels without a reduction: elementwise chains, broadcasts, moves. Memory speed is all there is to gain.
 
-Where an operand is contiguous along another axis than the result, a square tile goes through registers: read in vectors along
-the one axis, written in vectors along the other, and turned by shuffles in between (the emitter makes them of the strided
-reads of a register tile).
+Where an operand is contiguous along another axis than the result, a square tile goes through registers: read in vectors
+along the one axis, written in vectors along the other, and turned by shuffles in between (the emitter makes them of the
+strided reads of a register tile).
 
     for c block, x block:   for c in unrolled(16): tile[c, x (vector)] = in[...]
                             for x in unrolled(16): out[x, c (vector)] = tile[c, x]
@@ -83,7 +83,9 @@ def _variable(i: te.Expr) -> te.Var | None:
     return None
 
 
-def _turning_nest(s: te.Schedule, stage: Tensor, operands: Sequence[Tensor], along: te.Var, across: te.Var, size: int) -> None:
+def _turning_nest(
+    s: te.Schedule, stage: Tensor, operands: Sequence[Tensor], along: te.Var, across: te.Var, size: int,
+) -> None:
     """Square tiles of operands in registers, read along one axis and stored along the other."""
     others = [a for a in s[stage].op.axis if a not in (along, across)]
     along_outer, row = s[stage].split(along, factor=size)

@@ -35,6 +35,7 @@ from toolchain.te.expr import Load, distinct, variables
 from toolchain.te.tensor import Compute, Tensor
 
 STACK_BYTES = 4096           # larger stages of a row live in the lane's scratch instead of on the stack
+WINDOW_BYTES = 24 * 1024     # of rows that windows are read from: most of a first-level cache
 VECTORS = 4                  # of partial results: an addition takes four cycles, and one may start in each
 PARTS = 16                   # of a reduction that is all there is to share
 FEW_ROWS = 4
@@ -79,6 +80,8 @@ def _nest(s: te.Schedule, root: Tensor, members: list[Tensor], target: Target) -
 
 def _rows(s: te.Schedule, root: Tensor, members: list[Tensor], common: Sequence[te.Var], target: Target) -> None:
     """One loop over all common dimensions; vectors within a row."""
+    if _has_windows(s, members):
+        common = _fewer_rows(s, root, members, common, target)
     rest = [a for a in s[root].op.axis if a not in common]
     if not common:
         common, rest = rest[:1], rest[1:]
@@ -105,6 +108,25 @@ def _rows(s: te.Schedule, root: Tensor, members: list[Tensor], common: Sequence[
     _vectorize(s, root, rest, target)
     if _is_worth_sharing(s, [root, *members, *within.values()]):
         s[root].parallel(loop)
+
+
+def _has_windows(s: te.Schedule, members: Sequence[Tensor]) -> bool:
+    """Whether windows of a stage are read: what was stored just now, at other places than vectors begin."""
+    nodes = (n for t in s.func.stages for n in distinct(s.func.stages[t].body))
+    loads = (n for n in nodes if isinstance(n, Load) and n.tensor in members)
+    return any(len(te.index(i).terms) > 1 for load in loads for i in load.index)
+
+
+def _fewer_rows(
+    s: te.Schedule, root: Tensor, members: Sequence[Tensor], common: Sequence[te.Var], target: Target,
+) -> list[te.Var]:
+    """Several rows at a time: as many common dimensions, the innermost first, as a core's nearest memory has room for."""
+    kept = list(common)
+    row = sum(dtypes.itemsize(t.dtype) for t in members) * math.prod(a.extent for a in s[root].op.axis if a not in kept)
+    while len(kept) > 1 and row * kept[-1].extent <= WINDOW_BYTES and (
+            math.prod(a.extent for a in kept[:-1]) >= 4 * target.cores):
+        row *= kept.pop().extent
+    return kept
 
 
 def _in_blocks(s: te.Schedule, accumulators: Tensor, stage: Tensor, target: Target) -> None:
@@ -137,7 +159,7 @@ def _reduced_across(
         last = len(definition.axis) - 1
         wide = is_reduction(definition) and last not in fixed[tensor] and (
             definition.axis[last].extent >= target.lanes(dtypes.bits(tensor.dtype)))
-        if wide and all(_steps(s, load, definition.axis[last]) in (0, 1) for load in loads):
+        if wide and all(_steps(s, load, definition.axis[last]) in range(5) for load in loads):
             found.add(tensor)
     return found
 
@@ -193,11 +215,22 @@ def _is_worth_sharing(s: te.Schedule, stages: Sequence[Tensor]) -> bool:
 
 
 def common_axes(s: te.Schedule, root: Tensor) -> list[te.Var]:
-    """The axes of a stage that every stage it reads has, too, as an index of its own: a row is one value of them."""
-    definition = s.func.stages[root]
-    loads = [n for n in distinct(definition.body) if isinstance(n, Load) and n.tensor in s.func.stages]
-    axes = [a for a in definition.axis if a.extent > 1]
-    return [a for a in axes if all(any(te.index(i) == te.index(a) for i in load.index) for load in loads)]
+    """The axes of a stage that all it is made of have, too, as an index of their own: a row is one value of them."""
+    axes = s.func.stages[root].axis
+    return [a for d, a in enumerate(axes) if a.extent > 1 and _is_shared(s, root, d, {})]
+
+
+def _is_shared(s: te.Schedule, tensor: Tensor, dim: int, seen: dict[Tensor, int]) -> bool:
+    """Whether every stage below reads what it needs at the same place of that dimension."""
+    if seen.setdefault(tensor, dim) != dim:
+        return False
+    definition = s.func.stages[tensor]
+    own = te.index(definition.axis[dim])
+    for load in (n for n in distinct(definition.body) if isinstance(n, Load) and n.tensor in s.func.stages):
+        place = next((d for d, i in enumerate(load.index) if te.index(i) == own), None)
+        if place is None or (seen.get(load.tensor) != place and not _is_shared(s, load.tensor, place, seen)):
+            return False
+    return True
 
 
 def contiguous_axis(s: te.Schedule, definition: Compute) -> te.Var | None:

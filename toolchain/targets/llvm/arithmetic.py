@@ -67,7 +67,7 @@ class Arithmetic:
         return columns
 
     def _interleave(self, rows: Sequence[str], element: str, size: int, width: int) -> list[str]:
-        """In each piece, `width` rows of `width` elements turned: the first half of the rows with the second, again and again."""
+        """In each piece, `width` rows of `width` elements turned: the first half of the rows with the second, repeatedly."""
         half = width // 2
         low = [piece + n // 2 + (size if n % 2 else 0) for piece in range(0, size, width) for n in range(width)]
         now = list(rows)

@@ -256,13 +256,26 @@ class Values(Arithmetic):
             result = self.gather(e, place, element, size, offsets, guard)
         else:
             pointer, alignment = self.address(place, element, size, terms, total)
-            result = self.load_span(place, element, pointer, max(size, alignment), span if lanes else 0, guard)
-            if lanes and stride != 1:
+            second = abs(stride) == 2 and guard is NO_GUARD
+            if second:
+                result = self.load_every_second(element, pointer, max(size, alignment), lanes, stride > 0)
+            else:
+                result = self.load_span(place, element, pointer, max(size, alignment), span if lanes else 0, guard)
+            if lanes and stride != 1 and not second:
                 picks = range(lanes) if stride > 0 else range(lanes - 1, -1, -1)
                 result = self.pick(result, element, span, [n * abs(stride) for n in picks])
         result = self.from_memory(e, result)
         self.loaded[key] = result
         return result
+
+    def load_every_second(self, element: str, pointer: str, alignment: int, lanes: int, forward: bool) -> str:
+        """Elements 0, 2, 4, ...: the first and the last vector of what they span, and one shuffle."""
+        type = vector(element, lanes)
+        last = self.emit(f"getelementptr inbounds {element}, ptr {pointer}, i64 {lanes - 1}")
+        low = self.emit(f"load {type}, ptr {pointer}, align {alignment}")
+        high = self.emit(f"load {type}, ptr {last}, align {ELEMENT_BITS.get(element, 16) // 8}")
+        picks = [2 * n if 2 * n < lanes else 2 * n + 1 for n in range(lanes)]
+        return self.shuffle(low, high, element, lanes, picks if forward else picks[::-1])
 
     def column(self, tensor: Tensor, place: Place, element: str, total: int, size: int) -> str:
         """A column of a square of registers: all columns at once, by shuffles, remembered until the square is stored to."""
