@@ -30,7 +30,7 @@ from toolchain.core.errors import ScheduleError
 from toolchain.core.target import Target
 from toolchain.kernels.choices import Choices
 from toolchain.kernels.sketches.pointwise import PARALLEL_ELEMENTS, pointwise_nest
-from toolchain.kernels.sketches.stages import SCAN, fuse_all, is_reduction, layout_of
+from toolchain.kernels.sketches.stages import SCAN, fuse_all, is_reduction, layout_of, readers
 from toolchain.te.expr import Load, distinct, variables
 from toolchain.te.tensor import Compute, Tensor
 
@@ -86,15 +86,23 @@ def _rows(s: te.Schedule, root: Tensor, members: list[Tensor], common: Sequence[
     if not common:
         common, rest = rest[:1], rest[1:]
     across = _reduced_across(s, root, members, common, target)
+    direct = [m for m in members if m in across and rest and _is_read_in_place(s, root, m, rest[-1])]
     within: dict[Tensor, Tensor] = {}                       # stages that others compute on the way
     for m in members:
+        if m in direct:
+            continue
         if m in across and m.shape[-1] > target.lanes(dtypes.bits(m.dtype)):
             within[m] = s.cache_write(m, "local")
         elif m not in across and (partial := lane_partials(s, m, target)) is not None:
             within[m] = partial
     s[root].reorder(*common, *rest)
     loop = fuse_all(s, root, common)
-    for stage in reversed(_in_order(s, members)):
+    if direct:
+        rest = [*rest[:-1], *_split_block(s, root, rest[-1], target)]
+    for stage in reversed(direct):
+        _gather_at(s, root, [stage], rest[-2])
+        _vectorize(s, stage, s[stage].op.axis, target, unroll=True)
+    for stage in reversed([m for m in _in_order(s, members) if m not in direct]):
         _gather_at(s, root, [stage], loop)
         if stage not in within:
             _vectorize(s, stage, s[stage].op.axis, target)
@@ -105,7 +113,9 @@ def _rows(s: te.Schedule, root: Tensor, members: list[Tensor], common: Sequence[
             s[within[stage]].set_scope("local")
             _vectorize_partial(s, within[stage], target)
             s[stage].vectorize(s[stage].op.reduce_axis[0])      # one horizontal step
-    _vectorize(s, root, rest, target)
+    _vectorize(s, root, rest[-1:] if direct else rest, target)
+    if direct:
+        s[root].partition(rest[-2])
     if _is_worth_sharing(s, [root, *members, *within.values()]):
         s[root].parallel(loop)
 
@@ -129,11 +139,22 @@ def _fewer_rows(
     return kept
 
 
+def _is_read_in_place(s: te.Schedule, root: Tensor, stage: Tensor, last: te.Var) -> bool:
+    """Whether only the root reads a stage, along the same last axis: then its results can stay in registers."""
+    loads = [n for n in distinct(s.func.stages[root].body) if isinstance(n, Load) and n.tensor is stage]
+    return readers(s, stage) == [root] and all(te.index(load.index[-1]) == te.index(last) for load in loads)
+
+
+def _split_block(s: te.Schedule, stage: Tensor, last: te.Var, target: Target) -> tuple[te.Var, te.Var]:
+    """An axis as (blocks, a few vectors)."""
+    lanes = target.lanes(dtypes.bits(stage.dtype))
+    block, inner = s[stage].split(last, factor=lanes * max(1, min(VECTORS, last.extent // lanes)))
+    return block, inner
+
+
 def _in_blocks(s: te.Schedule, accumulators: Tensor, stage: Tensor, target: Target) -> None:
     """A row of results, a few vectors at a time, in registers."""
-    lanes = target.lanes(dtypes.bits(stage.dtype))
-    last = s[stage].op.axis[-1]
-    block, inner = s[stage].split(last, factor=lanes * min(VECTORS, last.extent // lanes))
+    block, inner = _split_block(s, stage, s[stage].op.axis[-1], target)
     s[accumulators].compute_at(s[stage], block)
     s[accumulators].set_scope("local")
     _vectorize(s, accumulators, s[accumulators].op.axis, target, unroll=True)
