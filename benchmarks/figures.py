@@ -37,6 +37,7 @@ from speed import key_of, speed_of
 from toolchain.build.events import RunFinished, TaskFinished
 from toolchain.build.runs import events_of, recorded
 from toolchain.build.store import Store
+from toolchain.build.worker import keep_imports
 from toolchain.core.errors import ToolchainError
 from toolchain.core.target import Target
 from toolchain.graph.passes.memory_plan import size_bytes
@@ -209,6 +210,7 @@ def measure_kernels(options: argparse.Namespace, results: Results) -> Iterator[F
     errors: list[str] = []
     with user_store() as store:
         bodies = distinct_kernels(store, recipe_builds(options.recipes or ALL_RECIPES, options.models, options.root), errors)
+    keep_imports()                                          # as every worker process does
     for n, (body, target, users) in enumerate([*bodies[:1], *bodies]):
         try:
             timed = time_kernel(from_json(body), target, users)

@@ -176,7 +176,16 @@ class Index(Expr):
 
     def vars(self) -> set[Var]:
         """Every loop variable it depends on, through divisions and dynamic values too."""
-        return variables(self)
+        found: set[Var] = set()
+        for atom, _ in self.terms:
+            match atom:
+                case Var():
+                    found.add(atom)
+                case FloorDiv(inner, _) | FloorMod(inner, _):
+                    found |= inner.vars()
+                case Dynamic(value):
+                    found |= variables(value)
+        return found
 
 
 def _atom_range(atom: Atom) -> tuple[int, int]:
@@ -568,7 +577,7 @@ def walk_all(node: Node) -> Iterator[Node]:
             case Var():
                 pass
             case _:
-                stack.extend(reversed(tuple(children(node))))
+                stack.extend(children(node)[::-1])
 
 
 def distinct(node: Node) -> Iterator[Node]:
@@ -587,9 +596,9 @@ def distinct(node: Node) -> Iterator[Node]:
             case Var():
                 pass
             case _:
-                stack.extend(reversed(tuple(children(node))))
+                stack.extend(children(node)[::-1])
 
 
 def variables(node: Node) -> set[Var]:
     """Every loop variable that occurs in an expression or statement, through indices too."""
-    return {n for n in distinct(node) if isinstance(n, Var)}
+    return node.vars() if isinstance(node, Index) else {n for n in distinct(node) if isinstance(n, Var)}

@@ -6,9 +6,10 @@ from collections.abc import Collection
 from typing import Any
 
 from toolchain.core.errors import CodegenError
+from toolchain.core.rewrite import Node
 from toolchain.te.expr import Broadcast, Expr, Index, Load, Ramp, Reduce, Var, variables
 from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, Stmt, Store, Update, is_reduction_loop, leaves
-from toolchain.te.lower.shared import nodes
+from toolchain.te.lower.shared import below
 
 
 def verify(func: PrimFunc, done: Collection[str] = ()) -> None:
@@ -20,7 +21,7 @@ class _Verifier:
     def __init__(self, func: PrimFunc, done: frozenset[str]) -> None:
         self.func, self.done = func, done
         self.names: set[str] = set()
-        self.seen: set[tuple[int, tuple[Var, ...]]] = set()
+        self.seen: dict[tuple[Var, ...], set[int]] = {}             # by scope: the nodes looked at
 
     def fail(self, what: str, fix: str = "") -> None:
         after = f" after {list(self.done)}" if self.done else ""
@@ -84,12 +85,18 @@ class _Verifier:
             self.fail(f"{tensor.name} has {len(buffer.type.shape)} dimensions, indexed with {len(idx)}")
 
     def expr(self, expr: Expr, scope: tuple[Var, ...]) -> None:
-        for n in nodes(expr):
-            match n:
-                case Index() if not n.terms:
-                    continue
+        """Each distinct node is looked at once per scope, however many statements share it."""
+        seen = self.seen.setdefault(scope, set())
+        stack: list[Node] = [expr]
+        while stack:
+            node = stack.pop()
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            stack.extend(below(node))
+            match node:
                 case Index() | Var():
-                    if loose := n.vars() - set(scope) if isinstance(n, Index) else {n} - set(scope):
+                    if loose := (node.vars() if isinstance(node, Index) else {node}).difference(scope):
                         self.fail(f"{', '.join(sorted(v.name for v in loose))} used outside of its loop")
                 case Load(tensor, idx):
                     self.access(tensor, idx)
