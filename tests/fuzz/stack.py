@@ -142,14 +142,14 @@ class Stack:
             data = array.tobytes()
             weights[offset:offset + len(data)] = data
         plan = assemble("fuzz", graph, memory, kernels)
-        write_artifact(self.folder, "fuzz", plan, {k.symbol: k.object for k in kernels.values()}, bytes(weights), target)
+        write_artifact(self.folder, "fuzz", (plan,), {k.symbol: k.object for k in kernels.values()}, bytes(weights), target)
 
 
 def run_guarded(module: Module, inputs: Arrays, *, at_end: bool) -> dict[str, np.ndarray]:
     """Run on guarded arrays, in an arena of NaNs (but for what the plan keeps zero), after a run on other numbers."""
     arena = module.arena()
     keep = np.zeros(len(arena), bool)
-    for offset, size in module.plan.zero:
+    for offset, size in module.buckets[0].zero:
         keep[offset:offset + size] = True
     arena[~keep] = 0xFF
     given = {v.name: guarded(v.shape, inputs[v.name].dtype, at_end=at_end) for v in module.inputs}

@@ -153,7 +153,7 @@ def test_large_copies_are_cut_for_all_lanes(tmp_path):
     ops = (Copy(Slot("weights", 0), Slot("arena", 5), size), Zero(Slot("arena", 5 + 70_000), 300_001))
     plan = Plan("big", (), (), ops, weights_bytes=size, arena_bytes=size + 64)
     data = np.random.default_rng(0).integers(1, 256, size, np.uint8)
-    write_artifact(tmp_path, "big", plan, {}, data.tobytes(), HOST)
+    write_artifact(tmp_path, "big", (plan,), {}, data.tobytes(), HOST)
     with Module.load(tmp_path, threads=3) as module:
         module.run({})
         got = module.arena()

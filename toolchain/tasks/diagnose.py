@@ -79,7 +79,8 @@ class _Walk:
     def __init__(self, module: Module, graph: Graph, memory: MemoryPlan, origins: Sequence[Origin | None],
                  inputs: Mapping[str, np.ndarray], poison: bool) -> None:
         self.module, self.graph, self.memory, self.poison = module, graph, memory, poison
-        self.outputs = {v.name: np.empty(v.shape, to_numpy(v.dtype)) for v in module.outputs}
+        plan = module.buckets[module.bucket_of(inputs)]
+        self.outputs = {v.name: np.empty(v.shape, to_numpy(v.dtype)) for v in plan.outputs}
         self.values: dict[str, np.ndarray] = {**graph.params, **inputs}
         views = view_nodes(graph)
         self.nodes = [n for n in graph.nodes if n not in views]

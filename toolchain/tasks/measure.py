@@ -54,7 +54,7 @@ def measure(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -
                                    threads=threads, rounds=rounds_for(seconds))
         progress(0, 0, "layer by layer")
         with Module.load(folder, threads) as module:
-            layers = profile(module, sample.inputs, manifest["layers"])
+            layers = profile(module, sample.inputs, manifest["layers"][module.bucket_of(sample.inputs)])
     absent = tuple(ContenderFacts(name, error=f"{MISSING}{why}") for name, why in missing_baselines(against).items())
     facts = replace(facts, contenders=(*facts.contenders, *absent))
     (out / FACTS_FILE).write_text(json.dumps({"measure": to_json(facts), "layers": to_json(layers)}, allow_nan=False))
@@ -96,12 +96,13 @@ def hot_times_us(module: Module, inputs: Mapping[str, np.ndarray]) -> dict[int, 
 
     What calling the library costs (a range of no ops) is taken off.
     """
-    outputs = {v.name: np.empty(v.shape, to_numpy(v.dtype)) for v in module.outputs}
+    plan = module.buckets[module.bucket_of(inputs)]
+    outputs = {v.name: np.empty(v.shape, to_numpy(v.dtype)) for v in plan.outputs}
     module.run(inputs)
     empty_us = _repeat_us(module, inputs, outputs, 0, 0)
     found: dict[int, float] = {}
     at = 0
-    for op in module.plan.ops:
+    for op in plan.ops:
         end = at + 1 + _inside(op)
         if isinstance(op, Call):
             found[at] = max(0.0, _repeat_us(module, inputs, outputs, at, end) - empty_us)

@@ -135,9 +135,9 @@ def link(params: Params, inputs: Inputs, out: Path) -> Result:
     names = {key: i.meta["name"] for key, i in made.items()}
     extra = {
         "kernels": {i.meta["symbol"]: {"name": i.meta["name"], "schedule": i.meta["schedule"]} for i in made.values()},
-        "layers": layers(plan, origins, names), "metadata": metadata(inputs["imported"]),
+        "layers": [layers(plan, origins, names)], "metadata": metadata(inputs["imported"]),
     }
-    write_artifact(out, params["name"], plan, {k.symbol: k.object for k in kernels.values()},
+    write_artifact(out, params["name"], (plan,), {k.symbol: k.object for k in kernels.values()},
                    inputs["weights"].files["weights"], target, extra)
     return Result("module", {
         "weights_bytes": memory.weights_bytes, "arena_bytes": memory.arena_bytes, "kernels": len(kernels),

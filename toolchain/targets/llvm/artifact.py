@@ -3,7 +3,7 @@
     lib<name>.so    kernels, plan and runtime; exports the functions of <name>.h, imports nothing
     <name>.h        the C API, with how to use it
     weights.bin     64 bytes of header (magic, size, SHA-256 of the rest), then the weights, to be mapped
-    plan.json       what the library does, op by op
+    plan.json       what the library does, op by op: one plan per shape bucket
     manifest.json   inputs, outputs, target, digests of the files and of all that went in, versions; written last
 
 Equal inputs give equal bytes, wherever and whenever.
@@ -16,7 +16,7 @@ import json
 import os
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 from toolchain.core.digest import digest_bytes, digest_file
 from toolchain.core.errors import CodegenError
 from toolchain.core.target import Target
+from toolchain.targets.llvm.buckets import verify_buckets
 from toolchain.targets.llvm.header import c_identifier, header_text
 from toolchain.targets.llvm.link import (
     cached_runtime_object,
@@ -33,10 +34,11 @@ from toolchain.targets.llvm.link import (
     write_atomically,
     zig_version,
 )
-from toolchain.targets.llvm.plan import Plan, verify_plan
+from toolchain.targets.llvm.plan import Plan, plans_to_text
 from toolchain.targets.llvm.table import RUNTIME_VERSION
 
-FORMAT = 1
+FORMAT = 2             # of the folder: which files there are, and what the manifest and plan.json look like
+WEIGHTS_FORMAT = 1     # of weights.bin; TC_FORMAT in runtime/plan.h
 WEIGHTS_FILE = "weights.bin"
 WEIGHTS_HEADER_BYTES = 64
 _BLOCK_BYTES = 1 << 20
@@ -44,13 +46,13 @@ _BLOCK_BYTES = 1 << 20
 
 def weights_header(digest: str, size_bytes: int) -> bytes:
     """The first 64 bytes of weights.bin; `weights_header` in runtime/runtime.c."""
-    return struct.pack("<8sIIQ32s8x", b"TCWEIGHT", FORMAT, WEIGHTS_HEADER_BYTES, size_bytes, bytes.fromhex(digest))
+    return struct.pack("<8sIIQ32s8x", b"TCWEIGHT", WEIGHTS_FORMAT, WEIGHTS_HEADER_BYTES, size_bytes, bytes.fromhex(digest))
 
 
 def write_artifact(
     out: Path,
     name: str,
-    plan: Plan,
+    plans: Sequence[Plan],
     objects: Mapping[str, bytes],
     weights: Path | bytes | memoryview,
     target: Target,
@@ -58,25 +60,26 @@ def write_artifact(
 ) -> None:
     """Link and write the artifact of one network into the folder `out` (made if it is not there).
 
-    objects: object files by kernel name. weights: the weights segment, laid out as the plan's slots say, 64-byte aligned
-    pieces (a file is copied, never held in memory). manifest_extra: more for the manifest (schedules, digests of sources).
+    plans: one per shape bucket, in the order of the C API. objects: object files by kernel name, each once for all plans.
+    weights: the weights segment, laid out as the plans' slots say, 64-byte aligned pieces (a file is copied, never held in
+    memory). manifest_extra: more for the manifest (schedules, digests of sources).
     Raises CodegenError for a plan that cannot run or objects that do not link.
     """
-    verify_plan(plan)
+    verify_buckets(plans)
     identifier = c_identifier(name)
     out.mkdir(parents=True, exist_ok=True)
-    weights_digest = _write_weights(out / WEIGHTS_FILE, weights, plan)
+    weights_digest = _write_weights(out / WEIGHTS_FILE, weights, plans[0])
     library = link_shared(
         objects,
-        table_object(plan, target, weights_digest),
+        table_object(plans, target, weights_digest),
         cached_runtime_object(target).read_bytes(),
         target,
         name=identifier,
     )
     files = {
         f"lib{identifier}.so": library,
-        f"{identifier}.h": header_text(plan, identifier).encode(),
-        "plan.json": plan.to_text().encode(),
+        f"{identifier}.h": header_text(plans, identifier).encode(),
+        "plan.json": plans_to_text(plans).encode(),
     }
     for file, data in files.items():
         write_atomically(out / file, data)
@@ -85,13 +88,12 @@ def write_artifact(
         "runtime_version": RUNTIME_VERSION,
         "name": name,
         "identifier": identifier,
-        "inputs": [_value(v) for v in plan.inputs],
-        "outputs": [_value(v) for v in plan.outputs],
+        "buckets": [{"inputs": [_value(v) for v in p.inputs], "outputs": [_value(v) for v in p.outputs]} for p in plans],
         "target": target.to_json(),
         "files": {
             **{file: {"sha256": digest_bytes(data), "size_bytes": len(data)} for file, data in files.items()},
             # the digest of what follows the header, which the header repeats
-            WEIGHTS_FILE: {"sha256": weights_digest, "size_bytes": plan.weights_bytes + WEIGHTS_HEADER_BYTES},
+            WEIGHTS_FILE: {"sha256": weights_digest, "size_bytes": plans[0].weights_bytes + WEIGHTS_HEADER_BYTES},
         },
         "made_from": {
             "kernels": {kernel: digest_bytes(data) for kernel, data in objects.items()},

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,7 +155,7 @@ class Plan:
         return _fields(self)
 
     def to_text(self) -> str:
-        """to_json() as JSON text with a line per op: what plan.json holds."""
+        """to_json() as JSON text with a line per op."""
         data = {name: json.dumps(_plain(getattr(self, name))) for name in self.__slots__ if name != "ops"}
         data["ops"] = "[" + ",".join("\n  " + json.dumps(_op_to_json(op)) for op in self.ops) + "]"
         return "{" + ",".join(f"\n {json.dumps(name)}: {text}" for name, text in data.items()) + "\n}\n"
@@ -171,6 +171,15 @@ class Plan:
             "permissions": tuple(data["permissions"]),
         }
         return cls(**values)
+
+
+def plans_to_text(plans: Sequence[Plan]) -> str:
+    """The plans of all shape buckets as one JSON list: what plan.json holds."""
+    return "[" + ",\n".join(plan.to_text().rstrip("\n") for plan in plans) + "]\n"
+
+
+def plans_from_json(data: Sequence[Any]) -> tuple[Plan, ...]:
+    return tuple(Plan.from_json(plan) for plan in data)
 
 
 def _value(data: Mapping[str, Any]) -> Value:
