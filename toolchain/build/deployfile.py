@@ -71,14 +71,14 @@ class Quantity:
 
 
 class Extent:
-    """Marks a whole number that is the size of a dimension."""
+    """Marks a whole number that is the size of a dimension; 0 where nothing is there yet, such as a cache's past."""
 
     largest = 2**31 - 1
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
         from pydantic_core import core_schema
 
-        return core_schema.int_schema(ge=1, le=self.largest, strict=True)
+        return core_schema.int_schema(ge=0, le=self.largest, strict=True)
 
 
 DURATION = Quantity("duration", "90s", {"ms": 1e-3, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400})

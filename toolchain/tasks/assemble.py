@@ -221,11 +221,7 @@ class _Scope:
 
     def _sliced(self, node: Node, outer: str, inner: TensorType, what: str, k: int, length: int) -> tuple[Slot, int]:
         """The slot of the first slice, and how far it moves each round (backwards for a reversed direction)."""
-        axes = node.attrs.get(f"{what}_axes") or ()
         directions = node.attrs.get(f"{what}_directions") or ()
-        if k < len(axes) and axes[k] != 0:
-            raise CodegenError(f"Scan along axis {axes[k]} is not supported", where=", ".join(node.sources),
-                               fix="scan along axis 0")
         step = size_bytes(inner)
         base = self.slots[outer]
         if k < len(directions) and directions[k]:
@@ -234,10 +230,9 @@ class _Scope:
 
 
 def scan_length(node: Node, graph: Graph) -> int:
-    """How many rounds a Scan has: the extent of its scan inputs along their axis."""
+    """How many rounds a Scan has: the extent of its scan inputs, which decompose_scan left along axis 0."""
     first = len(node.inputs) - int(node.attrs["num_scan_inputs"]) - int(node.attrs.get("captures", 0))
-    axis = (node.attrs.get("scan_input_axes") or (0,))[0]
-    return graph.types[node.inputs[first]].shape[axis]
+    return graph.types[node.inputs[first]].shape[0]
 
 
 def unread_outputs(node: Node) -> list[int]:
