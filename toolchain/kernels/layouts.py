@@ -30,8 +30,12 @@ TRANSPOSED = 0.7
 WINOGRAD = {2: 1.3, 4: 1.8}     # of the direct convolution's operations
 DEPTHWISE = 0.4                 # one multiply-add per load
 POOL = 0.5
-PLAIN = 0.35                    # a convolution in row-major layout, for rows of whole vectors
-PLAIN_POOL = 0.35
+PLAIN = 0.6                     # a convolution in row-major layout, for rows of whole vectors
+PLAIN_GUARDED = 0.35            # the same, asking at each element whether it lies in the padding
+PLAIN_DEPTHWISE = 0.2           # as PLAIN, one multiply-add per load
+PLAIN_DEPTHWISE_GUARDED = 0.1
+PLAIN_POOL = 0.2
+PLAIN_POOL_GUARDED = 0.1
 PLAIN_TRANSPOSED = 0.02         # no vector schedule there
 
 Halo = Sequence[tuple[int, int]]
@@ -102,12 +106,17 @@ def _conv(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
     x, w, y = graph.types[node.inputs[0]], graph.types[node.inputs[1]], graph.types[node.output]
     lanes, group, rank = _lanes(node, graph, target), node.attrs.get("group", 1), len(x.shape)
     out_channels, ic, *kernel = w.shape
-    options = [_option(node, graph, target, PLAIN * _used(y.shape[-1], lanes))]
+    halo = _halo(node, graph, kernel)
+    pointwise = math.prod(kernel) == math.prod(node.attrs["strides"]) == 1
+    used = _used(math.prod(y.shape[2:]) if pointwise and not any(map(any, halo)) else y.shape[-1], lanes)
+    depthwise = ic == 1 and group == out_channels
+    options = _planes(node, graph, target, halo, (PLAIN_DEPTHWISE * used, PLAIN_DEPTHWISE_GUARDED * used) if depthwise else
+                      (PLAIN * used, PLAIN_GUARDED * used))
     if out_channels == 1:                                   # one channel cannot be padded to a vector of channels
         return options
-    axes, spatial, halo = "OI" + default_axes(rank)[2:], [(d, 0) for d in range(2, rank)], _halo(node, graph, kernel)
+    axes, spatial = "OI" + default_axes(rank)[2:], [(d, 0) for d in range(2, rank)]
     out, bias = blocked(rank, lanes), _bias(node, graph, lanes)
-    if ic == 1 and group == out_channels:
+    if depthwise:
         packed = weights(axes, [(0, 0), (1, 0), *spatial, (0, lanes)])
         options.append(_option(node, graph, target, DEPTHWISE * _used(out_channels, lanes),
                                (blocked(rank, lanes, halo), packed, *bias), out))
@@ -127,6 +136,18 @@ def _conv(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
         options.append(_option(node, graph, target, BLOCKED * _used(per_group, lanes) * _used(ic, lanes),
                                (blocked(rank, lanes, halo), packed, *bias), out))
     return options
+
+
+def _planes(
+    node: Node, graph: Graph, target: Target, halo: Halo, efficiencies: tuple[float, float],
+) -> list[LayoutOption]:
+    """Row-major in and out, where the window reaches outside: asking at each element, or with a halo around the input.
+    `efficiencies`: with the halo (or without need of one), and asking."""
+    free, guarded = efficiencies
+    if not any(map(any, halo)):
+        return [_option(node, graph, target, free)]
+    planes = Layout.row_major(len(halo) + 2).with_halo(((0, 0), (0, 0), *halo))
+    return [_option(node, graph, target, guarded), _option(node, graph, target, free, (planes,))]
 
 
 def _winograd(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
@@ -170,9 +191,11 @@ def _conv_transpose(node: Node, graph: Graph, target: Target) -> Sequence[Layout
 def _pool(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
     """A halo of zeros pads an average; the padding of a maximum is -inf and stays a select."""
     rank, lanes = len(graph.types[node.inputs[0]].shape), _lanes(node, graph, target)
-    options = [_option(node, graph, target, PLAIN_POOL)]
+    halo = _halo(node, graph, node.attrs["kernel_shape"])
+    average = node.op == "AveragePool"
+    options = _planes(node, graph, target, halo, (PLAIN_POOL, PLAIN_POOL_GUARDED))[:None if average else 1]
     if graph.types[node.output].shape[1] > 1:
-        halo = _halo(node, graph, node.attrs["kernel_shape"]) if node.op == "AveragePool" else None
+        halo = halo if average else None
         options.append(_option(node, graph, target, POOL, (blocked(rank, lanes, halo),), blocked(rank, lanes)))
     return options
 

@@ -38,10 +38,10 @@ def fits(tile: Tile, target: Target) -> bool:
     return tile.accumulators <= registers - FREE_REGISTERS and tile.accumulators + tile.vectors + 1 < registers
 
 
-def tile_cycles(points: int, vectors: int, target: Target) -> float:
-    """Cycles of one reduction step of a tile with that many output points."""
+def tile_cycles(points: int, vectors: int, target: Target, vector_loads: int = 1) -> float:
+    """Cycles of one reduction step of a tile with that many output points; `vector_loads`: what one vector takes to load."""
     fma = points * vectors / target.fma_per_cycle
-    loads = (points + vectors) / LOADS_PER_CYCLE
+    loads = (points + vectors * vector_loads) / LOADS_PER_CYCLE
     return max(fma, loads, FMA_LATENCY)              # each accumulator is touched once per step
 
 
@@ -53,13 +53,13 @@ def _pieces(extent: int, size: int) -> Iterator[tuple[int, int]]:
         yield extent % size, 1
 
 
-def cycles(height: int, width: int, blocks: int, tile: Tile, target: Target) -> float:
+def cycles(height: int, width: int, blocks: int, tile: Tile, target: Target, vector_loads: int = 1) -> float:
     """Cycles per reduction step of the whole output (height x width points, `blocks` vectors of channels)."""
     total = 0.0
     for v, nv in _pieces(blocks, tile.vectors):
         for r, nr in _pieces(height, tile.rows):
             for c, nc in _pieces(width, tile.columns):
-                total += nv * nr * nc * tile_cycles(r * c, v, target)
+                total += nv * nr * nc * tile_cycles(r * c, v, target, vector_loads)
     return total
 
 
@@ -81,8 +81,11 @@ def conv_tiles(height: int, width: int, blocks: int, target: Target) -> tuple[Ti
     return tuple(sorted(candidates, key=cost))
 
 
-def matmul_tiles(rows: int, blocks: int, target: Target) -> list[Tile]:
-    """Tiles of a matrix product: `columns` rows of A (a broadcast each) by `vectors` vectors of B's columns."""
+def matmul_tiles(rows: int, blocks: int, target: Target, vector_loads: int = 1) -> list[Tile]:
+    """Tiles of a matrix product: `columns` rows of A (a broadcast each) by `vectors` vectors of B's columns.
+
+    vector_loads: loads and shuffles that one vector of B takes (several when its elements are strided in memory).
+    """
     candidates = [
         tile
         for vectors in range(1, min(blocks, 8) + 1)
@@ -91,9 +94,26 @@ def matmul_tiles(rows: int, blocks: int, target: Target) -> list[Tile]:
     ] or [Tile(1, 1, 1)]
 
     def cost(tile: Tile) -> tuple[float, float, int]:
-        loads = (tile.columns + tile.vectors) / tile.accumulators
+        loads = (tile.columns + tile.vectors * vector_loads) / tile.accumulators
         ragged = (rows % tile.columns != 0) + (blocks % tile.vectors != 0)
-        return cycles(1, rows, blocks, tile, target) * (1 + 0.04 * ragged), loads, -tile.accumulators
+        return cycles(1, rows, blocks, tile, target, vector_loads) * (1 + 0.04 * ragged), loads, -tile.accumulators
+    return sorted(candidates, key=cost)
+
+
+def plane_tiles(height: int, vectors: int, target: Target) -> list[Tile]:
+    """Tiles of one plane, rows by vectors along a row: enough of them to hide latency, and room for what each loads."""
+    candidates = [
+        Tile(rows, 1, v)
+        for v in range(1, min(vectors, 4) + 1)
+        for rows in range(1, min(height, 8) + 1)
+        if 2 * rows * v + FREE_REGISTERS <= target.vector_registers
+    ]
+
+    def cost(tile: Tile) -> tuple[float, int]:
+        total = sum(nr * nv * max(r * v, FMA_LATENCY + 1) for r, nr in _pieces(height, tile.rows)
+                    for v, nv in _pieces(vectors, tile.vectors))
+        ragged = (height % tile.rows != 0) + (vectors % tile.vectors != 0)
+        return total * (1 + 0.04 * ragged), -tile.accumulators
     return sorted(candidates, key=cost)
 
 

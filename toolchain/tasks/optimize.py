@@ -11,6 +11,7 @@ from toolchain.core.target import Target
 from toolchain.graph.ir import Graph, Node
 from toolchain.graph.passes import FUSION, PASSES, choosing_algorithms, decomposing, planning_layouts, run_passes
 from toolchain.graph.passes.canonical import canonical
+from toolchain.graph.passes.collapse_rows import collapse_rows
 from toolchain.graph.passes.views import view_nodes
 from toolchain.graph.serialize import to_json
 from toolchain.kernels.algorithms import algorithms
@@ -48,7 +49,7 @@ def _with_keys(graph: Graph, workloads: dict[str, Workload]) -> Graph:
     changes: dict[Node, Node] = {}
     for node in graph.nodes:
         if node.op == "Fused":
-            body, text = canonical(node.attrs["body"])
+            body, text = canonical(collapse_rows(node.attrs["body"]))
             key = digest_bytes(text.encode())[:32]
             workloads.setdefault(key, Workload(key, body))
             changes[node] = replace(node, attrs={**node.attrs, "kernel": key, "flops": flops(node, graph.types)})

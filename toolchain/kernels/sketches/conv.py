@@ -26,7 +26,7 @@ from toolchain.kernels.sketches.stages import (
     share_first,
     split,
 )
-from toolchain.kernels.tiling import Tile, conv_tiles, divisors, largest_divisor
+from toolchain.kernels.tiling import Tile, conv_tiles, largest_divisor, matmul_tiles, plane_tiles
 from toolchain.te.tensor import Tensor
 
 UNROLLED_CHANNELS = 4        # more in one basic block gains nothing and lets loads of overlapping windows merge into spills
@@ -193,28 +193,25 @@ def conv_transpose(s: te.Schedule, anchor: Tensor, target: Target, choices: Choi
     peel(s, out, ragged)
 
 
-PLAIN_CHANNELS = 8           # output channels of one register tile in plain layout: their weights are broadcast one by one
-
-
 def plain_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> None:
-    """Row-major in and out: vectors along a row, a few output channels of one group per tile. For what cannot be blocked."""
+    """Row-major in and out: vectors along a row; a tile is several output channels of one group, which share what they load,
+    or several rows where each channel has an input of its own. For what cannot be blocked."""
     lanes = target.lanes(dtypes.bits(anchor.dtype))
-    attrs = s.func.stages[anchor].attrs
-    per_group = anchor.shape[1] // attrs.get("group", 1)
-    reuse = s.func.stages[anchor].tag == "conv"                 # each input is read by every output channel of its group
-    options = divisors(per_group, PLAIN_CHANNELS) if reuse else [1]
-    channels = choices.one_of("channels", options, options[-1])
-    vectors = choices.one_of("vectors", (1, 2, 3), min(3, -(-anchor.shape[-1] // lanes)))
+    channels, rows, vectors = _plain_tile(s, anchor, lanes, target, choices)
     acc, out = accumulator(s, anchor)
     n, o, *spatial = s[out].op.axis
     ragged: list[te.Var] = []
     og, oi = s[out].split(o, factor=channels)
+    outer, inner = [n, og, *spatial[:-1]], [oi]
+    if rows > 1:
+        outer[-1], yi = split(s, out, spatial[-2], rows, ragged)
+        inner.append(yi)
     xo, x = s[out].split(spatial[-1], factor=vectors * lanes)
     if anchor.shape[-1] % (vectors * lanes):
         ragged.append(xo)
     xv, xl = s[out].split(x, factor=lanes)
-    outer = [n, og, *spatial[:-1]]
-    s[out].reorder(*outer, xo, oi, xv, xl)
+    shared = max(outer, key=lambda axis: min(axis.extent, 2 * target.cores))
+    s[out].reorder(*share_first(shared, ragged, [*outer, xo]), *inner, xv, xl)
     s[acc].compute_at(s[out], xo)
     *an, ax = s[acc].op.axis
     av, al = s[acc].split(ax, factor=lanes)
@@ -222,9 +219,25 @@ def plain_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices)
     s.set_layout(acc, row_registers(len(anchor.shape), lanes))
     for axis in (*an, av):
         s[acc].unroll(axis)
-    for axis in (oi, xv):
+    for axis in (*inner, xv):
         s[out].unroll(axis)
     s[acc].vectorize(al)
     s[out].vectorize(xl)
-    s[out].parallel(max(outer, key=lambda axis: min(axis.extent, 2 * target.cores)))
+    s[out].parallel(shared)
     peel(s, out, ragged)
+
+
+def _plain_tile(s: te.Schedule, anchor: Tensor, lanes: int, target: Target, choices: Choices) -> tuple[int, int, int]:
+    """(output channels, rows, vectors along a row) of one register tile."""
+    attrs = s.func.stages[anchor].attrs
+    per_group, vectors = anchor.shape[1] // attrs.get("group", 1), -(-anchor.shape[-1] // lanes)
+    if s.func.stages[anchor].tag == "conv":                     # each input is read by every output channel of its group
+        step = attrs.get("strides", [1])[-1]
+        loads = 1 if step == 1 else 2 * step                    # strided: a load and a shuffle for each piece of a vector
+        tiles = [t for t in matmul_tiles(per_group, vectors, target, loads) if per_group % t.columns == 0]
+        tile: Tile = choices.one_of("tile", tiles, tiles[0])
+        return tile.columns, 1, tile.vectors
+    height = anchor.shape[-2] if len(anchor.shape) > 3 else 1
+    tiles = plane_tiles(height, vectors, target)
+    tile = choices.one_of("tile", tiles, tiles[0])
+    return 1, tile.rows, tile.vectors

@@ -49,8 +49,12 @@ class Arithmetic:
 
     def pick(self, value: str, element: str, lanes: int, chosen: Sequence[int]) -> str:
         """Some lanes of a vector, in that order."""
+        return self.shuffle(element, lanes, value, "poison", chosen)
+
+    def shuffle(self, element: str, lanes: int, a: str, b: str, chosen: Sequence[int]) -> str:
+        """Some lanes of two vectors: n of `a`, lanes + n of `b`."""
         type, picks = vector(element, lanes), ", ".join(f"i32 {n}" for n in chosen)
-        return self.emit(f"shufflevector {type} {value}, {type} poison, <{len(chosen)} x i32> <{picks}>")
+        return self.emit(f"shufflevector {type} {a}, {type} {b}, <{len(chosen)} x i32> <{picks}>")
 
     def arithmetic(self, op: str, dtype: str, lanes: int, a: str, b: str) -> str:
         type = value_type(dtype, lanes)
