@@ -233,7 +233,7 @@ def first_lines(definition: Compute) -> str:
 def without_kernels() -> Iterator[str]:
     supported = supported_operators()
     yield "\n## Operators that become others\n"
-    rows = [(op, "a loop of the plan around its body") for op in sorted(CONTROL_FLOW)]
+    rows = [(op, "a loop of the plan around its body") for op in sorted(CONTROL_FLOW) if op not in INTERNAL]
     cells = [op for op in sorted(CELLS) if op in supported]
     rows += [(", ".join(cells), "matrix products for all steps at once, and a Scan over the rest")]
     gone = sorted(op for op in supported if op not in COMPUTES and op not in CONTROL_FLOW and op not in CELLS)

@@ -138,6 +138,6 @@ def test_interpreting_checks_what_it_is_given():
 
 def test_the_table_lists_onnx_operators():
     """A misspelt operator would silently be opaque."""
-    assert [op for op in OPS if schema(op) is None] == ["Layout", "WinogradConv", "Fused"]
+    assert [op for op in OPS if schema(op) is None] == ["Layout", "WinogradConv", "Fused", "Fail"]
     assert info("Conv").fusion is FusionClass.COMPLEX and info("NoSuch").fusion is FusionClass.OPAQUE
     assert [c.is_injective for c in FusionClass] == [True, True, True, False, False, False]

@@ -31,7 +31,7 @@ from toolchain.core.errors import UsageError
 from toolchain.targets.llvm.artifact import write_artifact
 from toolchain.targets.llvm.link import compile_c, run_zig
 from toolchain.targets.llvm.module import Module
-from toolchain.targets.llvm.plan import Copy, If, Loop, Op, Plan, Repeat, Slot, Zero, slots_of
+from toolchain.targets.llvm.plan import Copy, Fail, If, Loop, Op, Plan, Repeat, Slot, Zero, slots_of
 
 __all__ = ["own_store"]  # a fixture for all tests here
 
@@ -75,6 +75,26 @@ class TestOps:
     def test_nested_repeats_add_up(self, tmp_path, scheduler, threads):
         inner = Repeat(3, (Copy(X, Y, 4),), (4, 16))
         self.check(tmp_path, scheduler, threads, Repeat(4, (inner,), (64, 12)))
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_fail_ends_the_run(self, tmp_path, scheduler, threads, fails):
+        """Out of loops, too; and the next run starts anew."""
+        branch = If(Slot("arena", 8), (Fail("a frame of 5 is longer than the signal"),), (mix(X, weights(2), arena(1)),))
+        ops = (Copy(X, arena(0), 16), Repeat(2, (branch, mix(X, weights(1), arena(2)))), mix(X, weights(3), Y))
+        plan = plan_of(*ops, scheduler=scheduler)
+        inputs = some_inputs(plan)
+        inputs["x0"][2] = fails
+        with load(plan, tmp_path, threads) as module:
+            outputs = {v.name: np.zeros(v.shape, v.dtype) for v in plan.outputs}
+            run = module.bind(inputs, outputs)
+            for _ in range(3):
+                if not fails:
+                    run()
+                    np.testing.assert_array_equal(outputs["y0"], Reference(plan, inputs).outputs["y0"])
+                    continue
+                with pytest.raises(UsageError, match="does not fit their shapes: a frame of 5 is longer than the signal"):
+                    run()
+                assert not outputs["y0"].any()
 
     @pytest.mark.parametrize("holds", [False, True])
     def test_if(self, tmp_path, scheduler, threads, holds):

@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.ops._op_list import load_op
 
 from toolchain.core.dtype import from_numpy, to_numpy
-from toolchain.core.errors import ImportModelError, InternalError
+from toolchain.core.errors import ImportModelError, InternalError, UsageError
 from toolchain.core.layout import TensorType
 from toolchain.graph import numpy_ops, winograd
 from toolchain.graph.infer import where
@@ -146,6 +146,11 @@ def _if(node: Node, arrays: Arrays) -> tuple[np.ndarray, ...]:
     return _run_body(node.attrs[taken], arrays[1:])
 
 
+def _fail(node: Node, arrays: Arrays) -> tuple[np.ndarray, ...]:
+    raise UsageError(f"the inputs lead to a part of the model that does not fit their shapes: {node.attrs['reason']}",
+                     where=", ".join(node.sources))
+
+
 def _loop(node: Node, arrays: Arrays) -> tuple[np.ndarray, ...]:
     body: Graph = node.attrs["body"]
     count = len(arrays) - 2 - node.attrs.get("captures", 0)
@@ -201,6 +206,7 @@ RULES: dict[str, Callable[[Node, Arrays], tuple[np.ndarray, ...]]] = {
     "Layout": _layout,
     "WinogradConv": _winograd_conv,
     "Fused": _fused,
+    "Fail": _fail,
     "If": _if,
     "Loop": _loop,
     "Scan": _scan,

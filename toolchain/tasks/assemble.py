@@ -16,7 +16,7 @@ from toolchain.graph.passes.memory_plan import Slot as Place
 from toolchain.graph.passes.rewriting import bodies
 from toolchain.graph.passes.views import view_nodes
 from toolchain.targets.backend import Kernel
-from toolchain.targets.llvm.plan import Call, Copy, If, Loop, Op, Plan, Repeat, Slot, Value, slots_of, walk
+from toolchain.targets.llvm.plan import Call, Copy, Fail, If, Loop, Op, Plan, Repeat, Slot, Value, slots_of, walk
 
 Kernels = Mapping[str, Kernel]
 Bound = dict[tuple[str, int], tuple[Slot, int]]         # a body's input or output k -> the slot, and its step per round
@@ -90,6 +90,8 @@ class _Scope:
                 yield from self._loop(node)
             case "If":
                 yield from self._if(node)
+            case "Fail":
+                yield Fail(node.attrs["reason"], node.sources)
             case "Identity" | "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten":
                 yield self._copy(self.slots[node.inputs[0]], node.output, self.graph, node)
             case _:

@@ -20,7 +20,7 @@ from toolchain.kernels.flops import flops
 from toolchain.kernels.layouts import layout_options
 from toolchain.kernels.table import COMPUTES
 
-CONTROL_FLOW = frozenset(("If", "Loop", "Scan"))        # operators that become ops of the plan instead of kernels
+CONTROL_FLOW = frozenset(("Fail", "If", "Loop", "Scan"))       # operators that become ops of the plan instead of kernels
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,7 @@ import numpy as np
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto
 
 from toolchain.core.dtype import itemsize, to_numpy
-from toolchain.core.errors import ImportModelError
+from toolchain.core.errors import ImportModelError, MisfitError
 from toolchain.core.layout import TensorType
 from toolchain.graph.importers.coverage import has_function, is_covered
 from toolchain.graph.importers.forms import check_form, constant_of, plain
@@ -400,12 +400,21 @@ class Scope:
         given = self._body_inputs(node, names, here)
         scopes: dict[str, Scope] = {}
         graphs: dict[str, Graph] = {}
+        misfits: dict[str, MisfitError] = {}
         for key, body in bodies.items():
             if len(body.input) != len(given):
                 raise ImportModelError(f"its {key} has {len(body.input)} inputs, {len(given)} are given", where=here)
             scope = scopes[key] = Scope(self.model, f"{node.name}.{key}", _all_names(body), (self, names))
             inner = Names(names.opset, names.depth + 1, attrs=None)
-            graphs[key] = scope.read(body, dict(zip((i.name for i in body.input), given)), inner)
+            try:
+                graphs[key] = scope.read(body, dict(zip((i.name for i in body.input), given)), inner)
+            except MisfitError as error:
+                misfits[key] = error
+                if node.op != "If" or len(misfits) == len(bodies):
+                    raise
+        for key, misfit in misfits.items():
+            (other,) = graphs.values()
+            scopes[key], graphs[key] = self._failing_branch(node, key, other, misfit)
         captured = tuple(dict.fromkeys(
             value for scope in scopes.values() for value, local in scope.captured.items() if local not in scope.params))
         for key, scope in scopes.items():
@@ -418,6 +427,19 @@ class Scope:
             inputs = (*inputs, "", "")[:2] + inputs[2:] if len(inputs) >= 2 else (*inputs, *("",) * (2 - len(inputs)))
         self._convert(replace(node, inputs=(*inputs, *captured), attrs=attrs), proto.output, names, here)
         return True
+
+    def _failing_branch(self, node: Node, key: str, other: Graph, error: MisfitError) -> tuple[Scope, Graph]:
+        """In place of a branch that these shapes do not fit, one that ends the run: ONNX asks of a branch to fit when it is
+        taken, and a model for two sample rates has frames of one length in each.
+
+            If(c) {then: y = MatMul(x: [1, 3], w: [4, 5])}   ->   If(c) {then: y = Fail()}
+        """
+        types = {f"{o}.failed": other.types[o] for o in other.outputs}
+        reason = f"{error.where}: {error.what}"
+        made = Node("Fail", (), tuple(types), {"types": tuple(types.values()), "reason": reason}, f"{node.name}.{key}.fail",
+                    node.sources)
+        name = f"{node.name}.{key}"
+        return Scope(self.model, name, (), None), Graph(name, (made,), (), tuple(types), types)
 
     def with_captures(self, body: Graph, captured: tuple[str, ...], types: Mapping[str, TensorType]) -> Graph:
         """`body` with one last input per captured value, in that order; one it does not read gets an unused input."""

@@ -124,7 +124,8 @@ enum {
     @NAME@_NO_THREADS = 7,      /* the system refuses to start threads */
     @NAME@_NO_PERMISSION = 8,   /* the system refuses the use of AMX tiles */
     @NAME@_WRONG_SHAPE = 9,     /* no bucket takes inputs of these shapes: see @name@_shape_error */
-    @NAME@_SHAPES_NEEDED = 10   /* @name@_run of a model with several buckets: call @name@_run_shapes */
+    @NAME@_SHAPES_NEEDED = 10,  /* @name@_run of a model with several buckets: call @name@_run_shapes */
+    @NAME@_MISFIT = 11          /* the inputs' values lead to a branch that their shapes do not fit; outputs are undefined */
 };
 
 /* Load the network. threads: how many compute, the caller included; 0: one per CPU this process may run on. */

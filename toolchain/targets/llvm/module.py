@@ -23,12 +23,12 @@ from toolchain.core.dtype import to_numpy
 from toolchain.core.errors import DeviceError, ToolchainError, UsageError
 from toolchain.targets.llvm.artifact import FORMAT, WEIGHTS_FILE, damage
 from toolchain.targets.llvm.buckets import shapes_of
-from toolchain.targets.llvm.plan import Op, Plan, Value, children, plans_from_json, walk
+from toolchain.targets.llvm.plan import Fail, Op, Plan, Value, children, plans_from_json, walk
 from toolchain.targets.llvm.table import RUNTIME_VERSION, VERSION
 
 _Pointers = ctypes.Array[ctypes.c_void_p]
 _HOOK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
-_MISSING_FEATURE, _NO_PERMISSION = 2, 8
+_MISSING_FEATURE, _NO_PERMISSION, _MISFIT = 2, 8, 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +365,9 @@ class Module:
         kind: type[ToolchainError] = DeviceError if status in (_MISSING_FEATURE, _NO_PERMISSION) else UsageError
         if status == _MISSING_FEATURE:
             text += f": {self._function('missing_feature')().decode()}"
+        if status == _MISFIT:
+            reasons = {op.name: None for plan in self.buckets for op in walk(plan.ops) if isinstance(op, Fail)}
+            text += f": {'; '.join(reasons)}"
         return kind(text, where=f"{self.name} ({self.folder})")
 
 

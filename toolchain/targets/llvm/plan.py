@@ -125,8 +125,16 @@ class Loop:
     sources: tuple[str, ...] = ()
 
 
-Op = Call | Copy | Zero | Repeat | If | Loop
-_KINDS: dict[str, type[Op]] = {c.__name__.lower(): c for c in (Call, Copy, Zero, Repeat, If, Loop)}
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """End the run with the status that says so. name: what does not fit."""
+
+    name: str = "fail"
+    sources: tuple[str, ...] = ()
+
+
+Op = Call | Copy | Zero | Repeat | If | Loop | Fail
+_KINDS: dict[str, type[Op]] = {c.__name__.lower(): c for c in (Call, Copy, Zero, Repeat, If, Loop, Fail)}
 
 
 @dataclass(frozen=True, slots=True)

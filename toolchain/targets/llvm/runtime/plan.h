@@ -22,7 +22,7 @@ typedef struct {
 } tc_phase;
 
 /* Slots: CALL the kernel's buffers; COPY source, destination; ZERO destination; IF, LOOP the condition (one byte). */
-enum { TC_CALL, TC_COPY, TC_ZERO, TC_REPEAT, TC_IF, TC_LOOP };
+enum { TC_CALL, TC_COPY, TC_ZERO, TC_REPEAT, TC_IF, TC_LOOP, TC_FAIL };
 
 /* Ops stand in pre-order: an op's body follows it, then IF's other branch. */
 typedef struct {

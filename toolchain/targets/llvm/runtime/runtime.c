@@ -9,7 +9,7 @@
 #define API __attribute__((visibility("hidden")))
 
 enum { OK, BAD_ARGUMENT, MISSING_FEATURE, NO_FILE, NOT_WEIGHTS, OTHER_WEIGHTS, NO_MEMORY, NO_THREADS, NO_PERMISSION,
-       WRONG_SHAPE, SHAPES_NEEDED, N_STATUS };
+       WRONG_SHAPE, SHAPES_NEEDED, MISFIT, N_STATUS };
 enum { PAGE = 4096, ARENA_ALIGNMENT = 1 << 21, MOST_LANES = 1024, SCRATCH_ALIGNMENT = 128 };
 
 static const char *const status_text[N_STATUS] = {
@@ -24,6 +24,7 @@ static const char *const status_text[N_STATUS] = {
     "the system refuses permission to use AMX tiles",
     "no shape bucket of the model has these input shapes",
     "the model has several shape buckets: the run must be told the shapes of the inputs",
+    "the inputs lead to a part of the model that does not fit their shapes",
 };
 
 /* The 64 bytes at the head of a weights file; artifact.py writes them. */
@@ -203,8 +204,9 @@ API int tc_run_range(tc_model *m, int64_t bucket, const void *const *inputs, voi
     m->first_op = (uint32_t)first, m->end_op = (uint32_t)end;
     run_plan(m);
     set_fp_environment(environment);
+    int failed = m->walkers[0].failed;
     unlock(m);
-    return OK;
+    return failed ? MISFIT : OK;
 }
 
 API int64_t tc_n_buckets(void) { return tc_the_network.n_plans; }
