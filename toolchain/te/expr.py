@@ -1,6 +1,6 @@
 """Expressions: values (floats, ints, bools) and canonical integer indices. Shared by te definitions and the loop IR.
 
-    Expr   Var  Index  Const  Bin  Cast  Select  Call  Load  Compare  Reduce        built by Python operators
+    Expr   Var  Index  Const  Bin  Cast  Select  Call  Load  Compare  Reduce  Tuple      built by Python operators
     Index  sum of coefficient * atom + constant;  
           atom = Var | FloorDiv(Index, k) | FloorMod(Index, k) | Dynamic(Expr, low, high)
 
@@ -21,6 +21,7 @@ from toolchain.core.errors import ScheduleError
 from toolchain.core.rewrite import Node, children
 
 if TYPE_CHECKING:
+    from toolchain.te.combiner import Combiner
     from toolchain.te.tensor import Tensor
 
 IndexLike: TypeAlias = Union["Index", "Var", int]
@@ -400,10 +401,35 @@ class Broadcast(Expr):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reduce(Expr):
-    """combiner over axes of value, starting from init. Only ever the whole body of a te.compute."""
+class Tuple(Expr):
+    """Several values: the body of a te.compute with several results, or what one reduces. In a statement only an Update
+    holds them."""
 
-    combiner: str
+    values: tuple[Expr, ...]
+
+    @property
+    def dtype(self) -> str:  # type: ignore[override]
+        return f"({', '.join(v.dtype for v in self.values)})"
+
+
+def parts(value: Expr) -> tuple[Expr, ...]:
+    """The values of a Tuple; any other expression alone."""
+    return value.values if isinstance(value, Tuple) else (value,)
+
+
+def join(values: Sequence[Expr]) -> Expr:
+    """What `parts` took apart."""
+    return values[0] if len(values) == 1 else Tuple(tuple(values))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reduce(Expr):
+    """combiner over axes of value, starting from init. Only ever the whole body of a te.compute.
+
+    combiner: a key of COMBINERS, or one that te.comm_reducer made.
+    """
+
+    combiner: str | Combiner
     value: Expr
     axes: tuple[Var, ...]
     init: Expr
@@ -411,6 +437,12 @@ class Reduce(Expr):
     @property
     def dtype(self) -> str:  # type: ignore[override]
         return self.value.dtype
+
+
+class TupleReduce(Reduce):
+    """A Reduce of several values at once: `value` and `init` are Tuples."""
+
+    __slots__ = ()
 
 
 COMBINERS = {"sum": "+", "prod": "*", "max": "max", "min": "min"}
