@@ -16,7 +16,7 @@ from toolchain.build.store import Store
 from toolchain.core.errors import UsageError
 from toolchain.core.target import Target
 from toolchain.targets import presets
-from toolchain.targets.llvm.module import Module
+from toolchain.targets.llvm.module import Module, load
 from toolchain.tasks.plan import plan
 
 if TYPE_CHECKING:
@@ -50,11 +50,6 @@ def compile(
         raise
     weakref.finalize(module, shutil.rmtree, folder, ignore_errors=True)
     return module
-
-
-def load(folder: str | Path, threads: int | None = None) -> Module:
-    """The artifact in `folder`, ready to run. Raises UsageError: no whole artifact; DeviceError: this CPU cannot run it."""
-    return Module.load(folder, threads)
 
 
 def _build(

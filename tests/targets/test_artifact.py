@@ -31,12 +31,12 @@ from small_plans import (
 
 from toolchain.core.errors import CodegenError, DeviceError, ToolchainError, UsageError
 from toolchain.targets.llvm import link, table
-from toolchain.targets.llvm.artifact import FORMAT, write_artifact
+from toolchain.targets.llvm.artifact import write_artifact
+from toolchain.targets.llvm.format import FORMAT, RUNTIME_VERSION, VERSION
 from toolchain.targets.llvm.header import c_identifier, header_text
 from toolchain.targets.llvm.link import compile_c, run_zig, zig_path
 from toolchain.targets.llvm.module import Module
 from toolchain.targets.llvm.plan import Copy, Plan, Value
-from toolchain.targets.llvm.table import RUNTIME_VERSION, VERSION
 
 __all__ = ["own_store"]
 
@@ -259,7 +259,7 @@ def test_artifacts_of_another_runtime_are_refused(tmp_path, monkeypatch):
 
 
 def test_functions_of_this_runtime_version(golden):
-    """When this text changes, count up RUNTIME_VERSION in table.py: older programs would call what is no longer there."""
+    """When this text changes, count up RUNTIME_VERSION in format.py: older programs would call what is no longer there."""
     text = header_text((PLAN,), "m").replace(",\n  ", ",")
     declared = [re.sub(" +", " ", line.split(" /*")[0]) for line in text.splitlines() if re.match(r"\w[^(]*\bm_\w+\(", line)]
     assert len(declared) == len(link.API)

@@ -14,17 +14,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 import tempfile
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from toolchain.core.digest import digest_bytes, digest_file
+from toolchain.core.digest import digest_bytes
 from toolchain.core.errors import CodegenError
 from toolchain.core.target import Target
+from toolchain.core.versions import installed_version
 from toolchain.targets.llvm.buckets import verify_buckets
+from toolchain.targets.llvm.format import FORMAT, RUNTIME_VERSION, WEIGHTS_FILE, WEIGHTS_HEADER_BYTES, weights_header
 from toolchain.targets.llvm.header import c_identifier, header_text
 from toolchain.targets.llvm.link import (
     cached_runtime_object,
@@ -35,18 +35,8 @@ from toolchain.targets.llvm.link import (
     zig_version,
 )
 from toolchain.targets.llvm.plan import Plan, plans_to_text
-from toolchain.targets.llvm.table import RUNTIME_VERSION
 
-FORMAT = 2             # of the folder: which files there are, and what the manifest and plan.json look like
-WEIGHTS_FORMAT = 1     # of weights.bin; TC_FORMAT in runtime/plan.h
-WEIGHTS_FILE = "weights.bin"
-WEIGHTS_HEADER_BYTES = 64
 _BLOCK_BYTES = 1 << 20
-
-
-def weights_header(digest: str, size_bytes: int) -> bytes:
-    """The first 64 bytes of weights.bin; `weights_header` in runtime/runtime.c."""
-    return struct.pack("<8sIIQ32s8x", b"TCWEIGHT", WEIGHTS_FORMAT, WEIGHTS_HEADER_BYTES, size_bytes, bytes.fromhex(digest))
 
 
 def write_artifact(
@@ -99,7 +89,7 @@ def write_artifact(
             "kernels": {kernel: digest_bytes(data) for kernel, data in objects.items()},
             "runtime": runtime_digest(target),
         },
-        "versions": {"toolchain": _own_version(), "ziglang": zig_version()},
+        "versions": {"toolchain": installed_version("toolchain") or "unknown", "ziglang": zig_version()},
     }
     if both := sorted(manifest.keys() & (manifest_extra or {}).keys()):
         raise CodegenError(f"the manifest has its own {both[0]!r}", where=f"artifact {name!r}")
@@ -112,13 +102,6 @@ def _value(value: Any) -> dict[str, Any]:
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
-
-
-def _own_version() -> str:
-    try:
-        return version("toolchain")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        return "unknown"
 
 
 def _write_weights(path: Path, weights: Path | bytes | memoryview, plan: Plan) -> str:
@@ -153,30 +136,3 @@ def _copy(weights: Path | bytes | memoryview, file: BinaryIO) -> str:
             digest.update(block)
             file.write(block)
     return digest.hexdigest()
-
-
-def damage(folder: Path, manifest: Mapping[str, Any], *, contents: bool) -> str:
-    """What is wrong with an artifact's files, or "": sizes and the library's digest; with `contents` all digests."""
-    library = f"lib{manifest['identifier']}.so"
-    for file, facts in manifest["files"].items():
-        path = folder / file
-        if not path.is_file():
-            return f"{file} is missing"
-        if (size := path.stat().st_size) != facts["size_bytes"]:
-            return f"{file} has {size} bytes, not {facts['size_bytes']}"
-        if (contents or file == library) and _digest(path) != facts["sha256"]:
-            return f"{file} is not what was built: its SHA-256 differs"
-    return ""
-
-
-def _digest(path: Path) -> str:
-    """As the manifest has it: weights without their header, which must be the one that belongs to them."""
-    if path.name != WEIGHTS_FILE:
-        return digest_file(path)
-    with path.open("rb") as file:
-        header = file.read(WEIGHTS_HEADER_BYTES)
-        digest = hashlib.sha256()
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    size = path.stat().st_size - WEIGHTS_HEADER_BYTES
-    return digest.hexdigest() if header == weights_header(digest.hexdigest(), size) else "wrong header"

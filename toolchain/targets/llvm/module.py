@@ -7,8 +7,6 @@ import ctypes
 import json
 import os
 import re
-import shutil
-import statistics
 import threading
 import time
 import weakref
@@ -21,10 +19,9 @@ import numpy as np
 
 from toolchain.core.dtype import to_numpy
 from toolchain.core.errors import DeviceError, ToolchainError, UsageError
-from toolchain.targets.llvm.artifact import FORMAT, WEIGHTS_FILE, damage
 from toolchain.targets.llvm.buckets import shapes_of
+from toolchain.targets.llvm.format import FORMAT, RUNTIME_VERSION, VERSION, WEIGHTS_FILE, damage
 from toolchain.targets.llvm.plan import Fail, Op, Plan, Value, children, plans_from_json, walk
-from toolchain.targets.llvm.table import RUNTIME_VERSION, VERSION
 
 _Pointers = ctypes.Array[ctypes.c_void_p]
 _HOOK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
@@ -88,12 +85,12 @@ class Bound:
     """A run on fixed arrays: calling it computes `outputs` from what is in `inputs` then. Costs about a microsecond."""
 
     def __init__(
-        self, module: Module, bucket: int, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
+        self, module: Module, bucket: int, inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray]
     ) -> None:
-        self.inputs, self.outputs = dict(inputs), dict(outputs)  # keeps the memory alive
+        self.inputs, self.outputs = inputs, outputs             # keeps the memory alive
         self._module, self._bucket = module, bucket
         self.plan = module.buckets[bucket]
-        self._pointers = (_pointers(inputs, module.inputs), _pointers(outputs, module.outputs))
+        self._pointers = (module._inputs.pointers(inputs), module._outputs.pointers(outputs))
 
     def __call__(self) -> None:
         with self._module._turn:
@@ -101,7 +98,54 @@ class Bound:
 
     def _run(self) -> None:
         """For who has the turn already."""
-        self._module._native("run_bucket", self._bucket, *self._pointers)
+        module = self._module
+        if status := module._run_bucket(module._handle(), self._bucket, *self._pointers):
+            raise module._error(status)
+
+
+class _Arrays:
+    """The inputs, or the outputs, of a module: what `run` asks of the arrays it is given. Every call pays for this."""
+
+    def __init__(self, kind: str, values: tuple[Value, ...]) -> None:
+        self.kind = kind
+        self.expected = tuple((v.name, np.dtype(to_numpy(v.dtype)), v.shape) for v in values)
+        self._pointers: type[_Pointers] = ctypes.c_void_p * max(1, len(values))
+
+    def new(self, shapes: Sequence[tuple[int, ...]]) -> dict[str, np.ndarray]:
+        return {name: np.empty(shape, dtype) for (name, dtype, _), shape in zip(self.expected, shapes, strict=True)}
+
+    def pointers(self, arrays: Mapping[str, np.ndarray]) -> _Pointers:
+        return self._pointers(*[arrays[name].ctypes.data for name, _, _ in self.expected])
+
+    def check(self, arrays: Mapping[str, np.ndarray], *, in_place: bool = False) -> dict[str, np.ndarray]:
+        """The arrays in row-major order, copied only where they are not (or refused, when they are used `in_place`).
+
+        Names, dtypes and ranks are checked here; extents depend on the bucket.
+        """
+        checked = {}
+        if unknown := [n for n in arrays if n not in {name for name, _, _ in self.expected}]:
+            raise UsageError(f"there is no {self.kind} {unknown[0]!r}", fix=self._names())
+        for name, dtype, shape in self.expected:
+            if name not in arrays:
+                raise UsageError(f"{self.kind} {name!r} is missing", fix=self._names())
+            array = np.asarray(arrays[name])
+            if array.dtype != dtype:
+                what = f"{self.kind} {name!r} has dtype {array.dtype}, not {dtype}"
+                raise UsageError(what, fix="convert it with .astype()")
+            if array.ndim != len(shape):
+                raise UsageError(f"{self.kind} {name!r} has shape {array.shape}: {array.ndim} dimensions, not {len(shape)} "
+                                 f"as {shape}")
+            flags = array.flags
+            if not (flags.c_contiguous and flags.aligned and (self.kind == "input" or flags.writeable)):
+                if in_place:
+                    what = f"{self.kind} {name!r} is not contiguous, aligned and (outputs) writeable, but is used in place"
+                    raise UsageError(what)
+                array = np.require(array, requirements=["C", "A"])
+            checked[name] = array
+        return checked
+
+    def _names(self) -> str:
+        return f"the {self.kind}s are: {', '.join(name for name, _, _ in self.expected) or 'none'}"
 
 
 class Module:
@@ -116,6 +160,7 @@ class Module:
         self.name: str = manifest["name"]
         self.inputs: tuple[Value, ...] = self.buckets[0].inputs
         self.outputs: tuple[Value, ...] = self.buckets[0].outputs
+        self._inputs, self._outputs = _Arrays("input", self.inputs), _Arrays("output", self.outputs)
         self._by_shapes = {shapes_of(plan.inputs): n for n, plan in enumerate(self.buckets)}
         self._model: ctypes.c_void_p | None = None
         self._turn = _Turn()
@@ -127,7 +172,7 @@ class Module:
             error = self._error(status)
             _ctypes.dlclose(self._library._handle)
             raise error
-        self._model = model
+        self._model, self._run_bucket = model, self._function("run_bucket")
         self.threads = int(self._function("threads")(model))
 
     @classmethod
@@ -172,6 +217,8 @@ class Module:
 
     def save(self, folder: Path | str) -> None:
         """Copy the artifact into `folder`."""
+        import shutil  # loading an artifact should not pay for it
+
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         for file in (*self.manifest["files"], "manifest.json"):  # the manifest last: without it nothing is an artifact
@@ -187,18 +234,18 @@ class Module:
 
     def bucket_of(self, inputs: Mapping[str, np.ndarray]) -> int:
         """The number, from 0, of the shape bucket that takes these inputs. Raises UsageError, as `run` does."""
-        return self._bucket(_check("input", inputs, self.inputs))
+        return self._bucket(self._inputs.check(inputs))
 
     def run_range(
         self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray], first: int, end: int
     ) -> None:
         """Run the ops [first, end) of the outermost level only, in pre-order numbers, on what is in the arena."""
-        checked = _check("input", inputs, self.inputs)
+        checked = self._inputs.check(inputs)
         bucket = self._bucket(checked)
         if not {first, end} <= self._outermost(bucket):
             raise UsageError(f"ops {first} to {end} do not begin and end on the outermost level", where=self.name)
         self._check_outputs(bucket, outputs)
-        pointers = _pointers(checked, self.inputs), _pointers(outputs, self.outputs)
+        pointers = self._inputs.pointers(checked), self._outputs.pointers(outputs)
         with self._turn:
             self._native("run_range", bucket, *pointers, first, end)
 
@@ -241,7 +288,7 @@ class Module:
                     bound._run()
             finally:
                 self._native("set_profile", None)
-        medians = [int(statistics.median(ns[:, i])) for i in range(len(ops))]
+        medians = [int(median) for median in np.median(ns, axis=0)]
         return tuple(
             OpTime(i, op.name, type(op).__name__.lower(), op.sources, medians[i])
             for i, op in enumerate(ops)
@@ -324,17 +371,17 @@ class Module:
         self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray] | None = None, *, in_place: bool = False
     ) -> Bound:
         """A run on checked inputs (copied where not contiguous, unless `in_place`), into `outputs` or new arrays."""
-        checked = _check("input", inputs, self.inputs, in_place=in_place)
+        checked = self._inputs.check(inputs, in_place=in_place)
         bucket = self._bucket(checked)
         if outputs is None:
-            made = {v.name: np.empty(v.shape, to_numpy(v.dtype)) for v in self.buckets[bucket].outputs}
+            made = self._outputs.new([v.shape for v in self.buckets[bucket].outputs])
         else:
             made = self._check_outputs(bucket, outputs)
         return Bound(self, bucket, checked, made)
 
     def _bucket(self, checked: Mapping[str, np.ndarray]) -> int:
         """The bucket for inputs whose names, dtypes and ranks are right. Raises UsageError with the library's own words."""
-        shapes = tuple(checked[v.name].shape for v in self.inputs)
+        shapes = tuple([array.shape for array in checked.values()])
         if (bucket := self._by_shapes.get(shapes)) is not None:
             return bucket
         extents = [(ctypes.c_int64 * max(1, len(shape)))(*shape) for shape in shapes]
@@ -349,7 +396,7 @@ class Module:
     def _check_outputs(self, bucket: int, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Arrays to compute into, which fit the bucket's outputs."""
         values = self.buckets[bucket].outputs
-        checked = _check("output", outputs, values, in_place=True)
+        checked = self._outputs.check(outputs, in_place=True)
         for v in values:
             if checked[v.name].shape != v.shape:
                 raise UsageError(f"output {v.name!r} has shape {checked[v.name].shape}, not {v.shape}")
@@ -411,32 +458,6 @@ def _bind_functions(library: ctypes.CDLL, path: Path) -> None:
                              where=str(path), fix="build it again")
 
 
-def _pointers(arrays: Mapping[str, np.ndarray], values: tuple[Value, ...]) -> _Pointers:
-    return (ctypes.c_void_p * max(1, len(values)))(*(arrays[v.name].ctypes.data for v in values))
-
-
-def _check(
-    kind: str, arrays: Mapping[str, np.ndarray], values: tuple[Value, ...], *, in_place: bool = False
-) -> dict[str, np.ndarray]:
-    """The arrays in row-major order, copied only where they are not (or refused, when they are used `in_place`).
-
-    Names, dtypes and ranks are checked here; extents depend on the bucket.
-    """
-    expected = ", ".join(v.name for v in values) or "none"
-    if unknown := [n for n in arrays if n not in {v.name for v in values}]:
-        raise UsageError(f"there is no {kind} {unknown[0]!r}", fix=f"the {kind}s are: {expected}")
-    checked = {}
-    for v in values:
-        if v.name not in arrays:
-            raise UsageError(f"{kind} {v.name!r} is missing", fix=f"the {kind}s are: {expected}")
-        array = np.asarray(arrays[v.name])
-        if array.dtype != to_numpy(v.dtype):
-            raise UsageError(f"{kind} {v.name!r} has dtype {array.dtype}, not {v.dtype}", fix="convert it with .astype()")
-        if array.ndim != len(v.shape):
-            raise UsageError(f"{kind} {v.name!r} has shape {array.shape}: {array.ndim} dimensions, not {len(v.shape)} "
-                             f"as {v.shape}")
-        usable = array.flags.c_contiguous and array.flags.aligned and (kind == "input" or array.flags.writeable)
-        if in_place and not usable:
-            raise UsageError(f"{kind} {v.name!r} is not contiguous, aligned and (outputs) writeable, but is used in place")
-        checked[v.name] = np.require(array, requirements=["C", "A"])
-    return checked
+def load(folder: str | Path, threads: int | None = None) -> Module:
+    """The artifact in `folder`, ready to run. Raises UsageError: no whole artifact; DeviceError: this CPU cannot run it."""
+    return Module.load(folder, threads)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from toolchain.core.target import Target
 from toolchain.targets.llvm.cpu_check import required_features
+from toolchain.targets.llvm.format import VERSION
 from toolchain.targets.llvm.plan import (
     Call,
     Copy,
@@ -26,10 +27,6 @@ from toolchain.targets.llvm.plan import (
     walk,
 )
 
-# Of the functions a library exports, their arguments and what they do. A change that an older Module.load would not survive
-# counts it up; the manifest and <model>_version() both say it.
-RUNTIME_VERSION = 3
-VERSION = f"toolchain runtime {RUNTIME_VERSION}"
 _HIDDEN = '__attribute__((visibility("hidden")))'
 
 
