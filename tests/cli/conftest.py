@@ -21,7 +21,7 @@ def fake_plan(deployfile: Deployfile, builds: Sequence[Build], project: Path) ->
         module = Task(f"link:{build.name}", "fake_steps:link", 1, {"target": build.target}, {"graph": graph})
         verify = Task(f"verify:{build.name}", "fake_steps:verify", 1, {}, {"module": module})
         return BuildTasks(build=build, source=None, graph=graph, target=graph, optimized=graph, module=module, verify=verify,
-                          measure=verify)
+                          measure=verify, machine=verify)
 
     return tuple(tasks(b) for b in builds)
 

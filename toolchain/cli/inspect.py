@@ -104,7 +104,7 @@ def resolve(project: Project, store: Store, name: str) -> Task:
     by_build = {b.name: b.module for b in tasks}
     if name in by_build:
         return by_build[name]
-    return find_task([*goals_of(tasks), *(b.measure for b in tasks)], name, store, project.folder)
+    return find_task([*goals_of(tasks), *(t for b in tasks for t in (b.measure, b.machine))], name, store, project.folder)
 
 
 @command("graph")

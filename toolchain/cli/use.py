@@ -241,7 +241,7 @@ def report_command(
 
     project = with_rivals(open_project(file, folder), against)
     tasks = project.tasks(names)
-    goals = {b.name: (b.module, b.verify, b.measure) for b in tasks}
+    goals = {b.name: (b.module, b.verify, b.measure, b.machine) for b in tasks}
     if again:
         forget_measurements(project, tasks)
     built = execute(project, goals, exports_of(project, tasks), keep_going=True, is_result=False)
@@ -262,8 +262,8 @@ def forget_measurements(project: Project, tasks: Sequence[BuildTasks]) -> None:
     """Let the next build measure again, though nothing changed."""
     store = Store(settings().store)
     try:
-        for b in tasks:
-            if (past := store.past(str(project.folder), b.measure.name)) is not None:
+        for name in {task.name for b in tasks for task in (b.measure, b.machine)}:
+            if (past := store.past(str(project.folder), name)) is not None:
                 store.drop(past.key)
     finally:
         store.close()

@@ -13,7 +13,17 @@ from toolchain.build.task import Task
 from toolchain.core.artifact import Artifact
 from toolchain.core.settings import settings
 from toolchain.core.versions import installed_version
-from toolchain.report.facts import BuildFacts, BuildReport, LayerFacts, MeasureFacts, Report, VerifyFacts, from_json
+from toolchain.report.facts import (
+    BuildFacts,
+    BuildReport,
+    LayerFacts,
+    MachineFacts,
+    MeasureFacts,
+    Report,
+    VerifyFacts,
+    from_json,
+)
+from toolchain.tasks.machine import FACTS_FILE as MACHINE_FILE
 from toolchain.tasks.measure import FACTS_FILE
 from toolchain.tasks.plan import BuildTasks
 from toolchain.tasks.verify import REPRO
@@ -37,7 +47,8 @@ def collect(tasks: Sequence[BuildTasks], artifacts: Mapping[str, Artifact], proj
 
 def _build_report(b: BuildTasks, artifacts: Mapping[str, Artifact], store: Store, project: Path | None) -> BuildReport:
     measured, layers = _measured(artifacts.get(b.measure.name), store)
-    return BuildReport(_build_facts(b, artifacts, store, project), _verified(b, artifacts, project), layers, measured)
+    build, verified = _build_facts(b, artifacts, store, project), _verified(b, artifacts, project)
+    return BuildReport(build, verified, layers, measured, _machine(artifacts.get(b.machine.name), store))
 
 
 def _build_facts(b: BuildTasks, artifacts: Mapping[str, Artifact], store: Store, project: Path | None) -> BuildFacts:
@@ -89,3 +100,9 @@ def _measured(artifact: Artifact | None, store: Store) -> tuple[MeasureFacts | N
         return None, ()
     data = json.loads(store.blobs.path(artifact.files[FACTS_FILE].digest).read_text())
     return from_json(MeasureFacts, data["measure"]), tuple(from_json(LayerFacts, x) for x in data["layers"])
+
+
+def _machine(artifact: Artifact | None, store: Store) -> MachineFacts | None:
+    if artifact is None or MACHINE_FILE not in artifact.files:
+        return None
+    return from_json(MachineFacts, json.loads(store.blobs.path(artifact.files[MACHINE_FILE].digest).read_text()))

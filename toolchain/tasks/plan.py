@@ -3,7 +3,8 @@
     model ─ import ─┐
                     ├─ optimize ─┬─ weights ─────────┐
     target ─────────┘            └─ kernel, kernel … ┴─ link ─┬─ compare ── verify
-                                  (named by optimize)         └─ measure      (only `tc report` asks for it)
+                                  (named by optimize)         └─ measure      (only `tc report` asks for it,
+                                                                 machine       and for what the machine can do)
 
 Everything here is cheap: a build with nothing to do imports this module and runs all of it.
 """
@@ -58,6 +59,7 @@ class BuildTasks:
     module: Task
     verify: Task
     measure: Task
+    machine: Task
 
     @property
     def name(self) -> str:
@@ -102,7 +104,7 @@ class _Planner:
                       needs=partial(self._kernels, build.target))
         verify = self._verify(build, model, spec, {"module": module, "graph": graph, "optimized": optimized}, source)
         measure = self._measure(build, model, spec, {"module": module, "graph": graph}, source)
-        return BuildTasks(build, source, graph, target, optimized, module, verify, measure)
+        return BuildTasks(build, source, graph, target, optimized, module, verify, measure, self._machine(spec))
 
     def _verify(self, build: Build, model: Model, spec: TargetSpec, made: Mapping[str, Task], source: Task | None) -> Task:
         """The verdict on what a comparison found: the facts stay when it is bad."""
@@ -127,6 +129,13 @@ class _Planner:
             "report": {"against": list(report.against), "threads": report.threads, "time": report.time},
             "versions": _versions(*(name for name in report.against)),
         }, {**made, **inputs}, files={**files, **self._data_files(model)}, resource=MACHINE)
+
+    def _machine(self, spec: TargetSpec) -> Task:
+        """What a report holds the measured layers against; once per machine and number of threads."""
+        threads = self.deployfile.report.threads or spec.threads
+        return self._shared(Task(f"machine:{threads or 'all'}-threads", "toolchain.tasks.machine:measure_machine", MEASURE, {
+            "threads": threads, "host": self.host, "versions": _versions("llvmlite"),
+            "code": code_digest("tasks/machine.py")}, resource=MACHINE))
 
     def _source(self, name: str, model: Model) -> Task | None:
         """The task that brings the model's file; None when it lies in the project."""

@@ -19,10 +19,12 @@ from toolchain.build.task import Input, Result
 from toolchain.core.target import Target
 from toolchain.graph.importers.child import METADATA_FILE, import_in_child
 from toolchain.graph.importers.limits import Limits
+from toolchain.graph.ir import Node
 from toolchain.graph.passes.decompose import DECOMPOSED
 from toolchain.graph.passes.memory_plan import size_bytes
 from toolchain.graph.passes.plan_memory import plan_memory
 from toolchain.graph.serialize import from_json, load_files, save
+from toolchain.kernels.flops import computed_flops
 from toolchain.kernels.table import COMPUTES
 from toolchain.targets import presets
 from toolchain.targets.backend import Kernel
@@ -148,22 +150,32 @@ def link(params: Params, inputs: Inputs, out: Path) -> Result:
 def layers(plan: Plan, origins: Sequence[Origin | None], names: Mapping[str, str]) -> list[dict[str, Any]]:
     """What a report says of each op that computes or moves data, besides its time; in the order of `Module.profile`.
 
-    {"kernel": name, "flops", "moved_bytes": of all its runs together, "sources": nodes of the model}. names: by kernel key.
+    {"kernel": name, "flops", "computed_flops", "moved_bytes", "weights_bytes": of all its runs together, "chunks",
+    "sources": nodes of the model} (`report.facts.LayerFacts`). names: by kernel key.
     """
     found = []
     for op, origin in zip(walk(plan.ops), origins, strict=True):
         if children(op):
             continue
-        facts: dict[str, Any] = {"kernel": op.name, "flops": 0, "moved_bytes": 0, "sources": list(op.sources)}
+        facts: dict[str, Any] = {"kernel": op.name, "flops": 0, "computed_flops": 0, "moved_bytes": 0, "weights_bytes": 0,
+                                 "chunks": 0, "sources": list(op.sources)}
         if isinstance(op, Call) and origin is not None:
             node, types = origin.node, origin.graph.types
             moved = sum(size_bytes(types[v]) for v in (*node.inputs, *node.outputs) if v)
+            weights = sum(slot.segment == "weights" and size_bytes(types[v]) for v, slot in zip(_buffers(node), op.buffers))
             facts |= {"kernel": names[node.attrs["kernel"]], "flops": node.attrs["flops"] * origin.times,
-                      "moved_bytes": moved * origin.times}
+                      "computed_flops": computed_flops(node, types) * origin.times,
+                      "moved_bytes": moved * origin.times, "weights_bytes": weights * origin.times,
+                      "chunks": max(extent for _, extent in op.phases)}
         elif isinstance(op, Copy):
             facts["moved_bytes"] = 2 * op.size_bytes * (origin.times if origin else 1)
         found.append(facts)
     return found
+
+
+def _buffers(node: Node) -> list[str]:
+    """The values that a call's first buffers hold, in order (its workspace follows)."""
+    return [v for v in (*node.inputs, *node.outputs) if v]
 
 
 def metadata(imported: Input) -> dict[str, str]:
