@@ -82,6 +82,21 @@ def test_an_edit_makes_run_what_depends_on_it(own_store, capsys):
     assert set(ran(capsys)) == {"compare:conv_net@x86", "compare:mlp@x86", "verify:conv_net@x86", "verify:mlp@x86"}
 
 
+def test_builds_at_the_same_time_lock_all_they_make_and_it_can_be_made_again(own_store, capsys, monkeypatch, tmp_path):
+    targets = "a: {kind: x86, cpu: x86-64-v2, threads: 1}, b: {kind: x86, cpu: x86-64-v2, threads: 2}"
+    write_project(own_store, "mlp", more=f"targets: {{{targets}}}\nverify: {{against: interpreter}}\n")
+    command = [sys.executable, "-m", "toolchain", "build"]
+    builds = [subprocess.Popen([*command, name], stderr=subprocess.DEVNULL) for name in "ab"]
+    assert [build.wait() for build in builds] == [0, 0]
+    assert main(["build", "--locked"]) == 0
+    monkeypatch.setenv("TC_STORE", str(tmp_path / "another-store"))
+    assert main(["build", "--locked", "b"]) == 0                            # every byte as it was, from nothing
+    (own_store / "mlp.onnx").write_bytes((own_store / "mlp.onnx").read_bytes() + b"\0" * 2)
+    capsys.readouterr()
+    assert main(["build", "--locked", "a"]) == 2
+    assert "models.mlp.files.model (mlp.onnx): locked " in capsys.readouterr().err
+
+
 def test_a_build_with_nothing_to_do_imports_nothing_heavy(workplace):
     write_project(workplace, "mlp")
     assert main(["build"]) == 0

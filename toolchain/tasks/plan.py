@@ -41,6 +41,7 @@ KERNEL_CODE = ("core", "te", "kernels", "targets", "graph/ir.py", "graph/seriali
                "tasks/compile.py")
 LINK_CODE = (*OPTIMIZE_CODE, "targets")
 VERIFY_CODE = ("core", "graph/interpret.py", "graph/numpy_ops.py", "graph/winograd.py", "report/statistics.py", "tasks")
+ARRAYS = ("numpy", "ml_dtypes")     # packages that compute and write constants
 SOURCE, IMPORT, TARGET, OPTIMIZE, KERNEL, WEIGHTS, LINK, VERIFY, MEASURE = 1, 1, 1, 1, 1, 1, 1, 1, 1   # versions of steps
 
 
@@ -96,11 +97,13 @@ class _Planner:
         graph = self._import(build.model, build.variant, model, binding, source)
         target = self._target(build.target, spec)
         optimized = Task(f"optimize:{build.name}", f"{STEPS}:optimize", OPTIMIZE, {
-            "precision": build.precision, "code": code_digest(*OPTIMIZE_CODE)}, {"graph": graph, "target": target})
-        weights = Task(f"weights:{build.name}", f"{STEPS}:pack_weights", WEIGHTS, {"code": code_digest(*OPTIMIZE_CODE)},
-                       {"graph": optimized})
-        module = Task(f"link:{build.name}", f"{STEPS}:link", LINK, {"name": build.model, "code": code_digest(*LINK_CODE)},
-                      {"imported": graph, "graph": optimized, "target": target, "weights": weights},
+            "precision": build.precision, "versions": _versions(*ARRAYS), "code": code_digest(*OPTIMIZE_CODE),
+        }, {"graph": graph, "target": target})
+        weights = Task(f"weights:{build.name}", f"{STEPS}:pack_weights", WEIGHTS, {
+            "versions": _versions(*ARRAYS), "code": code_digest(*OPTIMIZE_CODE)}, {"graph": optimized})
+        module = Task(f"link:{build.name}", f"{STEPS}:link", LINK, {
+            "name": build.model, "versions": _versions("toolchain", "ziglang", *ARRAYS), "code": code_digest(*LINK_CODE),
+        }, {"imported": graph, "graph": optimized, "target": target, "weights": weights},
                       needs=partial(self._kernels, build.target))
         verify = self._verify(build, model, spec, {"module": module, "graph": graph, "optimized": optimized}, source)
         measure = self._measure(build, model, spec, {"module": module, "graph": graph}, source)
@@ -160,7 +163,7 @@ class _Planner:
         limits = self.deployfile.limits
         return self._shared(Task(f"import:{variant}", f"{STEPS}:import_model", IMPORT, {
             "model": name, "shapes": {k: list(v) for k, v in binding.shapes.items()}, "dims": dict(binding.dims),
-            "limits": asdict(limits), "versions": _versions("onnx"), "code": code_digest(*IMPORT_CODE),
+            "limits": asdict(limits), "versions": _versions("onnx", *ARRAYS), "code": code_digest(*IMPORT_CODE),
         }, inputs, files=files))
 
     def _target(self, name: str, spec: TargetSpec) -> Task:

@@ -29,6 +29,7 @@ from toolchain.kernels.table import COMPUTES
 from toolchain.targets import presets
 from toolchain.targets.backend import Kernel
 from toolchain.targets.llvm.artifact import write_artifact
+from toolchain.targets.llvm.object import llvm_version
 from toolchain.targets.llvm.plan import Call, Copy, Plan, children, walk
 from toolchain.tasks.assemble import Origin, assemble_with_origins, weights_segment, workspaces
 from toolchain.tasks.compile import compile_workload
@@ -83,7 +84,7 @@ def resolve_target(params: Params, inputs: Inputs, out: Path) -> Result:
         target = presets.target({**target.to_json(), "features": sorted([*kept, *params["features"]])})
     if params["threads"]:
         target = replace(target, cores=params["threads"])
-    return Result("target", {"target": target.to_json()})
+    return Result("target", {"target": target.to_json(), "llvm": llvm_version()})
 
 
 def optimize(params: Params, inputs: Inputs, out: Path) -> Result:
