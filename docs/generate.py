@@ -59,6 +59,8 @@ where the first line of a deployfile points editors to.
 - A duration is written `90s`, `2h`, `1h 30m`; a size `64MB`, `4GiB`; a percentage `5%`. A bare number is an error there.
 - Every mistake in the file is shown at once, with line, column and, where there is one, the spelling that was meant. Exit 2.
 - What is marked *not yet* has its place and meaning, but using it is an error that says so.
+- `tc build` keeps what the file does not say (digests of models and data, the processor, versions) in `deployfile.lock`
+  ([lockfile.md](lockfile.md)).
 - A build's name is `model@target`, or `model@target.precision` where the precision is not fp32.
 
 Only `version` and one model are required; everything else has a default. Where no tolerance is declared, the built-in one of
