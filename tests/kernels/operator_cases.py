@@ -362,6 +362,33 @@ def placed() -> dict[str, list[Case]]:
     }
 
 
+def selections() -> dict[str, list[Case]]:
+    """What data-dependent shapes are made of: results one behind the other, zeros after them, and how many."""
+    draw = Draw(5)
+
+    def boxes(batch: int, n: int) -> np.ndarray:
+        corner = draw(batch, n, 2, low=0, high=20)
+        return np.concatenate([corner, corner + draw(batch, n, 2, low=-6, high=9)], 2)
+
+    scores = np.round(draw(2, 3, 37, low=0, high=1), 1)            # many equal ones
+    most, overlap, least = np.array([5]), f(0.3), f(0.25)
+    centers = np.abs(boxes(1, 20))
+    few = np.round(draw(19, 3, high=1, low=-1))
+    return {
+        "FlatNonZero": [c(d(37, dtype="bool"), outputs=2), c(np.zeros(5, bool), outputs=2), c(np.ones(1, bool), outputs=2)],
+        "UniqueRows": [
+            c(few, outputs=4, sorted=1), c(few, np.array(7), outputs=4, sorted=0), c(few[:, :1], np.array(0), outputs=4),
+            c(few[:1], outputs=4), c(d(33, 1, dtype="int64"), outputs=4, sorted=0), c(d(9, 2, dtype="bool"), outputs=4),
+            c(f(NAN, 1, -INF, NAN, 0, -0.0, 1).reshape(-1, 1), outputs=4), c(d(17, 1, dtype="float16").round(), outputs=4)],
+        "BoundedNonMaxSuppression": [
+            c(boxes(2, 37), scores, most, overlap, least, outputs=2, bound=5, constants=[2, 3, 4]),
+            c(boxes(2, 37), scores, np.array([99]), overlap, None, outputs=2, bound=37),
+            c(boxes(2, 37), scores, most, overlap, least, np.array(11), outputs=2, bound=5),
+            c(centers, scores[:1, :1, :20], most, overlap, outputs=2, bound=5, center_point_box=1),
+            c(boxes(2, 37), scores, np.array(0), outputs=2, bound=4)],
+    }
+
+
 CASES: dict[str, list[Case]] = {
     "Abs": unary(others=("int8", "int32", "int64", "uint8"), exact=True),
     "Acos": unary(-0.99, 0.99, special=False), "Acosh": unary(1.01, 9, special=False),
@@ -573,7 +600,7 @@ CASES: dict[str, list[Case]] = {
               c(d(4, dtype="bool"), d(3, 4), f(-INF).reshape(()), constants=[0, 2], exact=True)],
     "WinogradConv": [c(d(2, 3, 7, 9), d(m + 2, m + 2, 5, 3), bias, m=m, pads=(1, 0, 1, 2), rtol=1e-5 * m * m)
                      for m in (2, 4) for bias in (None, d(5))],
-    "Xor": logical(), **quantized(), **placed(),
+    "Xor": logical(), **quantized(), **placed(), **selections(),
 }
 
 __all__ = ["CASES", "Case", "ml_dtypes", "tolerance"]

@@ -217,9 +217,31 @@ def _infer_stft(
     return (TensorType.plain((x.shape[0], frames, bins, 2), x.dtype),)
 
 
+def _infer_flat_non_zero(
+    node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray],
+) -> tuple[TensorType, ...]:
+    return (TensorType.plain(types[node.inputs[0]].shape, "int64"), TensorType.plain((), "int64"))
+
+
+def _infer_unique_rows(
+    node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray],
+) -> tuple[TensorType, ...]:
+    per_row = TensorType.plain(types[node.inputs[0]].shape[:1], "int64")
+    return (per_row, per_row, per_row, TensorType.plain((), "int64"))
+
+
+def _infer_non_max_suppression(
+    node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray],
+) -> tuple[TensorType, ...]:
+    batches, classes, _ = types[node.inputs[1]].shape
+    return (TensorType.plain((batches * classes * node.attrs["bound"], 3), "int64"), TensorType.plain((), "int64"))
+
+
 Rule = Callable[[Node, Mapping[str, TensorType], Mapping[str, np.ndarray]], tuple[TensorType, ...]]
 
 RULES: dict[str, Rule] = {
+    "BoundedNonMaxSuppression": _infer_non_max_suppression,
+    "FlatNonZero": _infer_flat_non_zero,
     "Layout": _infer_same,
     "GroupNormalization": _infer_same,          # of these two ONNX has no rule
     "MeanVarianceNormalization": _infer_same,
@@ -233,4 +255,5 @@ RULES: dict[str, Rule] = {
     "Range": _infer_range,
     "STFT": _infer_stft,
     "Scan": _infer_scan,
+    "UniqueRows": _infer_unique_rows,
 }

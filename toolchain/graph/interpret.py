@@ -17,7 +17,7 @@ from onnx.reference.ops._op_list import load_op
 from toolchain.core.dtype import from_numpy, to_numpy
 from toolchain.core.errors import ImportModelError, InternalError, UsageError
 from toolchain.core.layout import TensorType
-from toolchain.graph import numpy_ops, winograd
+from toolchain.graph import numpy_bounded, numpy_ops, winograd
 from toolchain.graph.infer import where
 from toolchain.graph.ir import Graph, Node
 from toolchain.graph.protos import OPSET, node_proto, schema, type_proto
@@ -203,6 +203,7 @@ def _stack(values: Sequence[np.ndarray], t: TensorType, axis: int) -> np.ndarray
 
 
 RULES: dict[str, Callable[[Node, Arrays], tuple[np.ndarray, ...]]] = {
+    **numpy_bounded.RULES,
     "Layout": _layout,
     "WinogradConv": _winograd_conv,
     "Fused": _fused,

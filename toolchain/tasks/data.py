@@ -44,14 +44,15 @@ def samples(params: Mapping[str, Any], inputs: Mapping[str, Input], graph: Graph
     """
     data, verify = params["data"], params.get("verify") or {}
     _check_names(data["inputs"], graph.inputs, "input")
-    _check_names(data["expected"], graph.outputs, "output")
+    _check_names(data["expected"], graph.own_outputs, "output")
     recorded = recorded_files(inputs)
     fixed = {name: _declared(name, data["inputs"][name], inputs, graph.types[name]) for name in data["inputs"]}
     if recorded:
         fixed = {**_match(recorded, "input", graph.inputs, graph), **fixed}
-    expected = _match(recorded, "output", graph.outputs, graph) if recorded and not data["inputs"] else {}
+    expected = _match(recorded, "output", graph.own_outputs, graph) if recorded and not data["inputs"] else {}
     for name in data["expected"]:
-        expected[name] = _fitting(read_array(inputs[f"expected {name}"].path, name), graph.types[name], f"expected {name!r}")
+        array = read_array(inputs[f"expected {name}"].path, name)
+        expected[name] = _fitting(array, _type_like(array, name, graph), f"expected {name!r}")
     missing = [name for name in graph.inputs if name not in fixed]
     seed, count = verify.get("seed", 0), verify.get("samples", 1) if missing else 1
     source = ", ".join(filter(None, (
@@ -84,8 +85,17 @@ def _match(files: Mapping[str, Path], kind: str, names: Sequence[str], graph: Gr
         tensor = _read_tensor(path)
         name = tensor.name if tensor.name in names else names[n] if n < len(names) else ""
         if name:
-            found[name] = _fitting(_tensor_array(tensor, path), graph.types[name], f"{path.name} ({name!r})")
+            array = _tensor_array(tensor, path)
+            found[name] = _fitting(array, _type_like(array, name, graph), f"{path.name} ({name!r})")
     return found
+
+
+def _type_like(array: np.ndarray, name: str, graph: Graph) -> TensorType:
+    """The type of a value, dimensions that depend on data as the array has them."""
+    t, extents = graph.types[name], graph.extents.get(name)
+    if extents is None or array.ndim != len(t.shape):
+        return t
+    return TensorType.plain([min(m, n) if e else n for n, m, e in zip(t.shape, array.shape, extents, strict=True)], t.dtype)
 
 
 def _declared(name: str, values: Mapping[str, Any], inputs: Mapping[str, Input], t: TensorType) -> np.ndarray:

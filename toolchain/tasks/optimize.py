@@ -18,7 +18,7 @@ from toolchain.kernels.algorithms import algorithms
 from toolchain.kernels.build import anchor_name
 from toolchain.kernels.flops import flops
 from toolchain.kernels.layouts import layout_options
-from toolchain.kernels.table import COMPUTES
+from toolchain.kernels.table import KERNELS
 
 CONTROL_FLOW = frozenset(("Fail", "If", "Loop", "Scan"))       # operators that become ops of the plan instead of kernels
 
@@ -37,7 +37,7 @@ class Workload:
 def optimize_graph(graph: Graph, target: Target) -> tuple[Graph, Mapping[str, Workload]]:
     """The graph with layouts planned and operators fused, each Fused node carrying its kernel's key; and those kernels."""
     graph = run_passes(graph, (
-        decomposing(frozenset(COMPUTES) | CONTROL_FLOW), *PASSES,
+        decomposing(KERNELS | CONTROL_FLOW), *PASSES,
         choosing_algorithms(algorithms(target)), planning_layouts(layout_options(target)), *FUSION,
     ))
     workloads: dict[str, Workload] = {}

@@ -17,6 +17,7 @@ import numpy as np
 
 from toolchain.build.task import Input, Result
 from toolchain.core.target import Target
+from toolchain.graph.importers.bounded_rules import MAKES
 from toolchain.graph.importers.child import METADATA_FILE, import_in_child
 from toolchain.graph.importers.limits import Limits
 from toolchain.graph.ir import Node
@@ -25,7 +26,7 @@ from toolchain.graph.passes.memory_plan import size_bytes
 from toolchain.graph.passes.plan_memory import plan_memory
 from toolchain.graph.serialize import from_json, load_files, save
 from toolchain.kernels.flops import computed_flops
-from toolchain.kernels.table import COMPUTES
+from toolchain.kernels.table import KERNELS
 from toolchain.targets import presets
 from toolchain.targets.backend import Kernel
 from toolchain.targets.llvm.artifact import write_artifact
@@ -71,8 +72,8 @@ def import_model(params: Params, inputs: Inputs, out: Path) -> Result:
 
 
 def supported_operators() -> frozenset[str]:
-    """Operators a model may have: those with kernels, and those that graph passes rewrite into such."""
-    return frozenset(COMPUTES) | CONTROL_FLOW | DECOMPOSED | frozenset(("Dropout", "Constant", "Shape", "Size"))
+    """Operators a model may have: those with kernels, and those that the importer and graph passes rewrite into such."""
+    return KERNELS | CONTROL_FLOW | DECOMPOSED | MAKES | frozenset(("Dropout", "Constant", "Shape", "Size"))
 
 
 def resolve_target(params: Params, inputs: Inputs, out: Path) -> Result:

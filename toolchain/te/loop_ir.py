@@ -153,8 +153,15 @@ class PrimFunc:
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
-        """The parameters it computes."""
-        return tuple(t for t in self.params if t in self.stages)
+        """The parameters it computes: those with a definition, or, where nothing was defined (IRBuilder), those stored to."""
+        made = self.stages or {leaf.tensor for leaf in leaves(self.body) if isinstance(leaf, Store)}
+        return tuple(t for t in self.params if t in made)
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The other parameters."""
+        made = self.outputs
+        return tuple(t for t in self.params if t not in made)
 
     def computed_with(self, tensor: Tensor) -> tuple[Tensor, ...]:
         """The tensors that share a stage's definition, itself among them: several when it reduces tuples."""
@@ -204,7 +211,7 @@ def leaves(stmt: Stmt) -> Iterator[Store | Update | Evaluate]:
     return (s for s in walk_statements(stmt) if isinstance(s, Store | Update | Evaluate))
 
 
-def reads(stmt: Stmt, *tensors: Tensor) -> bool:
+def reads(stmt: Stmt | Expr, *tensors: Tensor) -> bool:
     """Whether `stmt` loads from one of `tensors` (an Update's own accumulation does not count)."""
     return any(isinstance(n, Load) and n.tensor in tensors for n in distinct(stmt))
 

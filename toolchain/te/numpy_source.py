@@ -54,6 +54,7 @@ from toolchain.te.loop_ir import (
     Update,
     is_reduction_loop,
     loops,
+    reads,
 )
 from toolchain.te.tensor import Tensor
 
@@ -207,7 +208,7 @@ class _Source:
             at = at.body
         if self.cooperative and any(loop.thread.startswith("threadIdx") for loop in chain):
             return False
-        if not isinstance(at, Store | Together | Update) or not (grid := self._independent(chain, at)):
+        if not isinstance(at, Store | Together | Update) or not (grid := self._independent(chain, at, guards)):
             return False
         depth = self.depth
         for loop in chain:
@@ -233,7 +234,7 @@ class _Source:
         self.depth = depth
         return True
 
-    def _independent(self, chain: Sequence[For], leaf: Store | Together | Update) -> list[Var]:
+    def _independent(self, chain: Sequence[For], leaf: Store | Together | Update, guards: Sequence[Expr]) -> list[Var]:
         """The loops (inner ones fill the grid first) whose iterations each write other elements and read none of them."""
         pieces = leaf.stores if isinstance(leaf, Together) else (leaf,)
         if isinstance(leaf, Update):
@@ -244,6 +245,8 @@ class _Source:
         for n in (n for v in values for n in walk_all(v)):
             if isinstance(n, Load) and n.tensor in places and not _same_place(n.index, places[n.tensor]):
                 return []
+        if any(reads(guard, *places) for guard in guards):
+            return []
         if not all(isinstance(i, Index | Ramp) for at in places.values() for i in at):
             return []
         offsets = [self._offset_index(t, at) for t, at in places.items()]

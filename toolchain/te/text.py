@@ -65,8 +65,8 @@ def _func(func: PrimFunc) -> Iterator[str]:
     def typed(tensor: object) -> str:
         return f"{tensor.name}: {types.get(tensor.name, func.buffers[tensor].type)}"  # type: ignore[attr-defined, index]
 
-    inputs = ", ".join(typed(t) for t in func.params if t not in func.stages)
-    outputs = ", ".join(typed(t) for t in func.params if t in func.stages)
+    inputs = ", ".join(typed(t) for t in func.inputs)
+    outputs = ", ".join(typed(t) for t in func.outputs)
     yield f"{func.name}({inputs}) -> ({outputs}):"
     for tensor, buffer in func.buffers.items():
         if tensor not in func.params:

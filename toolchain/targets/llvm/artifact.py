@@ -97,7 +97,8 @@ def write_artifact(
 
 
 def _value(value: Any) -> dict[str, Any]:
-    return {"name": value.name, "dtype": value.dtype, "shape": list(value.shape)}
+    bounded = {"bounded": [d for d, at in enumerate(value.extents) if at >= 0]} if value.extents else {}
+    return {"name": value.name, "dtype": value.dtype, "shape": list(value.shape), **bounded}
 
 
 def _json(value: Any) -> bytes:

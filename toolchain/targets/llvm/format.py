@@ -17,7 +17,7 @@ FORMAT = 2             # of the folder: which files there are, and what the mani
 WEIGHTS_FORMAT = 1     # of weights.bin; TC_FORMAT in runtime/plan.h
 # Of the functions a library exports, their arguments and what they do. A change that an older Module.load would not survive
 # counts it up; the manifest and <model>_version() both say it.
-RUNTIME_VERSION = 3
+RUNTIME_VERSION = 4
 VERSION = f"toolchain runtime {RUNTIME_VERSION}"
 WEIGHTS_FILE = "weights.bin"
 WEIGHTS_HEADER_BYTES = 64

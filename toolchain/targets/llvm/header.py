@@ -24,6 +24,7 @@ API = (
     "find_bucket",
     "bucket_input",
     "bucket_output",
+    "output_shape",
     "shape_error",
     "threads",
     "status_text",
@@ -57,7 +58,9 @@ def c_identifier(name: str) -> str:
 def _comment(value: Value) -> str:
     """One line about a value; its name is a stranger's too and must not end the comment."""
     name = re.sub(r"[^A-Za-z0-9_.:-]", "_", value.name)
-    return f" *   {name}: {value.dtype} [{', '.join(map(str, value.shape))}], {value.size_bytes} bytes"
+    extents = value.extents or (-1,) * len(value.shape)
+    shape = ", ".join(f"{n} at most" if at >= 0 else str(n) for n, at in zip(value.shape, extents))
+    return f" *   {name}: {value.dtype} [{shape}], {value.size_bytes} bytes"
 
 
 def header_text(plans: Sequence[Plan], name: str) -> str:
@@ -146,17 +149,23 @@ int @name@_run_bucket(@name@_model *model, int64_t bucket, const void *const *in
 void @name@_destroy(@name@_model *model);
 
 /* What the network takes and gives; NULL for an index out of range. dtype as NumPy spells it ("float32").
- * All buckets have the same names, dtypes and ranks; @name@_input and @name@_output are those of bucket 0. */
+ * All buckets have the same names, dtypes and ranks; @name@_input and @name@_output are those of bucket 0.
+ * Of an output whose shape depends on data, `shape` is the most it can be and `extents` is not NULL: -1 for each dimension
+ * that is static all the same. A run writes the elements of its true shape one behind the other: see @name@_output_shape. */
 typedef struct {
     const char *name, *dtype;
     const int64_t *shape;
     int32_t rank;
     int64_t size_bytes;
+    const int64_t *extents;
 } @name@_tensor;
 int64_t @name@_n_inputs(void);
 int64_t @name@_n_outputs(void);
 const @name@_tensor *@name@_input(int64_t index);
 const @name@_tensor *@name@_output(int64_t index);
+
+/* The shape that the last run of this model gave output `index`: as many numbers as its rank. */
+int @name@_output_shape(const @name@_model *model, int64_t index, int64_t *shape);
 
 /* Shape buckets: what the model was built for. Their memory is shared; going from one to another costs little. */
 int64_t @name@_n_buckets(void);

@@ -40,7 +40,8 @@ class LoadedPlan:
         outputs = [aligned(max(1, int(np.prod(v.shape))), to_numpy(v.dtype)) for v in self.plan.outputs]
         run = _Run(self, [aligned_copy(np.asarray(a)) for a in inputs], outputs)
         run.ops(self.plan.ops, 0, {})
-        return [o[:int(np.prod(v.shape))].reshape(v.shape) for o, v in zip(outputs, self.plan.outputs, strict=True)]
+        whole = (o[:int(np.prod(v.shape))].reshape(v.shape) for o, v in zip(outputs, self.plan.outputs, strict=True))
+        return [v.result(o, self._arena) for o, v in zip(whole, self.plan.outputs, strict=True)]
 
 
 class _Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _ctypes
 import ctypes
 import json
+import math
 import os
 import re
 import threading
@@ -82,7 +83,10 @@ os.register_at_fork(after_in_child=_free_turns)
 
 
 class Bound:
-    """A run on fixed arrays: calling it computes `outputs` from what is in `inputs` then. Costs about a microsecond."""
+    """A run on fixed arrays: calling it computes `outputs` from what is in `inputs` then. Costs about a microsecond.
+
+    outputs: arrays of the largest shape each output can have; `results()` are views of them in the shapes of the last run.
+    """
 
     def __init__(
         self, module: Module, bucket: int, inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray]
@@ -91,6 +95,8 @@ class Bound:
         self._module, self._bucket = module, bucket
         self.plan = module.buckets[bucket]
         self._pointers = (module._inputs.pointers(inputs), module._outputs.pointers(outputs))
+        self._shapes: dict[str, tuple[int, ...]] = {}   # of outputs whose shape depends on data, after the last run
+        self._bounded = tuple((n, v) for n, v in enumerate(self.plan.outputs) if v.extents)
 
     def __call__(self) -> None:
         with self._module._turn:
@@ -101,6 +107,13 @@ class Bound:
         module = self._module
         if status := module._run_bucket(module._handle(), self._bucket, *self._pointers):
             raise module._error(status)
+        for n, value in self._bounded:
+            self._shapes[value.name] = module._output_shape(n, len(value.shape))
+
+    def results(self) -> dict[str, np.ndarray]:
+        """What the last run computed: views of `outputs`, in their true shapes."""
+        return {name: array if (shape := self._shapes.get(name)) is None
+                else array.reshape(-1)[:math.prod(shape)].reshape(shape) for name, array in self.outputs.items()}
 
 
 class _Arrays:
@@ -230,7 +243,7 @@ class Module:
         """Compute the outputs, in new arrays. Raises UsageError for a wrong name or dtype, and for shapes of no bucket."""
         bound = self._bound(inputs)
         bound()
-        return bound.outputs
+        return bound.results()
 
     def bucket_of(self, inputs: Mapping[str, np.ndarray]) -> int:
         """The number, from 0, of the shape bucket that takes these inputs. Raises UsageError, as `run` does."""
@@ -324,7 +337,7 @@ class Module:
                 self._native("set_after_op", _HOOK(), None)
         if raised:
             raise raised[0]
-        return bound.outputs
+        return bound.results()
 
     def arena(self) -> np.ndarray:
         """The memory of intermediate values, which all buckets use, as bytes in place; valid until close()."""
@@ -402,6 +415,12 @@ class Module:
                 raise UsageError(f"output {v.name!r} has shape {checked[v.name].shape}, not {v.shape}")
         return checked
 
+    def _output_shape(self, index: int, rank: int) -> tuple[int, ...]:
+        """The shape the last run gave an output; needs the turn."""
+        shape = (ctypes.c_int64 * max(rank, 1))()
+        self._native("output_shape", index, shape)
+        return tuple(shape[:rank])
+
     def _native(self, function: str, *arguments: Any) -> None:
         """Call the library; needs the turn."""
         if status := self._function(function)(self._handle(), *arguments):
@@ -438,6 +457,7 @@ def _bind_functions(library: ctypes.CDLL, path: Path) -> None:
         "version": (ctypes.c_char_p, []),
         "create": (ctypes.c_int, [pointer, ctypes.c_char_p, ctypes.c_int]),
         "run_bucket": (ctypes.c_int, [pointer, i64, pointer, pointer]),
+        "output_shape": (ctypes.c_int, [pointer, i64, pointer]),
         "run_range": (ctypes.c_int, [pointer, i64, pointer, pointer, i64, i64]),
         "shape_error": (ctypes.c_size_t, [pointer, ctypes.c_char_p, ctypes.c_size_t]),
         "destroy": (None, [pointer]),

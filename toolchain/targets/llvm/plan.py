@@ -21,12 +21,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from toolchain.core.dtype import STORED, itemsize
 from toolchain.core.errors import CodegenError
 
 SEGMENTS = ("weights", "arena", "input", "output")
 SCHEDULERS = ("steal", "spmd")
 PERMISSIONS = ("amx",)
+EXTENT_BYTES = 8
 MAX_DEPTH = 8  # loops within loops; TC_MAX_DEPTH in runtime/plan.h
 
 
@@ -42,15 +45,32 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """An input or output of the network: contiguous, row-major."""
+    """An input or output of the network: contiguous, row-major.
+
+    extents: of an output whose shape depends on data, per dimension where in the arena a run leaves its extent (an int64),
+    -1 for a static dimension; `shape` is the most it can be, and the elements of the true shape come first. Else empty.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    extents: tuple[int, ...] = ()
 
     @property
     def size_bytes(self) -> int:
         return math.prod(self.shape) * itemsize(self.dtype)
+
+    def true_shape(self, arena: np.ndarray) -> tuple[int, ...]:
+        """Its shape after a run that left `arena` (bytes) behind."""
+        return tuple(n if at < 0 else int(arena[at:at + EXTENT_BYTES].view("int64")[0])
+                     for n, at in zip(self.shape, self.extents or (-1,) * len(self.shape), strict=True))
+
+    def result(self, array: np.ndarray, arena: np.ndarray) -> np.ndarray:
+        """What a run left in `array`, in its true shape: a view of it."""
+        if not self.extents:
+            return array
+        shape = self.true_shape(arena)
+        return array.reshape(-1)[:math.prod(shape)].reshape(shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +211,7 @@ def plans_from_json(data: Sequence[Any]) -> tuple[Plan, ...]:
 
 
 def _value(data: Mapping[str, Any]) -> Value:
-    return Value(data["name"], data["dtype"], tuple(data["shape"]))
+    return Value(data["name"], data["dtype"], tuple(data["shape"]), tuple(data.get("extents", ())))
 
 
 def _fields(node: Any) -> dict[str, Any]:
@@ -206,7 +226,8 @@ def _plain(value: Any) -> Any:
         case Slot(segment, at, offset):
             return [segment, at, offset] if offset else [segment, at]
         case Value():
-            return {"name": value.name, "dtype": value.dtype, "shape": list(value.shape)}
+            bounded = {"extents": list(value.extents)} if value.extents else {}
+            return {"name": value.name, "dtype": value.dtype, "shape": list(value.shape), **bounded}
         case tuple():
             return [_plain(v) for v in value]
     return _op_to_json(value)
@@ -287,6 +308,10 @@ def verify_plan(plan: Plan) -> None:
     for value in (*plan.inputs, *plan.outputs):
         if value.dtype not in STORED or any(d < 0 for d in value.shape):
             refuse(f"{value.name!r} has no storage: {value.dtype}{list(value.shape)}")
+        if value.extents and len(value.extents) != len(value.shape):
+            refuse(f"{value.name!r} has {len(value.extents)} extents for {len(value.shape)} dimensions")
+        if any(at != -1 and not 0 <= at <= plan.arena_bytes - EXTENT_BYTES for at in value.extents):
+            refuse(f"an extent of {value.name!r} leaves the arena: {list(value.extents)}")
     for kind, values in (("inputs", plan.inputs), ("outputs", plan.outputs)):
         if twice := [name for name, n in Counter(v.name for v in values).items() if n > 1]:
             refuse(f"two {kind} of the name {twice[0]!r}")

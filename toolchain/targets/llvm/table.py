@@ -72,7 +72,10 @@ def _tensors(name: str, values: tuple[Value, ...]) -> list[str]:
     shapes, rows = [], []
     for i, v in enumerate(values):
         shapes.append(f"static const int64_t {name}_{i}[] = {{{', '.join(map(str, v.shape)) or '0'}}};")
-        rows.append(f"{{{c_string(v.name)}, {c_string(v.dtype)}, {name}_{i}, {len(v.shape)}, {v.size_bytes}}}")
+        extents = f"{name}_{i}_extents" if v.extents else "NULL"
+        if v.extents:
+            shapes.append(f"static const int64_t {extents}[] = {{{', '.join(map(str, v.extents))}}};")
+        rows.append(f"{{{c_string(v.name)}, {c_string(v.dtype)}, {name}_{i}, {len(v.shape)}, {v.size_bytes}, {extents}}}")
     return [*shapes, _array("tc_tensor", name, rows)]
 
 

@@ -39,6 +39,7 @@ typedef struct {
     const int64_t *shape;
     int32_t rank;
     int64_t size_bytes;
+    const int64_t *extents; /* NULL: the shape is that; else per dimension -1, or where in the arena its true extent is left */
 } tc_tensor;
 
 /* A CPU feature the code needs. x86: cpuid(leaf, subleaf), register 0-3 = eax, ebx, ecx, edx, all bits of `mask`; leaf

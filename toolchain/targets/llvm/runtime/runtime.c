@@ -214,6 +214,15 @@ static const tc_plan *plan_of(int64_t bucket) {
     return bucket >= 0 && bucket < tc_n_buckets() ? tc_the_network.plans + bucket : NULL;
 }
 
+/* What a run left behind, until the next one; of a model that has never run the extents are 0. */
+API int tc_output_shape(const tc_model *m, int64_t i, int64_t *shape) {
+    if (!m || !shape || i < 0 || i >= (int64_t)tc_the_network.n_outputs) return BAD_ARGUMENT;
+    const tc_tensor *t = (m->plan ? m->plan : tc_the_network.plans)->outputs + i;
+    for (int32_t d = 0; d < t->rank; d++)
+        shape[d] = t->extents && t->extents[d] >= 0 ? *(const int64_t *)(m->bases[1] + t->extents[d]) : t->shape[d];
+    return OK;
+}
+
 API int tc_run_bucket(tc_model *m, int64_t bucket, const void *const *inputs, void *const *outputs) {
     const tc_plan *plan = plan_of(bucket);
     return plan ? tc_run_range(m, bucket, inputs, outputs, 0, plan->n_ops) : BAD_ARGUMENT;
