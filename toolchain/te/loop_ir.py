@@ -153,7 +153,7 @@ class PrimFunc:
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
-        """The parameters it computes: those with a definition, or, where nothing was defined (IRBuilder), those stored to."""
+        """The parameters it computes: those with a definition, else (te.IRBuilder) those it stores to."""
         made = self.stages or {leaf.tensor for leaf in leaves(self.body) if isinstance(leaf, Store)}
         return tuple(t for t in self.params if t in made)
 
