@@ -28,6 +28,9 @@ def layer(time_us: float, gflop: float = 0.0, *, hot_us: float | None = None, mo
     (layer(1200.0, 0.2, hot_us=1190.0, moved=0.1), "the code: 42 % of what compute allows, even hot"),
     (layer(1200.0, 0.2, hot_us=700.0, moved=10, weights=9),
      "weights cold: 1.7 times its hot time; 9.0 MB from L3 take 180 us"),
+    (layer(4000.0, 0.2, hot_us=700.0, moved=1, weights=0.6),
+     "threads held up: 5.7 times its hot time, of which cold data explain 6 us "
+     "(something else ran on these cores, or a thread had to be woken)"),
     (layer(400.0, 0.05, hot_us=200.0, moved=4), "activations cold: 2.0 times its hot time; 4.0 MB from L3 take 100 us"),
     (layer(4000.0, 0.01, moved=60, weights=20), "memory bandwidth: 92 % of it, mostly activations"),
     (layer(15.0, moved=1.6, kernel="layout"), "conversion, L2 bandwidth: 67 % of it, mostly activations"),

@@ -196,6 +196,11 @@ def test_hooks_see_each_op_when_it_has_run(tmp_path, scheduler, threads):
         times = module.profile(inputs, repeats=3)
         assert [(t.index, t.name, t.kind) for t in times] == [(0, "mix", "call"), (2, "copy", "copy"), (3, "fold", "call")]
         assert all(t.ns >= 0 for t in times) and any(t.ns > 0 for t in times)
+        outputs = {v.name: np.zeros(v.shape, v.dtype) for v in module.outputs}
+        loop_us, all_us = (module.profile_range(inputs, outputs, first, 4, 5) for first in (1, 0))
+        assert loop_us > 0 < all_us and module.profile_range(inputs, outputs, 4, 4) == 0
+        with pytest.raises(UsageError, match="ops 2 to 3 do not begin and end on the outermost level"):
+            module.profile_range(inputs, outputs, 2, 3)
         seen.clear()
         module.run(inputs)
         assert seen == []

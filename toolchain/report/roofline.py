@@ -19,6 +19,7 @@ from toolchain.report.facts import LayerFacts, MachineSpeed, MemoryLevel
 CHUNKS_PER_THREAD = 4       # as targets/llvm/runtime/interpret.h cuts a layer
 TINY_US = 5.0               # a layer of that little work is mostly its own start and end
 COLD = 1.25                 # in the network / hot: what is above is time spent waiting for data that was not near
+UNEXPLAINED = 3.0           # times what cold data may cost: fetching all of it anew, badly, takes no longer
 NEAR_PEAK = 0.7             # of a ceiling: the rest is what real loops lose at their ends
 NEAR_BANDWIDTH = 0.6
 UNEVEN = 1.2                # busiest thread / average
@@ -74,7 +75,8 @@ def _limit(
     x: LayerFacts, machine: MachineSpeed, weights: tuple[MemoryLevel, float], activations: tuple[MemoryLevel, float],
     compute_us: float,
 ) -> str:
-    """The first of these that holds: too little work; too few chunks; data that is not near; a ceiling; the code itself."""
+    """The first of these that holds: too little work; too few chunks; threads that waited; data that is not near; a ceiling;
+    the code itself."""
     memory_us = weights[1] + activations[1]
     bound_us = max(compute_us, memory_us)
     if x.network_us < 2 * TINY_US and bound_us < TINY_US:
@@ -84,7 +86,11 @@ def _limit(
     kind = "conversion, " if x.kernel.partition("_")[0] in MOVES and not x.flops else ""
     side, level = ("weights", weights[0]) if weights[1] > activations[1] else ("activations", activations[0])
     hot_us = x.hot_us if x.hot_us else x.network_us
-    if x.network_us > COLD * hot_us:
+    cold = x.network_us > COLD * hot_us
+    if cold and x.network_us - hot_us > UNEXPLAINED * memory_us + TINY_US:
+        return (f"threads held up: {x.network_us / hot_us:.1f} times its hot time, of which cold data explain "
+                f"{memory_us:.0f} us (something else ran on these cores, or a thread had to be woken)")
+    if cold:
         megabytes = (x.weights_bytes if side == "weights" else x.moved_bytes - x.weights_bytes) / 1e6
         return (f"{kind}{side} cold: {x.network_us / hot_us:.1f} times its hot time; {megabytes:.1f} MB from {level.name} "
                 f"take {max(weights[1], activations[1]):.0f} us")

@@ -77,7 +77,7 @@ def sections(report: Report, gates: Sequence[GateResult] = (), *, layers: int = 
         speed(report),
         accuracy(report),
         _artifacts(report),
-        *(_layers(b, layers) for b in report.builds if b.layers),
+        *(layer_section(b, layers) for b in report.builds if b.layers),
         _provenance(report),
     ]
     return tuple(s for s in found if s.verdicts or s.notes or any(t.rows for t in s.tables))
@@ -283,7 +283,7 @@ def _artifacts(report: Report) -> Section:
     return Section("Artifacts", tables=(Table(columns, tuple(rows)),))
 
 
-def _layers(b: BuildReport, limit: int) -> Section:
+def layer_section(b: BuildReport, limit: int = SHOWN_LAYERS) -> Section:
     total_us = sum(x.network_us for x in b.layers) or 1.0
     machine = b.machine.at(b.measure.threads) if b.machine and b.measure else None
     under = roofs(b.layers, machine) if machine else (None,) * len(b.layers)
