@@ -60,7 +60,7 @@ def key_of(build: RecipeBuild, threads: int, busy: bool = False) -> str:
 
 def measurement(module: Input, against: Sequence[str], threads: int, seconds: float) -> str:
     """What makes two measurements the same one: the artifact's bytes, rivals and their versions, threads, time."""
-    versions = {name: version_of(BASELINES[name].package) for name in against if name in BASELINES}
+    versions = {name: version_of(BASELINES[name].packages[0]) for name in against if name in BASELINES}
     files = {name: path.parent.name + path.name for name, path in module.files.items()}     # a blob's path is its digest
     return digest_json([files, versions, threads, seconds])
 

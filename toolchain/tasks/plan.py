@@ -41,6 +41,7 @@ KERNEL_CODE = ("core", "te", "kernels", "targets", "graph/ir.py", "graph/seriali
                "tasks/compile.py")
 LINK_CODE = (*OPTIMIZE_CODE, "targets")
 VERIFY_CODE = ("core", "graph/interpret.py", "graph/numpy_ops.py", "graph/winograd.py", "report/statistics.py", "tasks")
+RIVALS = {"torch": ("torch", "onnx2torch")}      # what a rival is made of, where not of the one package of its name
 ARRAYS = ("numpy", "ml_dtypes")     # packages that compute and write constants
 SOURCE, IMPORT, TARGET, OPTIMIZE, KERNEL, WEIGHTS, LINK, VERIFY, MEASURE = 1, 1, 1, 1, 1, 1, 1, 1, 1   # versions of steps
 
@@ -130,7 +131,7 @@ class _Planner:
         return Task(f"measure:{build.name}", "toolchain.tasks.measure:measure", MEASURE, {
             "threads": spec.threads, "data": asdict(model.data), "host": self.host,
             "report": {"against": list(report.against), "threads": report.threads, "time": report.time},
-            "versions": _versions(*(name for name in report.against)),
+            "versions": _versions(*(p for name in report.against for p in RIVALS.get(name, (name,)))),
         }, {**made, **inputs}, files={**files, **self._data_files(model)}, resource=MACHINE)
 
     def _machine(self, spec: TargetSpec) -> Task:
