@@ -36,7 +36,9 @@ PLAIN_DEPTHWISE = 0.2           # as PLAIN, one multiply-add per load
 PLAIN_DEPTHWISE_GUARDED = 0.1
 PLAIN_POOL = 0.2
 PLAIN_POOL_GUARDED = 0.1
-PLAIN_TRANSPOSED = 0.02         # no vector schedule there
+PLAIN_TRANSPOSED = 0.35
+PLAIN_TRANSPOSED_GUARDED = 0.1
+DILATED_TRANSPOSED = 0.02       # no vector schedule there
 
 Halo = Sequence[tuple[int, int]]
 Rule = Callable[[Node, Graph, Target], Sequence[LayoutOption]]
@@ -171,15 +173,18 @@ def _conv_transpose(node: Node, graph: Graph, target: Target) -> Sequence[Layout
     """Channel blocks; the halo is what the taps of the first and last phase reach outside the input."""
     x, w, y = graph.types[node.inputs[0]], graph.types[node.inputs[1]], graph.types[node.output]
     lanes, rank = _lanes(node, graph, target), len(x.shape)
-    options = [_option(node, graph, target, PLAIN_TRANSPOSED)]
     _, out_channels, *kernel = w.shape
-    if node.attrs.get("group", 1) != 1 or out_channels == 1 or any(d != 1 for d in node.attrs["dilations"]):
-        return options
+    if any(d != 1 for d in node.attrs["dilations"]):
+        return [_option(node, graph, target, DILATED_TRANSPOSED)]
     strides = node.attrs["strides"]
     halo = [
         (max(0, -(-k // s) - 1 - p // s), max(0, (-(-o // s) * s - 1 + p) // s - (n - 1)))
         for k, s, p, o, n in zip(kernel, strides, node.attrs["pads"][:rank - 2], y.shape[2:], x.shape[2:], strict=True)
     ]
+    used = _used(-(-y.shape[-1] // strides[-1]), lanes)
+    options = _planes(node, graph, target, halo, (PLAIN_TRANSPOSED * used, PLAIN_TRANSPOSED_GUARDED * used))
+    if node.attrs.get("group", 1) != 1 or out_channels == 1:
+        return options
     tile = conv_tiles(1, -(-y.shape[-1] // strides[-1]), -(-out_channels // lanes), target)[0]
     packed = weights("IO" + default_axes(rank)[2:],
                      [(1, 0), *((d, 0) for d in range(2, rank)), (0, 0), (1, tile.vectors * lanes)])

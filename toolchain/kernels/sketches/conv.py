@@ -193,6 +193,46 @@ def conv_transpose(s: te.Schedule, anchor: Tensor, target: Target, choices: Choi
     peel(s, out, ragged)
 
 
+def plain_transpose(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> None:
+    """A transposed convolution, row-major in and out: for few output channels. Vectors along a row of the input; a tile is
+    some output channels by the phases of a column, which share what they load. The other phases are loops outside."""
+    lanes = target.lanes(dtypes.bits(anchor.dtype))
+    rank = (len(anchor.shape) - 2) // 2
+    strides = anchor.shape[2:2 + rank]
+    per_group, width = anchor.shape[1] // s.func.stages[anchor].attrs.get("group", 1), anchor.shape[-1]
+    tiles = [t for t in matmul_tiles(per_group * strides[-1], -(-width // lanes), target)
+             if t.columns % strides[-1] == 0 and per_group * strides[-1] % t.columns == 0] or [Tile(1, strides[-1], 1)]
+    tile = choices.one_of("tile", tiles, tiles[0])
+    acc, out = accumulator(s, anchor)
+    n, o, *spatial = s[out].op.axis
+    ragged: list[te.Var] = []
+    og, oi = s[out].split(o, factor=max(1, tile.columns // strides[-1]))
+    outer, phases = [], []
+    for axis, stride in zip(spatial, strides, strict=True):
+        i, phase = s[out].split(axis, factor=min(stride, axis.extent))
+        outer.append(i)
+        phases.append(phase)
+    xo, x = split(s, out, outer[-1], tile.vectors * lanes, ragged)
+    if spatial[-1].extent % (tile.vectors * lanes * strides[-1]) and not ragged:
+        ragged.append(xo)                                    # the last phases lack a column
+    xv, xl = s[out].split(x, factor=min(lanes, x.extent))
+    shared = max((n, og, *outer[:-1]), key=lambda axis: min(axis.extent, 2 * target.cores))
+    s[out].reorder(*share_first(shared, ragged, [n, og, *outer[:-1], *phases[:-1], xo]), oi, phases[-1], xv, xl)
+    s[acc].compute_at(s[out], xo)
+    *an, ax = s[acc].op.axis
+    av, al = s[acc].split(ax, factor=lanes)
+    s[acc].reorder(*s[acc].op.reduce_axis, *an, av, al)
+    s.set_layout(acc, row_registers(len(anchor.shape), lanes))
+    for axis in (*an, av):
+        s[acc].unroll(axis)
+    for axis in (oi, phases[-1], xv):
+        s[out].unroll(axis)
+    s[acc].vectorize(al)
+    s[out].vectorize(xl)
+    s[out].parallel(shared)
+    peel(s, out, ragged)
+
+
 def plain_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> None:
     """Row-major in and out: vectors along a row; a tile is several output channels of one group, which share what they load,
     or several rows where each channel has an input of its own. For what cannot be blocked."""
