@@ -52,8 +52,9 @@ def conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> No
     ov, ol = s[out].split(o, factor=lanes)
     outer, inner = _tile_spatial(s, out, spatial, tile, ragged)
     shared = _shared(s, n, g, outer, acc, target, choices)
-    s[out].reorder(*share_first(shared, ragged, [n, g, *outer]), *inner, ov, ol)
-    s[acc].compute_at(s[out], outer[-1])
+    order = share_first(shared, ragged, [n, g, *outer])
+    s[out].reorder(*order, *inner, ov, ol)
+    s[acc].compute_at(s[out], order[-1])
     _, ao, *at = s[acc].op.axis
     ic, *taps = s[acc].op.reduce_axis
     av, al = s[acc].split(ao, factor=lanes)
@@ -140,8 +141,9 @@ def depthwise(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) 
     ragged: list[te.Var] = []
     outer, inner = _tile_spatial(s, out, spatial, Tile(1, columns, 1), ragged)
     shared = max((n, g, outer[0]), key=lambda axis: min(axis.extent, 2 * target.cores))
-    s[out].reorder(*share_first(shared, ragged, [n, g, *outer]), *inner, ol)
-    s[acc].compute_at(s[out], outer[-1])
+    order = share_first(shared, ragged, [n, g, *outer])
+    s[out].reorder(*order, *inner, ol)
+    s[acc].compute_at(s[out], order[-1])
     _, ao, *at = s[acc].op.axis
     taps = [r for r in s[acc].op.reduce_axis if r.extent > 1] or list(s[acc].op.reduce_axis)
     s[acc].reorder(*s[acc].op.reduce_axis, *at, ao)
@@ -181,9 +183,10 @@ def conv_transpose(s: te.Schedule, anchor: Tensor, target: Target, choices: Choi
     xo, xi = split(s, out, outer[-1], tile.columns, ragged)
     if uneven and not any(xo is r for r in ragged):
         ragged.append(xo)
-    shared = max((n, g, outer[0]), key=lambda axis: min(axis.extent, 2 * target.cores))
-    s[out].reorder(*share_first(shared, ragged, [n, g, *outer[:-1], *phases, xo]), xi, ov, ol)
-    s[acc].compute_at(s[out], xo)
+    shared = max((n, g, (*outer[:-1], xo)[0]), key=lambda axis: min(axis.extent, 2 * target.cores))
+    order = share_first(shared, ragged, [n, g, *outer[:-1], *phases, xo])
+    s[out].reorder(*order, xi, ov, ol)
+    s[acc].compute_at(s[out], order[-1])
     _, ao, *at = s[acc].op.axis
     ic, *taps = s[acc].op.reduce_axis
     av, al = s[acc].split(ao, factor=lanes)
