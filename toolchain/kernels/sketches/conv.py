@@ -29,7 +29,7 @@ from toolchain.kernels.sketches.stages import (
 from toolchain.kernels.tiling import Tile, conv_tiles, largest_divisor, matmul_tiles, plane_tiles
 from toolchain.te.tensor import Tensor
 
-UNROLLED_TAPS = 11           # a window row of a first layer; what is longer (a Fourier transform as a convolution) stays a loop
+UNROLLED_TAPS = 11           # a window row of a first layer; a longer one (a Fourier transform, say) stays a loop
 UNROLLED_CHANNELS = 4        # more in one basic block gains nothing and lets loads of overlapping windows merge into spills
 
 
@@ -95,8 +95,8 @@ def _tile_spatial(
 
 
 def _channel_loops(s: te.Schedule, acc: Tensor, ic: te.Var, taps: Sequence[te.Var], lanes: int) -> list[te.Var]:
-    """Input channels in blocks outside the taps, a few of them unrolled inside; few channels stay outside whole, and the taps
-    of a window row are unrolled."""
+    """Input channels in blocks outside the taps, a few of them unrolled inside; few channels stay outside whole, and taps of
+    a window row are unrolled."""
     if ic.extent < lanes and taps:
         *rows, tap = taps
         rolled: list[te.Var] = []

@@ -82,7 +82,7 @@ def _stream(s: te.Schedule, acc: Tensor, ko: te.Var, tiles: int, tile: Tile, tar
 
 
 def _tile(s: te.Schedule, anchor: Tensor, rows: int, columns: int, lanes: int, target: Target, choices: Choices) -> Tile:
-    tiles = matmul_tiles(rows, -(-columns // lanes), target)
+    tiles = matmul_tiles(rows, -(-columns // lanes), target, streamed=True)
     packed = packed_columns(s, anchor)
     if packed:
         vectors = packed // lanes
