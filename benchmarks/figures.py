@@ -230,12 +230,12 @@ def distinct_kernels(
     found: dict[tuple[str, str], tuple[Mapping[str, object], Target, list[str]]] = {}
     for build in builds:
         try:
-            made = make(store, build, [build.tasks.optimized, build.tasks.target])
+            made = make(store, build, [build.bucket.optimized, build.tasks.target])
         except ToolchainError as error:
             errors.append(f"{build.name}: {error}")
             continue
         target = made[build.tasks.target.name].meta["target"]
-        for key, kernel in made[build.tasks.optimized.name].meta["kernels"].items():
+        for key, kernel in made[build.bucket.optimized.name].meta["kernels"].items():
             entry = found.setdefault((key, json.dumps(target)), (kernel["graph"], Target.from_json(target), []))
             entry[2].append(build.name)
     return [(body, target, tuple(users)) for body, target, users in found.values()]
@@ -340,7 +340,7 @@ def memory_of_build(build: RecipeBuild) -> Figure:
     """The most memory that any process of a cold build, and all of them together, hold."""
     with tempfile.TemporaryDirectory(prefix="tc-figures-") as temporary, user_store() as store:
         model = single_model_project(store, build, Path(temporary) / "project")
-        imported = make(store, build, [build.tasks.graph])[build.tasks.graph.name]
+        imported = make(store, build, [build.bucket.graph])[build.bucket.graph.name]
         graph = load_files(store.blobs.paths(imported.files))
         weights_bytes = sum(size_bytes(graph.types[name]) for name in graph.params)
         size = max(model.stat().st_size, weights_bytes)             # a file may compute its weights instead of holding them

@@ -35,11 +35,12 @@ def speed_of(store: Store, build: RecipeBuild, known: Mapping[str, Any], *, agai
     {"what": identity, "build", "threads", "medians_us": {contender: time}, "variation", "speedup": {rival: [median, low,
     high]}, "passed", "errors": {contender: text}, "facts": MeasureFacts}. Raises the error of a step that fails.
     """
-    inputs = inputs_of(store, build, build.tasks.measure)
+    inputs = inputs_of(store, build, build.bucket.measure)
     what = measurement(inputs["module"], against, threads, seconds)
     if (before := known.get(key_of(build, threads, busy))) and before["what"] == what:
         return before
-    (sample, *_) = samples({"data": asdict(build.model.data)}, inputs, load_files(inputs["graph"].files))
+    data = asdict(build.binding.data or build.model.data)
+    (sample, *_) = samples({"data": data}, inputs, load_files(inputs["graph"].files))
     with ExitStack() as stack:
         temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="tc-figures-"))
         if busy:

@@ -12,7 +12,7 @@ from toolchain.build.deployfile import Build, Deployfile
 from toolchain.build.task import Task
 from toolchain.cli import build as build_commands
 from toolchain.cli import project as project_module
-from toolchain.tasks.plan import BuildTasks
+from toolchain.tasks.plan import BucketTasks, BuildTasks
 
 
 def fake_plan(deployfile: Deployfile, builds: Sequence[Build], project: Path) -> tuple[BuildTasks, ...]:
@@ -22,8 +22,8 @@ def fake_plan(deployfile: Deployfile, builds: Sequence[Build], project: Path) ->
                      files={"model": project / str(model.path)})
         module = Task(f"link:{build.name}", "fake_steps:link", 1, {"target": build.target}, {"graph": graph})
         verify = Task(f"verify:{build.name}", "fake_steps:verify", 1, {}, {"module": module})
-        return BuildTasks(build=build, source=None, graph=graph, target=graph, optimized=graph, module=module, verify=verify,
-                          measure=verify, machine=verify)
+        bucket = BucketTasks(name=build.name, graph=graph, optimized=graph, verify=verify, measure=verify)
+        return BuildTasks(build=build, source=None, target=graph, module=module, machine=verify, buckets=(bucket,))
 
     return tuple(tasks(b) for b in builds)
 

@@ -45,11 +45,12 @@ def keys(folder: Path, model: Model, spec: TargetSpec | None = None) -> set[str]
     """Of all tasks that make the artifact, kernels included."""
     _, b = planned(folder, model, spec)
     graph = Artifact("graph", {}, {"kernels": {"ab" * 16: {"name": "conv", "graph": {"nodes": []}}}})
-    kernels = b.module.needs({"graph": graph, "target": TARGET}).values()
+    kernels = b.module.needs({"graph 0": graph, "target": TARGET}).values()
     found = set()
     for task in (*everything(b.module), *kernels):
         files = {name: digest_bytes(path.read_bytes()) for name, path in task.files.items()}
-        found.add(key_of(ingredients(task, {}, files)))
+        made = {name: digest_bytes(child.name.encode()) for name, child in task.inputs.items()}
+        found.add(key_of(ingredients(task, made, files)))
     return found
 
 
@@ -60,12 +61,14 @@ def folder(tmp_path):
     return tmp_path
 
 
+BUCKETS = Bucket(dims={"n": 1}), Bucket(shapes={"x": (2, 3)})
 CHANGES = [
     (Model(path="net.onnx"), Model(path="other.onnx")),
     (Model(path="net.onnx"), Model(path="net.onnx", dims={"n": 1})),
     (Model(path="net.onnx"), Model(path="net.onnx", shapes={"x": (1, 3)})),
     (Model(path="net.onnx", dims={"n": 1}), Model(path="net.onnx", dims={"n": 2})),
     (Model(path="net.onnx", buckets=(Bucket(dims={"n": 1}),)), Model(path="net.onnx", buckets=(Bucket(dims={"n": 2}),))),
+    (Model(path="net.onnx", buckets=BUCKETS), Model(path="net.onnx", buckets=BUCKETS[::-1])),
     (Model(recipe="models.py:a"), Model(recipe="models.py:b")),
     (Model(wheel=WHEEL), Model(wheel=Wheel(**{**vars(WHEEL), "version": "1.1"}))),
     (Model(wheel=WHEEL), Model(wheel=Wheel(**{**vars(WHEEL), "sha256": "cd" * 32}))),
@@ -105,6 +108,18 @@ def test_the_bytes_of_every_file_are_pinned(folder):
         now = pinned(folder, model)
         assert now["models", "net"] != before["models", "net"] and now["targets", "x86"] == before["targets", "x86"]
         before = now
+
+
+def test_data_that_buckets_have_of_their_own_are_pinned(folder):
+    def data(file: str) -> Data:
+        return Data(inputs={"x": InputData(file=file)})
+
+    buckets = Bucket(dims={"n": 1}, data=data("x.npy")), Bucket(dims={"n": 2}, data=data("y.npy"))
+    before = pinned(folder, Model(path="net.onnx", buckets=buckets))["models", "net"]
+    assert {k for k in before if k.startswith("files.")} == {"files.model", 'files."input x"', 'files."input x of net[n=2]"'}
+    (folder / "y.npy").write_text("changed")
+    after = pinned(folder, Model(path="net.onnx", buckets=buckets))["models", "net"]
+    assert {k for k in before if before[k] != after[k]} == {'files."input x of net[n=2]"'}
 
 
 @pytest.mark.parametrize("tool", locking.TOOLS)

@@ -59,7 +59,7 @@ def build_command(
     tasks, lock = project.tasks(names), read(lock_path(project.file))
     if locked and (code := check_locked(project, lock, tasks, jobs=jobs, json=as_json)):
         return code
-    goals = {b.name: (b.module, b.verify) for b in tasks}
+    goals = {b.name: (b.module, *b.verifications) for b in tasks}
     built = execute(project, goals, exports_of(project, tasks), jobs=jobs, keep_going=keep_going, json=as_json)
     withdraw_unverified(project, tasks, built)
     if locked:
@@ -71,7 +71,7 @@ def build_command(
 
 def goals_of(tasks: Sequence[BuildTasks]) -> list[Task]:
     """The tasks `tc build` asks for: each build made and verified."""
-    return [task for b in tasks for task in (b.module, b.verify)]
+    return [task for b in tasks for task in (b.module, *b.verifications)]
 
 
 def exports_of(project: Project, tasks: Sequence[BuildTasks]) -> dict[Path, Task]:
@@ -80,8 +80,8 @@ def exports_of(project: Project, tasks: Sequence[BuildTasks]) -> dict[Path, Task
 
 
 def withdraw_unverified(project: Project, tasks: Sequence[BuildTasks], built: Build) -> None:
-    """`withdraw` artifacts that failed their verification, or could not be verified."""
-    withdraw(project, [b for b in tasks if b.verify.name in (*built.failed, *built.skipped)])
+    """`withdraw` artifacts of which a shape bucket failed its verification, or could not be verified."""
+    withdraw(project, [b for b in tasks if any(t.name in (*built.failed, *built.skipped) for t in b.verifications)])
 
 
 def withdraw(project: Project, builds: Sequence[BuildTasks]) -> None:
@@ -113,7 +113,7 @@ def write_lock(project: Project, lock: Lock, tasks: Sequence[BuildTasks], built:
 
 
 def made_and_verified(tasks: Sequence[BuildTasks], built: Build) -> list[BuildTasks]:
-    return [b for b in tasks if b.module.name in built.artifacts and b.verify.name in built.artifacts]
+    return [b for b in tasks if all(task.name in built.artifacts for task in (b.module, *b.verifications))]
 
 
 def check_locked(

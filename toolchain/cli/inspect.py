@@ -115,7 +115,8 @@ def resolve(project: Project, store: Store, name: str) -> Task:
     by_build = {b.name: b.module for b in tasks}
     if name in by_build:
         return by_build[name]
-    return find_task([*goals_of(tasks), *(t for b in tasks for t in (b.measure, b.machine))], name, store, project.folder)
+    measures = [bucket.measure for b in tasks for bucket in b.buckets]
+    return find_task([*goals_of(tasks), *measures, *(b.machine for b in tasks)], name, store, project.folder)
 
 
 @command("graph")
@@ -216,7 +217,7 @@ def check_command(names: tuple[str, ...], file: Path | None, folder: Path | None
     models: dict[str, BuildTasks] = {}
     for build in project.tasks(names):
         models.setdefault(build.build.model, build)
-    goals = {name: (build.graph,) for name, build in models.items()}
+    goals = {name: (build.buckets[0].graph,) for name, build in models.items()}
     built = execute(project, goals, keep_going=True, noun="models", is_result=False)
     store = Store(settings().store)
     for name, (task,) in goals.items():

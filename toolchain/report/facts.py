@@ -4,7 +4,7 @@ Tasks make facts (`tasks/`), keep them as JSON in the store, and hand a `Report`
 package looks anywhere else. Every class goes to JSON and back unchanged: `from_json(Report, to_json(report)) == report`.
 
     Report
-      builds: BuildReport...           one per model x target x precision
+      builds: BuildReport...           one per model x target x precision, and per shape bucket of it
         build: BuildFacts              what was made: size, compile time, digests, tuned or not
         verify: VerifyFacts | None     how far the outputs are from the reference
         layers: LayerFacts...          one per call of the plan, in order
@@ -30,8 +30,9 @@ SCHEMA = 1          # of the JSON form; raise it when a field changes its meanin
 
 @dataclass(frozen=True, slots=True)
 class BuildFacts:
-    """One artifact. `name` is the build's name in the deployfile and unique in a report.
+    """One shape bucket of an artifact (most have one). `name` is unique in a report: "reader[1x3x48x320]@x86", "net@x86".
 
+    artifact: the build's name in the deployfile, "reader@x86", which all buckets of an artifact share.
     size_bytes: all files of the artifact; weights_bytes and arena_bytes: parts of what it needs in memory. compile_s: sum
     over the tasks that made it, as if nothing had come from the store. kernels, tuned_kernels: distinct kernels, and how
     many of them use a schedule from tuning records. digests: of the model, the artifact, ...; versions: of what took part.
@@ -49,6 +50,7 @@ class BuildFacts:
     tuned_kernels: int = 0
     digests: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    artifact: str = ""
 
 
 @dataclass(frozen=True, slots=True)

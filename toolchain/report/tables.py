@@ -274,12 +274,13 @@ def _errors(o: OutputError) -> tuple[str, str, str]:
 
 
 def _artifacts(report: Report) -> Section:
+    """One row per artifact, however many shape buckets it has."""
     columns = (Column("build"), Column("precision"), Column("size", True), Column("weights", True), Column("arena", True),
                Column("compile time", True), Column("kernels", True), Column("schedules"))
-    rows = [(show_name(b.name), b.precision, *map(show_bytes, (b.size_bytes, b.weights_bytes, b.arena_bytes)),
+    rows = [(show_name(b.artifact or b.name), b.precision, *map(show_bytes, (b.size_bytes, b.weights_bytes, b.arena_bytes)),
              f"{b.compile_s:.2f} s", str(b.kernels),
              f"{b.tuned_kernels} of {b.kernels} tuned" if b.tuned_kernels else "default")
-            for b in (x.build for x in report.builds)]
+            for b in {x.build.artifact or x.build.name: x.build for x in report.builds}.values()]
     return Section("Artifacts", tables=(Table(columns, tuple(rows)),))
 
 

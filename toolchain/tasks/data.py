@@ -39,13 +39,16 @@ class Sample:
 def samples(params: Mapping[str, Any], inputs: Mapping[str, Input], graph: Graph) -> list[Sample]:
     """The sets to run a network with; `graph` is the imported one, whose inputs and outputs are named as in the model.
 
-    params: "data" (`Data` of the deployfile), "verify" (its `samples` and `seed` hold for what is random). Needs: the files
-    that `recorded_files` and plan.py name. Raises UsageError: a file that is not what it should be, or of another shape.
+    params: "data" (`Data` of the deployfile), "verify" (its `samples` and `seed` hold for what is random), "buckets"
+    (whether the graph is one of several shape buckets). Needs: the files that `recorded_files` and plan.py name.
+    Raises UsageError: a file that is not what it should be, or of another shape.
     """
     data, verify = params["data"], params.get("verify") or {}
     _check_names(data["inputs"], graph.inputs, "input")
     _check_names(data["expected"], graph.own_outputs, "output")
     recorded = recorded_files(inputs)
+    if params.get("buckets") and data["folder"] is None and not _fits(recorded, graph):
+        recorded = {}                                       # found beside the model, but of another shape bucket
     fixed = {name: _declared(name, data["inputs"][name], inputs, graph.types[name]) for name in data["inputs"]}
     if recorded:
         fixed = {**_match(recorded, "input", graph.inputs, graph), **fixed}
@@ -98,6 +101,15 @@ def _type_like(array: np.ndarray, name: str, graph: Graph) -> TensorType:
     return TensorType.plain([min(m, n) if e else n for n, m, e in zip(t.shape, array.shape, extents, strict=True)], t.dtype)
 
 
+def _fits(files: Mapping[str, Path], graph: Graph) -> bool:
+    """Whether the recorded inputs have the shapes of the graph's."""
+    try:
+        _match(files, "input", graph.inputs, graph)
+    except UsageError:
+        return False
+    return True
+
+
 def _declared(name: str, values: Mapping[str, Any], inputs: Mapping[str, Input], t: TensorType) -> np.ndarray:
     """The values of one input as `InputData` of the deployfile says."""
     if values["image"] is not None:
@@ -127,7 +139,8 @@ def _fitting(array: np.ndarray, t: TensorType, what: str) -> np.ndarray:
     """The array, if its type is that one. Raises UsageError."""
     if array.dtype != to_numpy(t.dtype) or array.shape != t.shape:
         raise UsageError(f"{what} is {array.dtype.name}{list(array.shape)}, but the model was built for {t}",
-                         fix="give values of that type, or change `shapes` and `dims` of the model")
+                         fix="give values of that type, change `shapes` and `dims` of the model, "
+                             "or give a shape bucket `data` of its own")
     return array
 
 

@@ -42,7 +42,7 @@ def tools() -> Section:
 
 
 def model_name(b: BuildTasks) -> Name:
-    return "models", b.build.variant
+    return "models", b.build.model
 
 
 def target_name(b: BuildTasks) -> Name:
@@ -56,7 +56,7 @@ def build_name(b: BuildTasks) -> Name:
 def declared(deployfile: Deployfile) -> frozenset[Name]:
     """The sections that a lock file of this deployfile may have."""
     builds = deployfile.all_builds()
-    return frozenset((TOOLS_SECTION, *(("models", b.variant) for b in builds), *(("targets", b.target) for b in builds),
+    return frozenset((TOOLS_SECTION, *(("models", b.model) for b in builds), *(("targets", b.target) for b in builds),
                       *(("builds", b.name) for b in builds)))
 
 
@@ -66,15 +66,18 @@ def makers(b: BuildTasks) -> tuple[Task, ...]:
 
 
 def source_files(b: BuildTasks) -> dict[str, Path]:
-    """Every file the build reads outside the store, under the names its tasks have for them."""
+    """Every file the build reads outside the store, under the names its tasks have for them; where shape buckets have data
+    of their own under one name, with the bucket's."""
     files: dict[str, Path] = {}
-    pending, seen = [b.verify, b.module], set()
+    pending: list[tuple[Task, str]] = [(b.module, ""), *((x.verify, x.name.partition("@")[0]) for x in reversed(b.buckets))]
+    seen: set[str] = set()
     while pending:
-        task = pending.pop()
+        task, bucket = pending.pop()
         if task.name not in seen:
             seen.add(task.name)
-            files |= task.files
-            pending.extend(task.inputs.values())
+            for name, path in task.files.items():
+                files[name if files.get(name, path) == path else f"{name} of {bucket}"] = path
+            pending.extend((child, bucket) for child in task.inputs.values())
     return files
 
 
@@ -88,7 +91,7 @@ def pinned(
         model, spec = deployfile.models[b.build.model], deployfile.targets[b.build.target]
         made = artifacts.get(b.source.name) if b.source is not None else None
         found[model_name(b)] = flatten({
-            SAID: _said_of_model(model, b.build.bucket), FILES: {n: digests[path] for n, path in source_files(b).items()},
+            SAID: _said_of_model(model), FILES: {n: digests[path] for n, path in source_files(b).items()},
             MADE: {name: file.digest for name, file in made.files.items()} if made is not None else None})
         target = artifacts.get(b.target.name)
         found[target_name(b)] = flatten({SAID: _said_of_target(spec), **(_resolved(target) if target is not None else {})})
@@ -99,7 +102,7 @@ def results(tasks: Iterable[BuildTasks], inputs: Mapping[Name, Section], artifac
     """The sections of builds. inputs: what `pinned` found; artifacts: of the builds' modules."""
     found: Sections = {}
     for b in tasks:
-        module, model, target = artifacts[b.module.name], b.build.variant, b.build.target
+        module, model, target = artifacts[b.module.name], b.build.model, b.build.target
         found[build_name(b)] = flatten({
             "model": model, "target": target, "inputs": inputs_digest(inputs, model, target), "artifact": module.digest,
             FILES: {name: file.digest for name, file in module.files.items()}})
@@ -126,7 +129,7 @@ def differing_inputs(
     for name, section in pinned(locked, deployfile, artifacts, digests).items() if locked else ():
         yield from compare(name, lock.sections.get(name), section, whole=name not in unknown)
     for b in locked:
-        name, now = build_name(b), inputs_digest(lock.sections, b.build.variant, b.build.target)
+        name, now = build_name(b), inputs_digest(lock.sections, b.build.model, b.build.target)
         if (then := lock.sections[name]["inputs"]) != now:
             yield Difference(name, "inputs", then, now)
     for b in tasks:
@@ -154,11 +157,11 @@ def _features(section: Section) -> Sequence[str]:
     return found if isinstance(found, list) else []
 
 
-def _said_of_model(model: Model, bucket: int) -> dict[str, Any]:
-    binding = model.bindings()[max(0, bucket - 1)]
+def _said_of_model(model: Model) -> dict[str, Any]:
+    buckets = {label: asdict(bucket) for label, bucket in model.bindings().items() if label}
     wheel = asdict(model.wheel) if model.wheel is not None else None
-    return {"path": model.path, "recipe": model.recipe, "wheel": wheel, "shapes": binding.shapes, "dims": binding.dims,
-            "data": asdict(model.data)}
+    return {"path": model.path, "recipe": model.recipe, "wheel": wheel, "shapes": model.shapes, "dims": model.dims,
+            "data": asdict(model.data), "buckets": tuple(buckets), "bucket": buckets}
 
 
 def _said_of_target(spec: TargetSpec) -> dict[str, Any]:

@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 
 from toolchain.build.task import Input, Result
+from toolchain.core.digest import digest_bytes
 from toolchain.core.target import Target
 from toolchain.graph.importers.bounded_rules import MAKES
 from toolchain.graph.importers.child import METADATA_FILE, import_in_child
 from toolchain.graph.importers.limits import Limits
-from toolchain.graph.ir import Node
+from toolchain.graph.ir import Graph, Node
 from toolchain.graph.passes.decompose import DECOMPOSED
-from toolchain.graph.passes.memory_plan import size_bytes
-from toolchain.graph.passes.plan_memory import plan_memory
+from toolchain.graph.passes.memory_plan import aligned, size_bytes
+from toolchain.graph.passes.plan_memory import plan_memory, with_weights_at
 from toolchain.graph.serialize import from_json, load_files, save
 from toolchain.kernels.flops import computed_flops
 from toolchain.kernels.table import KERNELS
@@ -36,6 +37,7 @@ from toolchain.tasks.assemble import Origin, assemble_with_origins, weights_segm
 from toolchain.tasks.compile import compile_workload
 from toolchain.tasks.fetch import fetch_wheel_file, run_recipe
 from toolchain.tasks.optimize import CONTROL_FLOW, optimize_graph
+from toolchain.tasks.plan import GRAPH
 
 Params = Mapping[str, Any]
 Inputs = Mapping[str, Input]
@@ -117,34 +119,55 @@ def kernel_from_json(data: Mapping[str, Any], code: bytes) -> Kernel:
                   tuple(data["workspace"]), data["scratch_bytes"])
 
 
+def bucket_graphs(inputs: Inputs) -> list[Graph]:
+    """The optimized graphs, one per shape bucket."""
+    return [load_files(inputs[f"{GRAPH}{n}"].files) for n in range(sum(name.startswith(GRAPH) for name in inputs))]
+
+
 def pack_weights(params: Params, inputs: Inputs, out: Path) -> Result:
-    """Every parameter in the layout its kernel reads, one after the other in plan order."""
-    graph = load_files(inputs["graph"].files)
-    memory = plan_memory(graph)
+    """Every parameter in the layout its kernel reads, one after the other in plan order; equal ones of all buckets once.
+
+    The meta says where each lies: "places", per bucket, from its offset in the bucket's own plan to that in the file.
+    """
+    places: list[list[tuple[int, int]]] = []
+    known: dict[str, int] = {}
+    end = 0
     with (out / "weights").open("wb") as file:
-        for offset, array in weights_segment(graph, memory):
-            file.seek(offset)
-            file.write(array.reshape(-1).view(np.uint8).data)
-        file.truncate(memory.weights_bytes)
-    return Result("weights", {"size_bytes": memory.weights_bytes})
+        for graph in bucket_graphs(inputs):
+            places.append([])
+            for offset, array in weights_segment(graph, plan_memory(graph)):
+                data = array.reshape(-1).view(np.uint8).data
+                digest = digest_bytes(data)
+                if digest not in known:
+                    file.seek(end)
+                    file.write(data)
+                    known[digest], end = end, aligned(end + data.nbytes)
+                places[-1].append((offset, known[digest]))
+        file.truncate(end)
+    return Result("weights", {"size_bytes": end, "places": places})
 
 
 def link(params: Params, inputs: Inputs, out: Path) -> Result:
-    """Place every value, write the plan, link kernels and runtime into the artifact's folder."""
-    graph, target = load_files(inputs["graph"].files), Target.from_json(inputs["target"].meta["target"])
+    """Place every value, write the plans, link kernels and runtime into the artifact's folder."""
+    target, weights = Target.from_json(inputs["target"].meta["target"]), inputs["weights"]
     made = {name.removeprefix("kernel "): i for name, i in inputs.items() if name.startswith("kernel ")}
     kernels = {key: kernel_from_json(i.meta, i.files["kernel.o"].read_bytes()) for key, i in made.items()}
-    memory = plan_memory(graph, workspaces(kernels))
-    plan, origins = assemble_with_origins(params["name"], graph, memory, kernels)
     names = {key: i.meta["name"] for key, i in made.items()}
+    plans, described = [], []
+    for graph, places in zip(bucket_graphs(inputs), weights.meta["places"], strict=True):
+        memory = with_weights_at(plan_memory(graph, workspaces(kernels)), dict(places), weights.meta["size_bytes"])
+        plan, origins = assemble_with_origins(params["name"], graph, memory, kernels)
+        plans.append(plan)
+        described.append(layers(plan, origins, names))
     extra = {
         "kernels": {i.meta["symbol"]: {"name": i.meta["name"], "schedule": i.meta["schedule"]} for i in made.values()},
-        "layers": [layers(plan, origins, names)], "metadata": metadata(inputs["imported"]),
+        "layers": described, "metadata": metadata(inputs["imported"]),
     }
-    write_artifact(out, params["name"], (plan,), {k.symbol: k.object for k in kernels.values()},
-                   inputs["weights"].files["weights"], target, extra)
+    write_artifact(out, params["name"], plans, {k.symbol: k.object for k in kernels.values()},
+                   weights.files["weights"], target, extra)
     return Result("module", {
-        "weights_bytes": memory.weights_bytes, "arena_bytes": memory.arena_bytes, "kernels": len(kernels),
+        "weights_bytes": weights.meta["size_bytes"], "arena_bytes": max(plan.arena_bytes for plan in plans),
+        "kernels": len(kernels),
         "workspaces": {key: list(k.workspace) for key, k in kernels.items()},
     })
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from toolchain.core.dtype import to_numpy
 from toolchain.core.errors import DeviceError, ToolchainError, UsageError
-from toolchain.targets.llvm.buckets import shapes_of
+from toolchain.targets.llvm.buckets import shape_text, shapes_of
 from toolchain.targets.llvm.format import FORMAT, RUNTIME_VERSION, VERSION, WEIGHTS_FILE, damage
 from toolchain.targets.llvm.plan import Fail, Op, Plan, Value, children, plans_from_json, walk
 
@@ -165,7 +165,8 @@ class Module:
     """A compiled network in this process. Any thread may call it, and calls take turns; close() (or `with`) frees it.
 
     threads: lanes that compute, the calling thread included. buckets: what runs for each set of input shapes it was built
-    for, each with its `inputs` and `outputs`; every method takes inputs of any of them. inputs, outputs: of the first.
+    for, each with its `inputs` and `outputs`; labels: what tools call them ("1x3x48x320"). Every method takes inputs of any
+    of them. inputs, outputs: of the first.
     """
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any], buckets: Sequence[Plan], threads: int) -> None:
@@ -173,6 +174,7 @@ class Module:
         self.name: str = manifest["name"]
         self.inputs: tuple[Value, ...] = self.buckets[0].inputs
         self.outputs: tuple[Value, ...] = self.buckets[0].outputs
+        self.labels = tuple(shape_text(plan.inputs) for plan in self.buckets)
         self._inputs, self._outputs = _Arrays("input", self.inputs), _Arrays("output", self.outputs)
         self._by_shapes = {shapes_of(plan.inputs): n for n, plan in enumerate(self.buckets)}
         self._model: ctypes.c_void_p | None = None
