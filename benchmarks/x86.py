@@ -313,8 +313,9 @@ def measure_layers(options: argparse.Namespace, results: Results, screen: Consol
 
 
 def layered(store: Store, build: RecipeBuild, results: Results, threads: int) -> BuildReport:
-    inputs = inputs_of(store, build, build.tasks.measure)
-    (sample, *_) = samples({"data": asdict(build.model.data)}, inputs, load_files(inputs["graph"].files))
+    inputs = inputs_of(store, build, build.bucket.measure)
+    data = asdict(build.binding.data or build.model.data)
+    (sample, *_) = samples({"data": data}, inputs, load_files(inputs["graph"].files))
     with tempfile.TemporaryDirectory(prefix="tc-figures-") as temporary:
         folder = assembled_folder(inputs["module"], Path(temporary) / "artifact")
         described = json.loads((folder / "manifest.json").read_text())["layers"]
@@ -336,7 +337,7 @@ def measure_load(options: argparse.Namespace, results: Results, screen: Console)
     """Fresh processes, ours and ONNX Runtime's in turns."""
     (build,) = recipe_builds(("paper",), ("resnet18",), options.root)
     with tempfile.TemporaryDirectory(prefix="tc-figures-") as temporary, user_store() as store:
-        module = inputs_of(store, build, build.tasks.measure)["module"]
+        module = inputs_of(store, build, build.bucket.measure)["module"]
         paths = {"ours": assembled_folder(module, Path(temporary) / "artifact"),
                  "onnxruntime": single_model_project(store, build, Path(temporary) / "project")}
         kinds = [kind for kind in paths if kind == "ours" or is_installed(kind)]
