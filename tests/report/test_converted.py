@@ -10,8 +10,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
 
 from toolchain.report.contenders import BASELINES, Entry, baseline_entries, missing_baselines
+from toolchain.report.converted import constants_to_initializers
 from toolchain.report.measure import measure
 from toolchain.tasks import plan
 
@@ -58,7 +60,7 @@ def test_it_computes_and_shows_how_it_ran(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "error"), [
-    ("unknown", "ImportModelError: onnx2torch cannot convert it: Converter is not implemented (Relu)"),
+    ("unknown", "ImportModelError: onnx2torch cannot convert it: NotImplementedError: Converter is not implemented (Relu)"),
     ("lost", "ImportModelError: onnx2torch made a network of 1 outputs, the model has 2"),
     ("wrong", "not timed: the converted network's results are not the model's ('y')"),
 ])
@@ -80,6 +82,21 @@ def test_a_converted_network_is_judged_and_judges_nobody(tmp_path):
         assert found["torch"].error.startswith("not timed: ") and found["torch"].outputs
         assert not found["ours"].error and found["ours"].median_us > 0
         assert "torch" not in [c.baseline for c in facts.comparisons]
+
+
+def test_constants_become_initializers():
+    """Those that are no output of the model; the others, and all other nodes, stay as they are."""
+    def constant(name: str) -> onnx.NodeProto:
+        return helper.make_node("Constant", [], [name], value=helper.make_tensor("", TensorProto.FLOAT, [1], [2.0]))
+
+    whole = helper.make_node("Constant", [], ["n"], value_int=3)
+    nodes = [constant("w"), helper.make_node("Mul", ["x", "w"], ["y"]), constant("z"), whole]
+    infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in "xyz"]
+    model = helper.make_model(helper.make_graph(nodes, "g", infos[:1], infos[1:]), ir_version=8)
+    before = ReferenceEvaluator(model).run(None, {"x": np.ones(1, np.float32)})
+    constants_to_initializers(model)
+    assert [n.output[0] for n in model.graph.node] == ["y", "z", "n"] and [i.name for i in model.graph.initializer] == ["w"]
+    assert ReferenceEvaluator(model).run(None, {"x": np.ones(1, np.float32)}) == before
 
 
 def test_what_is_absent_is_named(monkeypatch):

@@ -29,10 +29,11 @@ class Torch:
         proto = onnx.load(str(model))
         constants = {tensor.name for tensor in proto.graph.initializer}
         self._torch, self._names = torch, [o.name for o in proto.graph.output]
+        constants_to_initializers(proto)
         try:
             self._network = onnx2torch.convert(proto).eval()
-        except NotImplementedError as error:                # an operator it does not know, in its words
-            raise ImportModelError(f"onnx2torch cannot convert it: {error}") from error
+        except Exception as error:                          # of any kind: it does not check models, it stumbles over them
+            raise ImportModelError(f"onnx2torch cannot convert it: {type(error).__name__}: {error}") from error
         self._inputs = [torch.from_numpy(np.ascontiguousarray(inputs[i.name]))
                         for i in proto.graph.input if i.name not in constants]
         self.call()
@@ -51,6 +52,20 @@ class Torch:
         if len(found) != len(self._names):
             raise ImportModelError(f"onnx2torch made a network of {len(found)} outputs, the model has {len(self._names)}")
         return {name: tensor.numpy() for name, tensor in zip(self._names, found, strict=True)}
+
+
+def constants_to_initializers(proto: Any) -> None:
+    """Constant nodes of the main graph become initializers, in place: onnx2torch finds weights only there.
+
+        w = Constant(value)    ->    initializer w
+    """
+    outputs = {o.name for o in proto.graph.output}
+    for node in list(proto.graph.node):
+        if node.op_type == "Constant" and node.attribute[0].name == "value" and node.output[0] not in outputs:
+            tensor = proto.graph.initializer.add()
+            tensor.CopyFrom(node.attribute[0].t)
+            tensor.name = node.output[0]
+            proto.graph.node.remove(node)
 
 
 def _tensors(results: Any) -> Iterator[Any]:
