@@ -38,7 +38,7 @@ bench: $(VENV)/installed-baselines      ## Measure the recipes' models beside th
 	for recipe in paper ocr light; do (cd recipes/$$recipe && $(BIN)/tc report) || exit; done
 
 clean:          ## Remove what was built here (the user's store stays: `tc gc` bounds it)
-	rm -rf $(VENV) recipes/*/build recipes/*/.tc .tc build
+	rm -rf $(VENV) recipes/*/build recipes/*/.tc recipes/*/deployfile.lock .tc build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

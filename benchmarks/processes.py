@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -90,6 +92,27 @@ def watch_memory(command: Sequence[str], env: Mapping[str, str] | None = None, e
             process.kill()
             process.wait()
     return Peak(largest, who, tree, samples, process.returncode)
+
+
+@contextmanager
+def busy_core() -> Iterator[int]:
+    """Keep one core busy, the last of those this process may use, with a process that only spins; the core's number."""
+    core = max(os.sched_getaffinity(0))
+    code = f"import os; os.sched_setaffinity(0, {{{core}}}); print(flush=True)\nwhile True: pass"
+    process = subprocess.Popen([sys.executable, "-I", "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        process.stdout.readline()           # it is pinned now
+        yield core
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM now, files it has mapped included."""
+    return _kib(_read(PROC / "self" / "smaps_rollup"), "Rss")
 
 
 def tree_of(root: int) -> list[int]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from toolchain.build.deployfile import Model
+from toolchain.build.deployfile import Bucket, Model
 from toolchain.build.executor import Executor
 from toolchain.build.store import Store
 from toolchain.build.task import Input, Task
@@ -20,7 +20,7 @@ from toolchain.cli.project import Project, open_project
 from toolchain.core.artifact import Artifact
 from toolchain.core.settings import settings
 from toolchain.tasks.data import RECORDED
-from toolchain.tasks.plan import BuildTasks
+from toolchain.tasks.plan import BucketTasks, BuildTasks
 from toolchain.tasks.steps import MODEL
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
@@ -28,10 +28,12 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
 @dataclass(frozen=True, slots=True)
 class RecipeBuild:
-    """One build of one recipe."""
+    """One build of one recipe, or one shape bucket of it. label: which one, "" for a model without buckets."""
 
     project: Project
     tasks: BuildTasks
+    bucket: BucketTasks
+    label: str
 
     @property
     def recipe(self) -> str:
@@ -39,20 +41,30 @@ class RecipeBuild:
 
     @property
     def name(self) -> str:
-        return f"{self.recipe}/{self.tasks.build.model}"
+        return f"{self.recipe}/{self.tasks.build.model}" + (f"[{self.label}]" if self.label else "")
 
     @property
     def model(self) -> Model:
         return self.project.deployfile.models[self.tasks.build.model]
 
+    @property
+    def binding(self) -> Bucket:
+        """Its shapes and data."""
+        return self.model.bindings()[self.label]
+
 
 def recipe_builds(recipes: Sequence[str], models: Sequence[str], root: Path = RECIPES) -> list[RecipeBuild]:
-    """Those builds of the recipes that `models` mean (names or patterns; none: all). Raises UsageError, DeployfileError."""
+    """Those builds of the recipes that `models` mean (names or patterns; none: all), a bucket at a time.
+
+    Raises UsageError, DeployfileError.
+    """
     found = []
     for recipe in recipes:
         project = open_project(None, root / recipe)
         known = [b for b in project.deployfile.all_builds() if not models or _means(b.model, models)]
-        found += [RecipeBuild(project, t) for t in project.tasks([b.name for b in known])] if known else []
+        for t in project.tasks([b.name for b in known]) if known else ():
+            labels = project.deployfile.models[t.build.model].bindings()
+            found += [RecipeBuild(project, t, bucket, label) for bucket, label in zip(t.buckets, labels, strict=True)]
     return found
 
 
@@ -91,7 +103,7 @@ def single_model_project(store: Store, build: RecipeBuild, folder: Path) -> Path
     then no part of what is measured.
     """
     folder.mkdir(parents=True)
-    name, model = build.tasks.build.model, build.model
+    name, model, binding = build.tasks.build.model, build.model, build.binding
     path = folder / f"{name}.onnx"
     if build.tasks.source is None:
         assert model.path is not None
@@ -100,7 +112,7 @@ def single_model_project(store: Store, build: RecipeBuild, folder: Path) -> Path
         artifact = make(store, build, [build.tasks.source])[build.tasks.source.name]
         for file, blob in store.blobs.paths(artifact.files).items():
             place(blob, path if file == MODEL else folder / file)
-    declared = {"path": path.name, "shapes": {k: list(v) for k, v in model.shapes.items()}, "dims": dict(model.dims),
+    declared = {"path": path.name, "shapes": {k: list(v) for k, v in binding.shapes.items()}, "dims": dict(binding.dims),
                 "data": {"folder": RECORDED} if (folder / RECORDED).is_dir() else {}}
     write_deployfile(folder, name, declared)
     return path

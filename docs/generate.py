@@ -20,9 +20,9 @@ from toolchain.build.deployfile import Deployfile, Extent, Quantity, Section, st
 from toolchain.graph.importers.coverage import has_function
 from toolchain.graph.ops import INTERNAL, OPS, FusionClass, info
 from toolchain.graph.passes.decompose_recurrent import CELLS
-from toolchain.kernels import compute
+from toolchain.kernels import compute, loops
 from toolchain.kernels.op import Compute
-from toolchain.kernels.table import COMPUTES
+from toolchain.kernels.table import COMPUTES, KERNELS
 from toolchain.tasks.optimize import CONTROL_FLOW
 from toolchain.tasks.steps import supported_operators
 
@@ -59,6 +59,8 @@ where the first line of a deployfile points editors to.
 - A duration is written `90s`, `2h`, `1h 30m`; a size `64MB`, `4GiB`; a percentage `5%`. A bare number is an error there.
 - Every mistake in the file is shown at once, with line, column and, where there is one, the spelling that was meant. Exit 2.
 - What is marked *not yet* has its place and meaning, but using it is an error that says so.
+- `tc build` keeps what the file does not say (digests of models and data, the processor, versions) in `deployfile.lock`
+  ([lockfile.md](lockfile.md)).
 - A build's name is `model@target`, or `model@target.precision` where the precision is not fp32.
 
 Only `version` and one model are required; everything else has a default. Where no tolerance is declared, the built-in one of
@@ -182,8 +184,10 @@ operator with its number of nodes and share of the work, or all operators withou
 
 - Models of ONNX opset 7 up to the newest of the installed onnx package. Older forms are rewritten to the newest one at
   import, the model's own functions are inlined, and whatever depends on constants and shapes alone is computed there.
-- Shapes are static: the deployfile gives numbers to open dimensions. An operator whose output *shape* depends on values
-  (NonZero, Unique, ...) works only where it can be folded.
+- Shapes are static: the deployfile gives numbers to open dimensions. Where a *shape* depends on values (NonZero, Compress,
+  Unique, NonMaxSuppression, a Slice with computed ends), memory and loops are made for the most it can be, and the true size
+  is computed beside it: operators behind follow it (`tc check` names those that cannot), sums leave the rest out, and
+  outputs have their true shape. A shape without such a bound is refused.
 - Inputs that steer (axes, shapes, pads, scales) must be known at build time; the error names the node and the input.
 - Float16 and bfloat16 tensors are stored as such and computed in float32. Strings, sequences and optionals are refused.
 
@@ -198,10 +202,11 @@ Each kernel is compared with the reference interpreter in tests/kernels; the te 
 def operators_page() -> str:
     parts = [NOTE, OPERATORS, "\n## Operators with kernels\n"]
     for module, computes in compute_tables():
-        parts.append(f"### toolchain/kernels/compute/{module.__name__.rpartition('.')[2]}.py\n")
+        parts.append(f"### {module.__name__.replace('.', '/')}.py\n")
         parts.append(f"{str(module.__doc__).splitlines()[0]}\n")
-        parts.append(table(("class", "operators"), by_class(op for op in computes if op not in INTERNAL)))
-        notes = [(op, note) for op in sorted(computes) if (note := first_lines(computes[op])) and op not in INTERNAL]
+        named = [op for op in sorted(computes) if op not in INTERNAL or module is loops]
+        parts.append(table(("class", "operators"), by_class(named)))
+        notes = [(op, note) for op in named if (note := first_lines(computes[op]))]
         if notes:
             parts.append(table(("operator", "note"), notes))
     return "\n".join([*parts, *without_kernels()])
@@ -215,6 +220,7 @@ def compute_tables() -> Iterator[tuple[ModuleType, dict[str, Compute]]]:
         tables = [d for d in dicts if all(COMPUTES.get(op) is definition for op, definition in d.items())]
         if any(op not in INTERNAL for part in tables for op in part):
             yield module, {op: f for part in tables for op, f in part.items()}
+    yield loops, loops.LOOPS
 
 
 def by_class(operators: Iterable[str]) -> list[tuple[str, str]]:
@@ -230,13 +236,22 @@ def first_lines(definition: Compute) -> str:
     return doc.replace("*", "\\*").replace("_", "\\_").replace("<", "&lt;")     # else Markdown takes formulas for emphasis
 
 
+SELECTING = {
+    "Compress": "FlatNonZero of its condition, and a Gather; the result has as many slices as the data selects",
+    "NonMaxSuppression": "BoundedNonMaxSuppression; the result has as many rows as boxes are selected",
+    "NonZero": "FlatNonZero, and divisions of its positions; the result has as many columns as there are",
+    "Unique": "UniqueRows, and a Gather; the result has as many slices as there are different ones",
+}
+
+
 def without_kernels() -> Iterator[str]:
     supported = supported_operators()
     yield "\n## Operators that become others\n"
-    rows = [(op, "a loop of the plan around its body") for op in sorted(CONTROL_FLOW)]
+    rows = [(op, "a loop of the plan around its body") for op in sorted(CONTROL_FLOW) if op not in INTERNAL]
     cells = [op for op in sorted(CELLS) if op in supported]
     rows += [(", ".join(cells), "matrix products for all steps at once, and a Scan over the rest")]
-    gone = sorted(op for op in supported if op not in COMPUTES and op not in CONTROL_FLOW and op not in CELLS)
+    rows += [(op, made) for op, made in sorted(SELECTING.items())]
+    gone = sorted(supported - KERNELS - CONTROL_FLOW - frozenset((*CELLS, *SELECTING)))
     rows += [(", ".join(gone), "nothing: they disappear at import or in graph passes")]
     expanded = sorted(op for op in OPS if op not in supported and has_function(op))
     rows += [(", ".join(expanded), "ONNX's function body, where all of it is supported for the node's types and attributes")]

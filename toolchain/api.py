@@ -10,24 +10,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.build.deployfile import Build, Deployfile, Model, TargetSpec
+from toolchain.build.deployfile import Bucket, Build, Deployfile, Model, TargetSpec
 from toolchain.build.executor import Executor
 from toolchain.build.store import Store
 from toolchain.core.errors import UsageError
 from toolchain.core.target import Target
 from toolchain.targets import presets
-from toolchain.targets.llvm.module import Module
+from toolchain.targets.llvm.module import Module, load
 from toolchain.tasks.plan import plan
 
 if TYPE_CHECKING:
     import onnx
 
 PRECISIONS = ("fp32",)
+Shapes, Dims = Mapping[str, Sequence[int]], Mapping[str, int]
 
 
 def compile(
     model: str | Path | onnx.ModelProto, target: str | Target = "x86", precision: str = "fp32",
-    shapes: Mapping[str, Sequence[int]] | None = None, dims: Mapping[str, int] | None = None, threads: int | None = None,
+    shapes: Shapes | Sequence[Shapes] | None = None, dims: Dims | Sequence[Dims] | None = None, threads: int | None = None,
 ) -> Module:
     """Compile a model (a file, or one in memory) for a target and load it: the steps of `tc build`, nothing kept.
 
@@ -36,7 +37,8 @@ def compile(
         module.save("out/")
 
     target: "x86" (this machine), a preset ("x86-64-v3"), or a Target. shapes, dims: of inputs the model leaves open; numbers
-    by symbolic dimension. threads: lanes that compute (none: one per CPU this process may run on).
+    by symbolic dimension. A list of either makes one module for several sets of shapes, which picks by the inputs it is
+    given (two lists go together element by element). threads: lanes that compute (none: one per CPU this process may use).
     Raises ImportModelError, CodegenError, UsageError, as a build does.
     """
     if precision not in PRECISIONS:
@@ -44,7 +46,7 @@ def compile(
     chosen = presets.target(target)
     folder = Path(tempfile.mkdtemp(prefix="tc-compile-"))
     try:
-        module = Module.load(_build(model, chosen, shapes or {}, dims or {}, folder), threads)
+        module = Module.load(_build(model, chosen, _buckets(shapes, dims), folder), threads)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -52,18 +54,28 @@ def compile(
     return module
 
 
-def load(folder: str | Path, threads: int | None = None) -> Module:
-    """The artifact in `folder`, ready to run. Raises UsageError: no whole artifact; DeviceError: this CPU cannot run it."""
-    return Module.load(folder, threads)
+def _buckets(shapes: Shapes | Sequence[Shapes] | None, dims: Dims | Sequence[Dims] | None) -> tuple[Bucket, ...]:
+    """One bucket per element of the lists; what is no list holds for all. Raises UsageError: lists that do not match."""
+    lists = [value for value in (shapes, dims) if value is not None and not isinstance(value, Mapping)]
+    if len(counts := {len(value) for value in lists}) > 1 or 0 in counts:
+        raise UsageError(f"shapes and dims are lists of {' and '.join(str(len(value)) for value in lists)} elements",
+                         fix="give both as many, at least one: together they are the shape buckets")
+    return tuple(Bucket(shapes={k: tuple(v) for k, v in _element(shapes, n).items()}, dims=dict(_element(dims, n)))
+                 for n in range(counts.pop() if counts else 1))
 
 
-def _build(
-    model: Any, target: Target, shapes: Mapping[str, Sequence[int]], dims: Mapping[str, int], folder: Path,
-) -> Path:
+def _element(value: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None, n: int) -> Mapping[str, Any]:
+    if value is None or isinstance(value, Mapping):
+        return value or {}
+    return value[n]
+
+
+def _build(model: Any, target: Target, buckets: tuple[Bucket, ...], folder: Path) -> Path:
     """The artifact's folder, below `folder`."""
     path = _model_file(model, folder)
     name = re.sub(r"[^A-Za-z0-9_.+-]", "_", path.stem)[:64].lstrip("_.+-") or "model"
-    declared = Model(path=str(path.absolute()), shapes={k: tuple(v) for k, v in shapes.items()}, dims=dict(dims))
+    several = {"buckets": buckets} if len(buckets) > 1 else {"shapes": buckets[0].shapes, "dims": buckets[0].dims}
+    declared = Model(path=str(path.absolute()), **several)
     deployfile = Deployfile(version=1, models={name: declared}, targets={"x86": TargetSpec(kind="x86")})
     (tasks,) = plan(deployfile, (Build(name, "x86"),), folder, {"x86": target})
     store = Store(folder / "store")

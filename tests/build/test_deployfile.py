@@ -17,8 +17,11 @@ from toolchain.build.deployfile import (
     PERCENT,
     SIZE,
     Bucket,
+    Build,
     Builds,
+    Data,
     Deployfile,
+    InputData,
     Model,
     Section,
     TargetSpec,
@@ -88,19 +91,31 @@ models:
     dims: {batch: 1}
     buckets: [{dims: {width: 320}}, {shapes: {x: [1, 3, 48, 640]}, dims: {batch: 2}}]
 """).models["net"]
-    assert model.bindings() == (
-        Bucket(shapes={"x": (1, 3, 48, 320)}, dims={"batch": 1, "width": 320}),
-        Bucket(shapes={"x": (1, 3, 48, 640)}, dims={"batch": 2}))
+    assert model.bindings() == {
+        "width=320": Bucket(shapes={"x": (1, 3, 48, 320)}, dims={"batch": 1, "width": 320}, data=Data()),
+        "1x3x48x640,batch=2": Bucket(shapes={"x": (1, 3, 48, 640)}, dims={"batch": 2}, data=Data())}
 
 
-def test_each_bucket_is_a_build():
+def test_all_buckets_are_one_build():
     net = Model(path="net.onnx", buckets=(Bucket(dims={"n": 1}), Bucket(dims={"n": 2})))
-    deployfile = Deployfile(version=1, models={"net": net})
-    assert [b.name for b in deployfile.all_builds()] == ["net#1@x86", "net#2@x86"]
+    (build,) = Deployfile(version=1, models={"net": net}).all_builds()
+    assert build.name == "net@x86" and build.bucket_name("n=1") == "net[n=1]@x86"
+    assert Build("net", "x86", "int8").bucket_name("n=1") == "net[n=1]@x86.int8"
+
+
+def test_labels_of_buckets_differ():
+    same = Bucket(shapes={"x": (1, 4)}), Bucket(shapes={"y": (1, 4)}), Bucket()
+    assert list(Model(path="net.onnx", buckets=same).bindings()) == ["1x4", "1x4#2", "#3"]
+
+
+def test_a_bucket_can_have_data_of_its_own():
+    own = Data(inputs={"x": InputData(constant=1)})
+    model = Model(path="net.onnx", buckets=(Bucket(dims={"n": 1}), Bucket(dims={"n": 2}, data=own)), data=Data(folder="set"))
+    assert [b.data for b in model.bindings().values()] == [Data(folder="set"), own]
 
 
 def test_a_model_without_buckets_has_one_binding():
-    assert Model(path="x", dims={"n": 4}).bindings() == (Bucket(dims={"n": 4}),)
+    assert Model(path="x", dims={"n": 4}).bindings() == {"": Bucket(dims={"n": 4}, data=Data())}
 
 
 def test_the_models_tolerance_goes_before_the_files():
@@ -118,8 +133,9 @@ models:
   a:
     recipe: "make.py:net"
     data: {folder: set, inputs: {x: {file: x.npy}, y: {image: {file: y.png}}, z: {constant: 1}}, expected: {o: o.npy}}
+    buckets: [{dims: {n: 1}, data: {folder: other}}]
 """)
-    assert [path for _, path in paths(deployfile)] == ["make.py", "set", "o.npy", "x.npy", "y.png"]
+    assert [path for _, path in paths(deployfile)] == ["make.py", "set", "o.npy", "x.npy", "y.png", "other"]
 
 
 def test_the_data_can_be_written_as_json_and_read_back():

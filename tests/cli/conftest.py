@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import fake_steps
 import pytest
 
 from toolchain.build.deployfile import Build, Deployfile
 from toolchain.build.task import Task
 from toolchain.cli import build as build_commands
 from toolchain.cli import project as project_module
-from toolchain.tasks.plan import BuildTasks
+from toolchain.tasks.plan import BucketTasks, BuildTasks
 
 
 def fake_plan(deployfile: Deployfile, builds: Sequence[Build], project: Path) -> tuple[BuildTasks, ...]:
     def tasks(build: Build) -> BuildTasks:
         model = deployfile.models[build.model]
-        graph = Task(f"import:{build.model}", "fake_steps:read", 1, files={"model": project / str(model.path)})
+        graph = Task(f"import:{build.model}", "fake_steps:read", 1, {"llvm": "22.1.0", "target": dict(fake_steps.HOST)},
+                     files={"model": project / str(model.path)})
         module = Task(f"link:{build.name}", "fake_steps:link", 1, {"target": build.target}, {"graph": graph})
         verify = Task(f"verify:{build.name}", "fake_steps:verify", 1, {}, {"module": module})
-        return BuildTasks(build=build, source=None, graph=graph, target=graph, optimized=graph, module=module, verify=verify,
-                          measure=verify)
+        bucket = BucketTasks(name=build.name, graph=graph, optimized=graph, verify=verify, measure=verify)
+        return BuildTasks(build=build, source=None, target=graph, module=module, machine=verify, buckets=(bucket,))
 
     return tuple(tasks(b) for b in builds)
 

@@ -9,15 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.build.task import Input, Result
-from toolchain.core.errors import CodegenError, VerificationError
+from toolchain.core.errors import CodegenError, DeviceError, VerificationError
+from toolchain.targets.presets import PRESETS
+
+# The machine that the tests pretend to run on
+HOST = {"kind": "x86", "cores": 2, "features": [*PRESETS["x86-64-v3"].features, "+avx512f"]}
 
 
 def read(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -> Result:
     text = inputs["model"].path.read_text()
+    if inputs["model"].path.with_name("offline").exists():
+        raise DeviceError("the package index cannot be reached")
     if "slow" in text:
         time.sleep(60)
     (out / "text").write_text(text)
-    return Result("text", {"characters": len(text)})
+    return Result("text", {"characters": len(text), **params})
 
 
 def link(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -> Result:

@@ -197,7 +197,7 @@ def test_show(project, capsys):
     run(capsys, "build")
     code, out, _ = run(capsys, "show", "import:one")
     assert code == 0
-    assert out.startswith("import:one: text, 5 B\n{\n  \"characters\": 5\n}\n")
+    assert out.startswith("import:one: text, 5 B\n{\n  \"characters\": 5,\n")
     assert run(capsys, "show", "one@x86", "module.txt")[1] == "x86: first\n"
     assert "its files are: module.txt" in run(capsys, "show", "one@x86", "xyz")[2]
     assert "this task runs no passes" in run(capsys, "show", "import:one", "--after", "fold")[2]
@@ -237,7 +237,7 @@ def test_clean_removes_what_was_built_and_nothing_else(project, capsys):
     code, out, _ = run(capsys, "clean")
     assert (code, out.split(",")[0]) == (0, "removed the artifacts of 4 builds")
     left = sorted(p.name for p in project.rglob("*") if p.is_file())
-    assert left == ["deployfile.yaml", "mine.txt", "one.onnx", "two.onnx"]
+    assert left == ["deployfile.lock", "deployfile.yaml", "mine.txt", "one.onnx", "two.onnx"]
     assert "0 tasks ran, 10 cached" in run(capsys, "build")[1]
     assert (project / "build/one@x86/module.txt").exists()
 

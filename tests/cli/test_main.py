@@ -93,7 +93,7 @@ def test_wrong_usage(args, message, capsys):
     (["tune"], "tuning schedules"), (["devices"], "devices (boards over SSH)"), (["export"], "exporting other forms"),
     (["run", "x", "--device", "pi"], "devices (boards over SSH)"),
     (["bench", "x", "--device", "pi"], "devices (boards over SSH)"),
-    (["report", "--html", "x.html"], "HTML reports"), (["build", "--locked"], "lock files")])
+    (["report", "--html", "x.html"], "HTML reports")])
 def test_what_is_not_there_yet_says_so(args, capability, capsys):
     assert main(args) == 2
     assert capsys.readouterr().err.startswith(f"error: not yet: {capability}\nfix: ")

@@ -15,8 +15,10 @@ from toolchain.cli.use import describe
 from toolchain.core.errors import UsageError
 from toolchain.report.facts import BuildFacts, BuildReport, ContenderFacts, MeasureFacts, OutputError, Report, VerifyFacts
 from toolchain.targets.llvm.module import Module, OpTime, Stats
-from toolchain.targets.llvm.plan import Value
+from toolchain.targets.llvm.plan import Plan, Value
 from toolchain.tasks.data import read_array
+
+X, N = Value("x", "float32", (1, 4)), Value("n", "int64", (2,))
 
 
 @dataclass
@@ -25,13 +27,17 @@ class FakeModule:
 
     threads: int = 2
     name: str = "one"
-    inputs = (Value("x", "float32", (1, 4)), Value("n", "int64", (2,)))
+    buckets: tuple[Plan, ...] = (Plan("one", (X, N), (), ()),)
+    labels: tuple[str, ...] = ("1x4,2",)
+
+    def bucket_of(self, inputs):
+        raise UsageError(f"input 'x' has shape {inputs['x'].shape}")
 
     def run(self, inputs):
         return {"y/0": inputs["x"] * 2, "n": inputs["n"]}
 
     def benchmark(self, inputs, min_time_s):
-        assert inputs["x"].shape == (1, 4) and inputs["n"].dtype == np.int64
+        assert inputs["x"].shape in [plan.inputs[0].shape for plan in self.buckets] and inputs["n"].dtype == np.int64
         return Stats(12.5, 11.0, 20.0, int(min_time_s * 100))
 
     def profile(self, inputs):
@@ -114,6 +120,29 @@ def test_bench_as_json(built, capsys):
     assert main(["bench", "one@x86", "--json", "--time", "1s"]) == 0
     assert json.loads(capsys.readouterr().out) == {
         "median_us": 12.5, "p10_us": 11.0, "p90_us": 20.0, "repeats": 100, "threads": 2, "layers": []}
+
+
+@pytest.fixture
+def two_buckets(built, monkeypatch):
+    plans = tuple(Plan("one", (Value("x", "float32", (1, n)), N), (), ()) for n in (4, 8))
+    monkeypatch.setattr(Module, "load", lambda folder, threads=None: FakeModule(2, "one", plans, ("1x4,2", "1x8,2")))
+
+
+@pytest.mark.parametrize(("arguments", "measured"), [
+    ([], ["1x4,2", "1x8,2"]), (["--bucket", "1x8,2"], ["1x8,2"]), (["-i", "x=x.npy"], ["1x4,2"])])
+def test_bench_measures_the_buckets_one_means(two_buckets, capsys, arguments, measured):
+    assert main(["bench", "one@x86", *arguments]) == 0
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == [f"one[{m}]" for m in measured]
+    assert main(["bench", "one@x86", "--json", *arguments]) == 0
+    assert [json.loads(line)["bucket"] for line in capsys.readouterr().out.splitlines()] == measured
+
+
+def test_bench_of_a_bucket_there_is_not(two_buckets, project, capsys):
+    assert main(["bench", "one@x86", "--bucket", "1x9,2"]) == 2
+    assert "no shape bucket '1x9,2'" in (screen := capsys.readouterr().err) and "1x8,2" in screen
+    np.save(project / "x.npy", np.zeros((1, 5), np.float32))
+    assert main(["bench", "one@x86", "-i", "x=x.npy"]) == 2
+    assert "input 'x' has shape (1, 5)" in capsys.readouterr().err
 
 
 # --- reports ------------------------------------------------------------------------------------------------------------

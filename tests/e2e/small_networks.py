@@ -102,6 +102,24 @@ def lstm(seed: int = 0) -> onnx.ModelProto:
     return _model("lstm", nodes, {"x": [7, 1, 10]}, {"y": [7, 1, 24], "last": [1, 1, 24]}, weights)
 
 
+def reader(seed: int = 0) -> onnx.ModelProto:
+    """Two convolutions with halos, the mean of each column, a dense layer per column, all of free width:
+    (1, 3, 8, "width") -> (1, width / 2, 6)."""
+    r = np.random.default_rng(seed)
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "w1", "b1"], ["c1"], "stem", pads=[1, 1, 1, 1]), node("Relu", ["c1"], ["r1"], "stem_relu"),
+        node("MaxPool", ["r1"], ["p1"], "pool", kernel_shape=[2, 2], strides=[2, 2]),
+        node("Conv", ["p1", "w2"], ["c2"], "block", pads=[1, 1, 1, 1]), node("Relu", ["c2"], ["r2"], "block_relu"),
+        node("ReduceMean", ["r2", "height"], ["columns"], "column_mean", keepdims=0),
+        node("Transpose", ["columns"], ["turned"], "turn", perm=[0, 2, 1]),
+        node("MatMul", ["turned", "w3"], ["scores"], "classifier"), node("Softmax", ["scores"], ["y"], "softmax", axis=-1),
+    ]
+    weights = [_weight(r, "w1", 16, 3, 3, 3), _weight(r, "b1", 16), _weight(r, "w2", 32, 16, 3, 3), _weight(r, "w3", 32, 6),
+               numpy_helper.from_array(np.array([2], np.int64), "height")]
+    return _model("reader", nodes, {"x": [1, 3, 8, "width"]}, {"y": [1, "columns", 6]}, weights)
+
+
 NETWORKS: dict[str, Callable[..., onnx.ModelProto]] = {
     "conv_net": conv_net, "mlp": mlp, "attention": attention, "lstm": lstm,
 }

@@ -37,9 +37,14 @@ Arrays = Mapping[str, np.ndarray]
 class Work:
     """A definition and its meaning; numbers are small integers, so that every order of a sum is exact."""
 
-    output: te.Tensor
+    output: te.Tensor | tuple[te.Tensor, ...]
     arrays: Arrays
-    want: np.ndarray
+    want: np.ndarray | tuple[np.ndarray, ...]
+
+    def check(self, got: Arrays, stage: str) -> None:
+        outputs, wants = (x if isinstance(x, tuple) else (x,) for x in (self.output, self.want))
+        for t, want in zip(outputs, wants, strict=True):
+            np.testing.assert_array_equal(got[t.name], want, f"{stage}: {t.name}")
 
 
 def _numbers(rng: random.Random, *shape: int) -> np.ndarray:
@@ -113,7 +118,44 @@ def moves(r: random.Random) -> Work:
     return Work(out, {"X": values}, np.concatenate([values.T.reshape(-1) * 2, np.ones(more, np.float32)]))
 
 
-WORKS: tuple[Callable[[random.Random], Work], ...] = (matmul, conv, pool, rows, moves)
+def _first_largest(x: tuple, y: tuple) -> tuple:
+    """Of (value, position), whichever order they come in."""
+    better = te.any(x[0] > y[0], te.all(x[0].equal(y[0]), x[1] < y[1]))
+    return te.select(better, x[0], y[0]), te.select(better, x[1], y[1])
+
+
+ARGMAX = te.comm_reducer(_first_largest, lambda value, at: (te.min_value(value), te.max_value(at)), name="argmax")
+RANGE = te.comm_reducer(lambda x, y: (te.minimum(x[0], y[0]), te.maximum(x[1], y[1]), x[2] + y[2]),
+                        lambda low, high, total: (te.max_value(low), te.min_value(high), te.const(0, total)), name="range")
+
+
+def best(r: random.Random) -> Work:
+    """The largest element of each row and where it stands: both, or the position alone."""
+    n, m = r.randint(1, 6), r.randint(1, 20)
+    x, k = te.placeholder((n, m), name="X"), te.reduce_axis(m, "k")
+    outputs = te.compute((n,), lambda i: ARGMAX((x[i, k], k), axis=k), name="B")
+    values = _numbers(r, n, m)
+    want = values.max(1), values.argmax(1)
+    chosen = r.choice((outputs, outputs[1:]))
+    return Work(chosen, {"X": values}, want[2 - len(chosen):])
+
+
+def span(r: random.Random) -> Work:
+    """Least, largest and sum over two axes at once, of columns, and what is made of them."""
+    a, b, n = r.randint(1, 4), r.randint(1, 7), r.randint(1, 18)
+    x, k, q = te.placeholder((a, n, b), name="X"), te.reduce_axis(a, "k"), te.reduce_axis(b, "q")
+
+    def value(i: te.Var) -> te.Expr:
+        here = x[k, i, q]
+        return RANGE((here, here * 2.0, here.astype("int32")), axis=(k, q))
+
+    low, high, total = te.compute((n,), value, name="R")
+    out = te.compute((n,), lambda i: (high[i] - low[i]) * 100.0 + total[i].astype("float32"), name="D")
+    values = _numbers(r, a, n, b)
+    return Work(out, {"X": values}, (values.max((0, 2)) * 2 - values.min((0, 2))) * 100 + values.sum((0, 2)))
+
+
+WORKS: tuple[Callable[[random.Random], Work], ...] = (matmul, conv, pool, rows, moves, best, span)
 STEPS = ("split", "split", "split", "split", "fuse", "reorder", "reorder", "vectorize", "vectorize", "unroll", "parallel",
          "partition", "partition", "compute_at", "compute_at", "cache_write", "cache_read", "rfactor", "compute_inline",
          "prefetch", "decompose_reduction", "cache_window", "set_scope", "set_scope")
@@ -157,13 +199,11 @@ def random_schedule(seed: int) -> tuple[Work, te.Schedule, Target]:
 def check(seed: int) -> str:
     """"passed", "refused: why", or an AssertionError."""
     work, s, target = random_schedule(seed)
-    name = work.output.name
-    np.testing.assert_array_equal(te.interpret(s.func, work.arrays)[name], work.want, "scheduled")
+    work.check(te.interpret(s.func, work.arrays), "scheduled")
     try:
         lowered = lower(s.func, target)
-        np.testing.assert_array_equal(te.interpret(lowered, work.arrays)[name], work.want, "lowered")
-        made = run_in_pieces(s.func, target, work.arrays, random.Random(seed))
-        np.testing.assert_array_equal(made[name], work.want, "compiled")
+        work.check(te.interpret(lowered, work.arrays), "lowered")
+        work.check(run_in_pieces(s.func, target, work.arrays, random.Random(seed)), "compiled")
     except CodegenError as error:
         return f"refused: {error.what}"
     return "passed"
@@ -174,7 +214,8 @@ def run_in_pieces(func: te.PrimFunc, target: Target, arrays: Arrays, r: random.R
     types = {t.name: func.buffers[t].type for t in func.params}
     storage = {n: aligned(t.layout.size(t.shape), to_numpy(t.dtype)) for n, t in types.items()}
     for name, buffer in storage.items():
-        buffer[:] = types[name].layout.pack(arrays[name]).reshape(-1) if name in arrays else np.nan
+        unwritten = np.nan if buffer.dtype.kind == "f" else 0x5A
+        buffer[:] = types[name].layout.pack(arrays[name]).reshape(-1) if name in arrays else unwritten
     for workspace in kernel._workspace:
         workspace[:] = 0xFF
     table = kernel.table([storage[t.name] for t in func.params])

@@ -27,7 +27,7 @@ from toolchain.graph.passes import (
 )
 from toolchain.kernels.algorithms import algorithms
 from toolchain.kernels.layouts import layout_options
-from toolchain.kernels.table import COMPUTES
+from toolchain.kernels.table import KERNELS
 from toolchain.targets.backend import Kernel
 from toolchain.targets.llvm.artifact import write_artifact
 from toolchain.targets.llvm.cpu import host_target
@@ -87,7 +87,7 @@ class Stack:
         try:
             graph = import_model(case.model, self.folder, {}, {}, supported_operators())
             where = "interpreter"
-            reference = interpret(graph, case.inputs)
+            reference = graph.results(interpret(graph, case.inputs))
             if problem := compare(reference, case.expected, roughness(case)):
                 return Verdict("wrong", f"interpreter of the imported graph: {problem}")
             for variant in variants:
@@ -106,7 +106,7 @@ class Stack:
         optimized = self._optimize(graph, variant)
         slack = {n: spread(reference[n], case.expected[n]) for n in case.expected}
         rough = roughness(case)
-        if problem := compare(interpret(optimized, case.inputs), case.expected, rough, slack):
+        if problem := compare(optimized.results(interpret(optimized, case.inputs)), case.expected, rough, slack):
             return f"graph passes: {problem}"
         self._build(optimized, variant.target)
         one: Arrays = {}
@@ -122,7 +122,7 @@ class Stack:
 
     def _optimize(self, graph: Graph, variant: Variant) -> Graph:
         layouts = (planning_layouts(layout_options(variant.target)),) if variant.layouts else ()
-        supported = frozenset(COMPUTES) | optimize.CONTROL_FLOW
+        supported = KERNELS | optimize.CONTROL_FLOW
         choose = algorithms(variant.target) if variant.winograd is None else lambda node, graph: variant.winograd
         graph = run_passes(graph, (
             decomposing(supported), *variant.passes, choosing_algorithms(choose), *layouts, *FUSION))
@@ -142,14 +142,14 @@ class Stack:
             data = array.tobytes()
             weights[offset:offset + len(data)] = data
         plan = assemble("fuzz", graph, memory, kernels)
-        write_artifact(self.folder, "fuzz", plan, {k.symbol: k.object for k in kernels.values()}, bytes(weights), target)
+        write_artifact(self.folder, "fuzz", (plan,), {k.symbol: k.object for k in kernels.values()}, bytes(weights), target)
 
 
 def run_guarded(module: Module, inputs: Arrays, *, at_end: bool) -> dict[str, np.ndarray]:
     """Run on guarded arrays, in an arena of NaNs (but for what the plan keeps zero), after a run on other numbers."""
     arena = module.arena()
     keep = np.zeros(len(arena), bool)
-    for offset, size in module.plan.zero:
+    for offset, size in module.buckets[0].zero:
         keep[offset:offset + size] = True
     arena[~keep] = 0xFF
     given = {v.name: guarded(v.shape, inputs[v.name].dtype, at_end=at_end) for v in module.inputs}
@@ -164,7 +164,7 @@ def run_guarded(module: Module, inputs: Arrays, *, at_end: bool) -> dict[str, np
     for name, array in given.items():
         if array.tobytes() != np.ascontiguousarray(inputs[name]).tobytes():
             raise AssertionError(f"the run changed its input {name}")
-    return {name: array.copy() for name, array in made.items()}
+    return {name: array.copy() for name, array in bound.results().items()}
 
 
 # ---- comparing

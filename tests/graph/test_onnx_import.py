@@ -10,7 +10,7 @@ import pytest
 from onnx import helper, numpy_helper
 from small_models import LIGHT, assert_like_onnxruntime, imported, make_model, random_inputs, run_onnxruntime, value
 
-from toolchain.core.errors import ImportModelError
+from toolchain.core.errors import ImportModelError, UsageError
 from toolchain.graph.importers.coverage import Unsupported, unsupported
 from toolchain.graph.importers.limits import Limits
 from toolchain.graph.importers.onnx import import_onnx
@@ -249,6 +249,35 @@ def test_an_open_branch_reads_what_it_captures_as_inputs(taken: bool, golden):
     np.testing.assert_array_equal(interpret(graph, inputs)["y"], run_onnxruntime(model, inputs)["y"])
 
 
+def _two_rates(*, either: bool = False) -> onnx.ModelProto:
+    """A model for frames of 4 and of 6: each branch has weights for its own length."""
+    def branch(name: str, n: int) -> onnx.GraphProto:
+        nodes = [node("MatMul", ["x", "w"], ["u"], name=f"product{n}"), node("Relu", ["u"], ["r"])]
+        return _branch(name, nodes, {"w": np.arange(4 * n, dtype="float32").reshape(n, 4)})
+    branches = {"then_branch": branch("yes", 4), "else_branch": branch("no", 5 if either else 6)}
+    nodes = [node("If", ["c"], ["y"], name="rate", **branches)]
+    return make_model(nodes, {"c": (), "x": (1, "width")}, ["y"], dtypes={"c": "bool"})
+
+
+@pytest.mark.parametrize("width", [4, 6])
+def test_a_branch_that_these_shapes_do_not_fit_ends_the_run(width: int):
+    """As in ONNX Runtime: it is an error when it is taken, not before."""
+    model = _two_rates()
+    graph = verify(imported(model, dims={"width": width}))
+    x = np.ones((1, width), "float32")
+    fits = {"x": x, "c": np.asarray(width == 4)}
+    np.testing.assert_array_equal(interpret(graph, fits)["y"], run_onnxruntime(model, fits)["y"])
+    reason = f"node 'product{10 - width}' .MatMul.: does not fit its inputs"
+    with pytest.raises(UsageError, match=reason) as e:
+        interpret(graph, {"x": x, "c": np.asarray(width != 4)})
+    assert e.value.where == "rate"
+
+
+def test_a_choice_of_two_branches_that_do_not_fit_is_refused():
+    with pytest.raises(ImportModelError, match=r"node 'product4' .MatMul.: does not fit"):
+        imported(_two_rates(either=True), dims={"width": 7})
+
+
 def test_loop_and_scan_compute_what_onnxruntime_does():
     body = helper.make_graph(
         [node("Identity", ["go"], ["more"]), node("Add", ["s", "x"], ["s2"]), node("Mul", ["s2", "two"], ["o"])], "body",
@@ -332,7 +361,7 @@ def test_windows_larger_than_what_they_look_at_are_refused(op: str, attrs: dict)
     (node("Concat", ["x"], ["y"], axis=1.5), "attribute 'axis' is not a INT"),
     (node("Rleu", ["x"], ["y"]), "ONNX opset 17 has no operator Rleu"),
     (node("MatMul", ["x", "x"], ["y"]), "does not fit its inputs (float32[2, 3], float32[2, 3])"),
-    (node("NonZero", ["x"], ["y"]), "the shape of 'y' depends on data (inputs: float32[2, 3])"),
+    (node("ConstantOfShape", ["n"], ["y"]), "the shape of 'y' depends on data (inputs: int64[1]), and has no bound"),
     (node("Concat", ["x"], ["y"], axis=7), "does not fit its inputs"),
     (node("Cast", ["x"], ["y"], to=8), "element type STRING is not supported"),
     (node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2]), "kernel_shape=[2, 2] does not fit 0 spatial dimensions"),
@@ -340,5 +369,5 @@ def test_windows_larger_than_what_they_look_at_are_refused(op: str, attrs: dict)
 def test_bad_nodes_are_named(bad: onnx.NodeProto, message: str):
     bad.name = "culprit"
     with pytest.raises(ImportModelError) as e:
-        imported(make_model([bad], {"x": (2, 3)}, ["y"]))
+        imported(make_model([bad], {"x": (2, 3), "n": (1,)}, ["y"], dtypes={"n": "int64"}))
     assert e.value.where.startswith("node 'culprit' (") and message in e.value.what

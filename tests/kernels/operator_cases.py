@@ -337,6 +337,8 @@ def placed() -> dict[str, list[Case]]:
     boxes = (d(2, 3, 10, 10), regions(), ints(0, 1, 1))
     deform = (d(1, 2, 5, 6), d(3, 2, 2, 2), d(1, 8, 4, 5, low=-1, high=1))
     equal = np.array([[3, 1, 3, 2, 1, 3]], np.float32)
+    many = np.round(d(3, 270), 1)
+    many[1, 5], many[1, 99], many[2, 7], many[2, 8] = NAN, -INF, -0.0, 0.0
     return {
         "AffineGrid": [c(d(2, 2, 3), ints(2, 3, 5, 6), constants=[1], align_corners=a, rtol=1e-5) for a in (0, 1)]
         + [c(d(1, 3, 4), ints(1, 1, 3, 4, 5), constants=[1], rtol=1e-5)],
@@ -358,7 +360,37 @@ def placed() -> dict[str, list[Case]]:
         "TopK": [c(d(3, 9), ints(4), constants=[1], outputs=2, exact=True),
                  c(d(7, 3, 2), ints(7), constants=[1], outputs=2, axis=0, largest=0, exact=True),
                  c(equal, ints(5), constants=[1], outputs=2, exact=True),
-                 c(d(5, 33, dtype="int64"), ints(3), constants=[1], outputs=2)],
+                 c(d(5, 33, dtype="int64"), ints(3), constants=[1], outputs=2),
+                 *(c(a, ints(20), constants=[1], outputs=2, largest=largest, exact=True) for largest, a in (
+                     (0, many), (1, many.astype(np.float64)), (1, d(2, 270, dtype="int8", high=9)))),
+                 c(np.tile(equal, (1, 300 // equal.shape[1] + 1)), ints(299), constants=[1], outputs=2, exact=True)],
+    }
+
+
+def selections() -> dict[str, list[Case]]:
+    """What data-dependent shapes are made of: results one behind the other, zeros after them, and how many."""
+    draw = Draw(5)
+
+    def boxes(batch: int, n: int) -> np.ndarray:
+        corner = draw(batch, n, 2, low=0, high=20)
+        return np.concatenate([corner, corner + draw(batch, n, 2, low=-6, high=9)], 2)
+
+    scores = np.round(draw(2, 3, 37, low=0, high=1), 1)            # many equal ones
+    most, overlap, least = np.array([5]), f(0.3), f(0.25)
+    centers = np.abs(boxes(1, 20))
+    few = np.round(draw(19, 3, high=1, low=-1))
+    return {
+        "FlatNonZero": [c(d(37, dtype="bool"), outputs=2), c(np.zeros(5, bool), outputs=2), c(np.ones(1, bool), outputs=2)],
+        "UniqueRows": [
+            c(few, outputs=4, sorted=1), c(few, np.array(7), outputs=4, sorted=0), c(few[:, :1], np.array(0), outputs=4),
+            c(few[:1], outputs=4), c(d(33, 1, dtype="int64"), outputs=4, sorted=0), c(d(9, 2, dtype="bool"), outputs=4),
+            c(f(NAN, 1, -INF, NAN, 0, -0.0, 1).reshape(-1, 1), outputs=4), c(d(17, 1, dtype="float16").round(), outputs=4)],
+        "BoundedNonMaxSuppression": [
+            c(boxes(2, 37), scores, most, overlap, least, outputs=2, bound=5, constants=[2, 3, 4]),
+            c(boxes(2, 37), scores, np.array([99]), overlap, None, outputs=2, bound=37),
+            c(boxes(2, 37), scores, most, overlap, least, np.array(11), outputs=2, bound=5),
+            c(centers, scores[:1, :1, :20], most, overlap, outputs=2, bound=5, center_point_box=1),
+            c(boxes(2, 37), scores, np.array(0), outputs=2, bound=4)],
     }
 
 
@@ -410,7 +442,8 @@ CASES: dict[str, list[Case]] = {
     "CumProd": [c(d(3, 7), np.array(1), constants=[1], rtol=1e-5),
                 c(d(3, 5), np.array(0), constants=[1], reverse=1, exclusive=1, rtol=1e-5)],
     "CumSum": [c(d(3, 33), np.array(1), constants=[1], rtol=1e-5, reverse=r, exclusive=e) for r in (0, 1) for e in (0, 1)]
-              + [c(d(5, 3, 2, dtype="int32"), np.array(-3), constants=[1]), c(d(9), np.array(0), constants=[1], rtol=1e-5)],
+              + [c(d(5, 3, 2, dtype="int32"), np.array(-3), constants=[1]), c(d(9), np.array(0), constants=[1], rtol=1e-5),
+                 c(d(2, 300), np.array(1), constants=[1], rtol=1e-5), c(d(19, 40), np.array(0), constants=[1], rtol=1e-5)],
     "DepthToSpace": [c(d(2, 12, 3, 5), blocksize=2, exact=True), c(d(1, 18, 2, 3), blocksize=3, mode="CRD", exact=True)],
     "Div": binary(FLOATS) + [c(d(3, 27, dtype=t, low=-100, high=100), d(27, dtype=t, low=1, high=9)) for t in INTS]
            + [c(np.array([7, -7, 7, -7, 0], np.int32), np.array([2, 2, -2, -2, 5], np.int32)),
@@ -564,7 +597,9 @@ CASES: dict[str, list[Case]] = {
     "Tile": [c(d(2, 3), ints(2, 3), constants=[1], exact=True), c(d(7), ints(1), constants=[1], exact=True),
              c(d(2, 1, 5, dtype="int64"), ints(1, 4, 2), constants=[1])],
     "Transpose": [c(d(3, 7), exact=True), c(d(2, 3, 5, 7), perm=(0, 2, 3, 1), exact=True),
-                  c(d(5, 1, 3), perm=(2, 0, 1), exact=True), c(d(7), exact=True), c(d(33, 27, dtype="float16"), exact=True)],
+                  c(d(5, 1, 3), perm=(2, 0, 1), exact=True), c(d(7), exact=True), c(d(33, 27, dtype="float16"), exact=True),
+                  *(c(d(2, 37, 21, dtype=t), perm=(0, 2, 1), exact=True) for t in (*FLOATS, "int8", "int64", "bool")),
+                  c(d(16, 1, 2, 32, dtype="uint8"), perm=(1, 3, 2, 0), exact=True)],
     "Trilu": [c(d(5, 7), exact=True), c(d(2, 5, 5), upper=0, exact=True), c(d(5, 7), np.array(2), constants=[1], exact=True),
               c(d(5, 7), np.array(-2), constants=[1], upper=0, exact=True)],
     "Unsqueeze": [c(d(3, 5), ints(0, -1), constants=[1], exact=True), c(d(), ints(0), constants=[1], exact=True)],
@@ -573,7 +608,7 @@ CASES: dict[str, list[Case]] = {
               c(d(4, dtype="bool"), d(3, 4), f(-INF).reshape(()), constants=[0, 2], exact=True)],
     "WinogradConv": [c(d(2, 3, 7, 9), d(m + 2, m + 2, 5, 3), bias, m=m, pads=(1, 0, 1, 2), rtol=1e-5 * m * m)
                      for m in (2, 4) for bias in (None, d(5))],
-    "Xor": logical(), **quantized(), **placed(),
+    "Xor": logical(), **quantized(), **placed(), **selections(),
 }
 
 __all__ = ["CASES", "Case", "ml_dtypes", "tolerance"]

@@ -15,8 +15,8 @@ from toolchain.core.target import Target
 from toolchain.graph.infer import infer
 from toolchain.graph.interpret import interpret
 from toolchain.graph.ir import Graph, Node, array_type
-from toolchain.kernels.build import Sketcher, define, schedule
-from toolchain.kernels.sketches.select import SKETCHES
+from toolchain.kernels.build import Sketcher, schedule
+from toolchain.kernels.sketches.select import SKETCHES, unscheduled
 from toolchain.targets.base import compile_kernel
 from toolchain.targets.llvm.cpu import host_target
 from toolchain.targets.llvm.load import LoadedKernel, aligned, load
@@ -46,9 +46,7 @@ def one_node(
 
 def defined(body: Graph, arrays: Arrays) -> list[np.ndarray]:
     """The te definitions as they are, by the loop-IR interpreter."""
-    inputs, outputs = define(body)
-    func = te.create_schedule(outputs, inputs=inputs).func
-    return interpreted(func, body, arrays)
+    return interpreted(schedule(body, HOST, unscheduled).func, body, arrays)
 
 
 def interpreted(func: PrimFunc, body: Graph, arrays: Arrays) -> list[np.ndarray]:
@@ -78,9 +76,8 @@ def _run(kernel: LoadedKernel, func: PrimFunc, arrays: Arrays) -> list[np.ndarra
     """Pack, run, unpack; the halo and the tail of every output still hold zeros afterwards."""
     types = {t: func.buffers[t].type for t in func.params}
     storage = {t: aligned(types[t].layout.size(t.shape), to_numpy(t.dtype)) for t in func.params}
-    for t in func.params:
-        if t not in func.stages:
-            storage[t][:] = types[t].layout.pack(np.asarray(arrays[t.name]).reshape(t.shape)).reshape(-1)
+    for t in func.inputs:
+        storage[t][:] = types[t].layout.pack(np.asarray(arrays[t.name]).reshape(t.shape)).reshape(-1)
     kernel(*storage.values())
     made = [types[t].layout.unpack(storage[t], t.shape) for t in func.outputs]
     for t, logical in zip(func.outputs, made, strict=True):

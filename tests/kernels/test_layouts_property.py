@@ -98,13 +98,15 @@ def test_conv(target: Target, data: st.DataObject, window: dict[str, Any], resid
 @settings(max_examples=15)
 @given(data=st.data(), window=windows(transposed=True), residual=st.booleans())
 def test_conv_transpose(target: Target, data: st.DataObject, window: dict[str, Any], residual: bool):
-    ic, out = data.draw(st.sampled_from([1, 5, 16, 20])), data.draw(st.sampled_from([1, 7, 16, 35]))
+    ic, out = data.draw(st.sampled_from([1, 5, 16, 20])), data.draw(st.sampled_from([1, 3, 7, 16, 35]))
+    group = data.draw(st.sampled_from([1, 1, 2]))
     extra = tuple(data.draw(st.integers(0, s - 1)) for s in window["strides"])
-    spatial = (data.draw(st.integers(1, 5)), data.draw(st.integers(1, 9)))
-    x, w, b = arrays_of((1, ic, *spatial), (ic, out, *window["kernel_shape"]), (out,))
+    spatial = (data.draw(st.integers(1, 5)), data.draw(st.integers(1, 19)))
+    x, w, b = arrays_of((1, ic * group, *spatial), (ic * group, out, *window["kernel_shape"]), (out * group,))
     assume(all((n - 1) * s + k + e > p + q for n, s, k, e, p, q in zip(
         spatial, window["strides"], window["kernel_shape"], extra, window["pads"][:2], window["pads"][2:])))
-    assert in_every_layout("ConvTranspose", [x, w, b], {**window, "output_padding": extra}, target, residual) >= 1
+    attrs = {**window, "output_padding": extra, "group": group}
+    assert in_every_layout("ConvTranspose", [x, w, b], attrs, target, residual) >= 1
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)

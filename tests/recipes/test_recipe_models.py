@@ -171,7 +171,7 @@ def test_seeded_light_models_tell_their_classes_apart(name: str, tmp_path: Path)
     assert len(outputs) == 1 + (model.graph.node[-1].op_type == "Softmax")
 
 
-@pytest.mark.parametrize("recipe", ["paper", "light", "quickstart", "ocr"])
+@pytest.mark.parametrize("recipe", ["paper", "light", "quickstart", "ocr", "speech", "vision", "language"])
 def test_deployfiles_are_valid_and_name_what_is_there(recipe: str) -> None:
     folder = RECIPES / recipe
     deployfile = check((folder / "deployfile.yaml").read_bytes())

@@ -50,3 +50,11 @@ class Fake:
 
     def outputs(self) -> Mapping[str, np.ndarray]:
         return self._values
+
+
+class Doubled(Fake):
+    """Computes what the small network of test_converted.py computes: y = 2 relu(x), z = -x."""
+
+    def outputs(self) -> Mapping[str, np.ndarray]:
+        x = self._values["x doubled"] / 2
+        return {"y": np.maximum(x, 0) * 2, "z": -x}

@@ -9,7 +9,10 @@ from toolchain.report.facts import (
     BuildReport,
     ContenderFacts,
     LayerFacts,
+    MachineFacts,
+    MachineSpeed,
     MeasureFacts,
+    MemoryLevel,
     OutputError,
     Report,
     System,
@@ -37,6 +40,13 @@ def measured(base_us: float, *rivals: ContenderFacts, system: System = SYSTEM, t
     return MeasureFacts(threads, 8, 0.25, (ours, *rivals), comparisons, system, reference="onnxruntime")
 
 
+def speed_of_threads(threads: int) -> MachineSpeed:
+    """A machine of 200 GFLOP/s and 25 GB/s a core; memory is shared."""
+    levels = (MemoryLevel("L2", threads << 20, 100.0 * threads, 80.0 * threads),
+              MemoryLevel("L3", 32 << 20, 25.0 * threads, 20.0 * threads), MemoryLevel("memory", 0, 20.0, 15.0))
+    return MachineSpeed(threads, 200.0 * threads, levels)
+
+
 def report() -> Report:
     error = OutputError("logits", (1, 1000), 3.1e-6, 2.2e-6, 0.04, True)
     good = BuildReport(
@@ -45,14 +55,18 @@ def report() -> Report:
         VerifyFacts("onnxruntime 1.31.1", "random, seed 0", 1e-3, 1e-4, (error,)),
         (
             LayerFacts("conv2d_7x7", ("conv1", "bn1", "conv1.relu"), 812.0, 236e6, 650.0, 3_500_000),
-            LayerFacts("max_pool", ("maxpool",), 60.5),
-            LayerFacts("conv2d_3x3", ("layer1.0.conv1", "layer1.0.bn1"), 702.5, 231.2e6, 576.0, schedule="tuned"),
+            LayerFacts("max_pool", ("maxpool",), 60.5, 1.8e6, 58.0, 4_000_000, chunks=56),
+            LayerFacts("conv2d_3x3", ("layer1.0.conv1", "layer1.0.bn1"), 702.5, 231.2e6, 576.0, 1_750_000, 147_456,
+                       schedule="tuned"),
+            LayerFacts("winogradconv_relu", ("layer4.1.conv1",), 801.0, 231.2e6, 440.0, 9_600_000, 9_437_184, 57.8e6, 32),
+            LayerFacts("layout", (), 9.5, 0.0, 9.0, 200_000),
         ),
         measured(
             11_200.0, contender("onnxruntime", 12_300.0, config={"threads": "2", "io": "bound"}),
             contender("openvino", 11_000.0, wobble=0.5, outputs=(error,)), contender("fast", 9_000.0),
             ContenderFacts("dead", error="was killed by SIGSEGV: \x1b[2J"),
         ),
+        MachineFacts((speed_of_threads(1), speed_of_threads(2))),
     )
     bad = BuildReport(
         BuildFacts(HOSTILE, "evil", "x86", "fp32", 1234, kernels=3, tuned_kernels=2),

@@ -121,7 +121,7 @@ def some_inputs(plan: Plan, seed: int = 1) -> dict[str, np.ndarray]:
 
 
 def write(plan: Plan, folder: Path) -> Path:
-    write_artifact(folder, plan.name, plan, kernels(), some_weights(plan), HOST)
+    write_artifact(folder, plan.name, (plan,), kernels(), some_weights(plan), HOST)
     return folder
 
 

@@ -31,12 +31,12 @@ from small_plans import (
 
 from toolchain.core.errors import CodegenError, DeviceError, ToolchainError, UsageError
 from toolchain.targets.llvm import link, table
-from toolchain.targets.llvm.artifact import FORMAT, write_artifact
+from toolchain.targets.llvm.artifact import write_artifact
+from toolchain.targets.llvm.format import FORMAT, RUNTIME_VERSION, VERSION
 from toolchain.targets.llvm.header import c_identifier, header_text
 from toolchain.targets.llvm.link import compile_c, run_zig, zig_path
 from toolchain.targets.llvm.module import Module
 from toolchain.targets.llvm.plan import Copy, Plan, Value
-from toolchain.targets.llvm.table import RUNTIME_VERSION, VERSION
 
 __all__ = ["own_store"]
 
@@ -59,27 +59,27 @@ def test_weights_from_a_file_and_from_memory(tmp_path):
     a = write(PLAN, tmp_path / "a")
     data = tmp_path / "w"
     data.write_bytes(some_weights(PLAN))
-    write_artifact(tmp_path / "b", "small", PLAN, kernels(), data, HOST)
-    write_artifact(tmp_path / "c", "small", PLAN, kernels(), memoryview(some_weights(PLAN)), HOST)
+    write_artifact(tmp_path / "b", "small", (PLAN,), kernels(), data, HOST)
+    write_artifact(tmp_path / "c", "small", (PLAN,), kernels(), memoryview(some_weights(PLAN)), HOST)
     assert files(a) == files(tmp_path / "b") == files(tmp_path / "c")
 
 
 def test_manifest(tmp_path):
     extra = {"schedules": {"all": ["split i 8"]}, "model_sha256": "12"}
-    write_artifact(tmp_path, "small", PLAN, kernels(), some_weights(PLAN), HOST, extra)
+    write_artifact(tmp_path, "small", (PLAN,), kernels(), some_weights(PLAN), HOST, extra)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["inputs"][0] == {"name": "x0", "dtype": "uint32", "shape": [64]}
+    assert manifest["buckets"][0]["inputs"][0] == {"name": "x0", "dtype": "uint32", "shape": [64]}
     assert manifest["schedules"] == extra["schedules"] and manifest["target"]["name"] == "host"
     assert manifest["made_from"]["kernels"].keys() == {"all"}
     with pytest.raises(CodegenError, match="its own 'target'"):
-        write_artifact(tmp_path, "small", PLAN, kernels(), some_weights(PLAN), HOST, {"target": 1})
+        write_artifact(tmp_path, "small", (PLAN,), kernels(), some_weights(PLAN), HOST, {"target": 1})
 
 
 def test_a_build_that_fails_leaves_no_partial_file(tmp_path):
     with pytest.raises(CodegenError, match="1023 bytes of weights for a plan with 1024"):
-        write_artifact(tmp_path, "small", PLAN, kernels(), bytes(1023), HOST)
+        write_artifact(tmp_path, "small", (PLAN,), kernels(), bytes(1023), HOST)
     with pytest.raises(CodegenError, match="undefined"):
-        write_artifact(tmp_path, "small", PLAN, {}, some_weights(PLAN), HOST)
+        write_artifact(tmp_path, "small", (PLAN,), {}, some_weights(PLAN), HOST)
     assert set(files(tmp_path)) <= {"weights.bin"}
 
 
@@ -96,7 +96,7 @@ def test_hostile_names(tmp_path):
     name = '../../evil"; */ int x; \\\n%s'
     value = Value(name, "uint32", (N,))
     plan = Plan(name, (value,), (replace(value, name=name + "y"),), (Copy(X, Y, 256, name=name),))
-    write_artifact(tmp_path / "a", name, plan, {}, b"", HOST)
+    write_artifact(tmp_path / "a", name, (plan,), {}, b"", HOST)
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     check_header(tmp_path / "a", c_identifier(name), ["-x", "c", "-std=c99"])
     x = np.arange(N, dtype=np.uint32)
@@ -112,7 +112,7 @@ def check_header(folder: Path, identifier: str, language: list[str]) -> None:
 
 @pytest.mark.parametrize("language", ["c -std=c99", "c -std=c11", "c++ -std=c++11", "c++ -std=c++20"])
 def test_the_header_is_strict_c_and_cpp(tmp_path, language):
-    (tmp_path / "small.h").write_text(header_text(PLAN, "small"))
+    (tmp_path / "small.h").write_text(header_text((PLAN,), "small"))
     check_header(tmp_path, "small", ["-x", *language.split()])
 
 
@@ -141,13 +141,13 @@ __attribute__((force_align_arg_pointer)) void _start(void) {
     expect(small_create(&model, "small.h", 1) == SMALL_NOT_WEIGHTS, 4);
     expect(small_create(&model, "other.bin", 1) == SMALL_OTHER_WEIGHTS, 5);
     expect(small_create_from_memory(&model, (char *)x + 4, 64, 1) == SMALL_BAD_ARGUMENT, 6);
-    expect(small_n_inputs() == 2 && small_n_outputs() == 2 && small_n_ops() == 3, 7);
+    expect(small_n_inputs() == 2 && small_n_outputs() == 2 && small_n_ops(0) == 3 && !small_n_ops(1), 7);
     expect(same(small_input(1)->name, "x1") && same(small_input(1)->dtype, "uint32") && small_input(1)->rank == 1, 8);
     expect(small_output(0)->shape[0] == 64 && small_output(0)->size_bytes == 256 && !small_output(2) && !small_input(-1), 9);
-    expect(!small_missing_feature() && same(small_op_name(2), "copy") && !small_op_name(3), 10);
+    expect(!small_missing_feature() && same(small_op_name(0, 2), "copy") && !small_op_name(0, 3), 10);
     expect(small_create(&model, "weights.bin", 2) == SMALL_OK && small_threads(model) == 2, 11);
     expect(small_run(model, inputs, NULL) == SMALL_BAD_ARGUMENT, 12);
-    expect(small_run_range(model, inputs, outputs, 0, 4) == SMALL_BAD_ARGUMENT, 13);
+    expect(small_run_range(model, 0, inputs, outputs, 0, 4) == SMALL_BAD_ARGUMENT, 13);
     int64_t ns[3] = {0, 0, 0};
     int one = 1;
     small_set_profile(model, ns);
@@ -230,7 +230,7 @@ def test_other_formats_and_folders_are_refused(tmp_path):
     write(PLAN, tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
-    with pytest.raises(UsageError, match="artifact of format 99; this version reads format 1"):
+    with pytest.raises(UsageError, match="artifact of format 99; this version reads format 2"):
         Module.load(tmp_path)
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "files": {"../x": {}}}))
     with pytest.raises(UsageError, match="damaged"):
@@ -259,8 +259,9 @@ def test_artifacts_of_another_runtime_are_refused(tmp_path, monkeypatch):
 
 
 def test_functions_of_this_runtime_version(golden):
-    """When this text changes, count up RUNTIME_VERSION in table.py: older programs would call what is no longer there."""
-    declared = [line.split(" /*")[0] for line in header_text(PLAN, "m").splitlines() if re.match(r"\w[^(]*\bm_\w+\(", line)]
+    """When this text changes, count up RUNTIME_VERSION in format.py: older programs would call what is no longer there."""
+    text = header_text((PLAN,), "m").replace(",\n  ", ",")
+    declared = [re.sub(" +", " ", line.split(" /*")[0]) for line in text.splitlines() if re.match(r"\w[^(]*\bm_\w+\(", line)]
     assert len(declared) == len(link.API)
     golden("\n".join([f"{VERSION}, format {FORMAT}", *declared]) + "\n")
 
@@ -269,7 +270,7 @@ def test_a_cpu_without_the_features_gets_a_message(tmp_path):
     """XOP (2011 to 2017) is in no CPU that runs this: its absence must be said, not met as an illegal instruction."""
     if "xop" in Path("/proc/cpuinfo").read_text().split():
         pytest.skip("this CPU has XOP")
-    write_artifact(tmp_path, "small", PLAN, kernels(), some_weights(PLAN), replace(HOST, features=("+sse3", "+xop")))
+    write_artifact(tmp_path, "small", (PLAN,), kernels(), some_weights(PLAN), replace(HOST, features=("+sse3", "+xop")))
     with pytest.raises(DeviceError, match=r"lacks an instruction set extension.*: xop"):
         Module.load(tmp_path)
 
@@ -280,7 +281,8 @@ def test_a_cpu_without_the_features_gets_a_message(tmp_path):
         ({"x2": np.zeros(N, np.uint32)}, "there is no input 'x2'\nfix: the inputs are: x0, x1"),
         ({"x0": np.zeros(N, np.float32)}, "input 'x0' has dtype float32, not uint32"),
         ({"x0": np.zeros(N, ">u4")}, "input 'x0' has dtype >u4, not uint32"),
-        ({"x0": np.zeros((N, 1), np.uint32)}, r"input 'x0' has shape \(64, 1\), not \(64,\)"),
+        ({"x0": np.zeros((N, 1), np.uint32)}, r"input 'x0' has shape \(64, 1\): 2 dimensions, not 1 as \(64,\)"),
+        ({"x0": np.zeros(N - 1, np.uint32)}, r"input 'x0' has shape \(63,\), not \(64,\)\nfix: give it that shape"),
         ({"x0": None}, "input 'x0' is missing"),
     ],
 )

@@ -54,7 +54,7 @@ def test_a_network_of_compiled_kernels(tmp_path, threads):
     result = Value("y", "float32", (M, K))
     plan = Plan("recurrence", (value,), (result,), ops, n * K * K * 4, offsets[-1], kernel.scratch_bytes)
     weights = (np.random.default_rng(0).standard_normal((n, K, K)) / np.sqrt(K)).astype(np.float32)
-    write_artifact(tmp_path, "recurrence", plan, {kernel.symbol: kernel.object}, weights.tobytes(), target("x86"))
+    write_artifact(tmp_path, "recurrence", (plan,), {kernel.symbol: kernel.object}, weights.tobytes(), target("x86"))
 
     x = np.random.default_rng(1).standard_normal((M, K)).astype(np.float32)
     expected = x.astype(np.float64)
@@ -69,7 +69,7 @@ def test_a_network_of_compiled_kernels(tmp_path, threads):
 def test_this_machine_has_what_its_own_target_needs(tmp_path):
     assert required_features(target("x86"))
     plan = Plan("empty", (), (), ())
-    write_artifact(tmp_path, "empty", plan, {}, b"", target("x86"))
+    write_artifact(tmp_path, "empty", (plan,), {}, b"", target("x86"))
     with Module.load(tmp_path) as module:
         assert module.run({}) == {}
 

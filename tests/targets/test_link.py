@@ -21,7 +21,7 @@ PLAN = plan_of(fold(X, Y))
 
 
 def make(name: str = "small", plan=PLAN, objects=None) -> bytes:
-    table = link.table_object(plan, HOST, "00" * 32)
+    table = link.table_object((plan,), HOST, "00" * 32)
     runtime = link.cached_runtime_object(HOST).read_bytes()
     return link.link_shared(kernels() if objects is None else objects, table, runtime, HOST, name=name)
 
@@ -124,7 +124,7 @@ def test_a_damaged_runtime_object_is_made_again():
 
 def test_the_runtime_compiles_for_aarch64():
     target = Target("board", "aarch64", "aarch64-unknown-linux-gnu", features=("+neon", "+dotprod"))
-    table = link.table_object(PLAN, target, "00" * 32)
+    table = link.table_object((PLAN,), target, "00" * 32)
     runtime = link.cached_runtime_object(target).read_bytes()
     kernel = link.compile_c("void fold(void **b) { b[1] = b[0]; }", target, name="k.c", includes={})
     library = link.link_shared({"k": kernel}, table, runtime, target, name="small")

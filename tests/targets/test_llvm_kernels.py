@@ -222,6 +222,25 @@ def test_reads_at_run_time_indices(target, unrolled):
     agree(s.func, target, np.arange(54, dtype=np.float32).reshape(9, 6), np.array([3, 1, 4, 1, 5, 8, 2, 6], np.int32))
 
 
+@pytest.mark.parametrize("stride", [-4, -3, -2, -1, 2, 3, 4])
+@pytest.mark.parametrize("wanted", ["all", "first_lanes", "some_lanes", "by_row"])
+def test_strided_loads_read_nothing_beyond_their_last_element(stride, wanted, target):
+    """The storage ends with the last element wanted: reading further would fail under a checker, and yields junk here."""
+    rows, n = 3, 16
+    last = 11 if wanted == "first_lanes" else n - 1
+    a = te.placeholder((rows, abs(stride) * last + 1), "float32", name="A0")
+
+    def body(i, j):
+        value = a[i, j * stride] if stride > 0 else a[i, (j - last) * stride]
+        conditions = {"first_lanes": j < 12, "some_lanes": te.all_of(j >= 3, j < 9), "by_row": te.all_of(i >= 1, j < 16 - i)}
+        return value if wanted == "all" else te.select(conditions[wanted], value, -1.0)
+
+    c = te.compute((rows, n), body, name="C")
+    s = te.create_schedule(c)
+    s[c].vectorize(c.op.axis[1])
+    agree(s.func, target, values("float32", rows * a.shape[1]).reshape(a.shape))
+
+
 @pytest.mark.parametrize("layout", ["AB", "BA", "AB4b", "BA2a", "AB3b"])
 def test_stores_contiguous_strided_and_scattered(layout, target):
     a = te.placeholder((10, 7), name="A0")

@@ -71,7 +71,7 @@ def test_walk_is_preorder_and_slots_line_up_with_it():
 
 def test_tables(golden):
     target = Target("small", "x86", "x86_64-linux-gnu", features=("+avx2", "+sse4.2", "-avx512f"))
-    golden(table_source(replace(NESTED, name="any"), target, "5a" * 32))
+    golden(table_source((replace(NESTED, name="any"),), target, "5a" * 32))
 
 
 def test_accepts_what_runs():

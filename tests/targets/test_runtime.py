@@ -31,7 +31,7 @@ from toolchain.core.errors import UsageError
 from toolchain.targets.llvm.artifact import write_artifact
 from toolchain.targets.llvm.link import compile_c, run_zig
 from toolchain.targets.llvm.module import Module
-from toolchain.targets.llvm.plan import Copy, If, Loop, Op, Plan, Repeat, Slot, Zero, slots_of
+from toolchain.targets.llvm.plan import Copy, Fail, If, Loop, Op, Plan, Repeat, Slot, Zero, slots_of
 
 __all__ = ["own_store"]  # a fixture for all tests here
 
@@ -75,6 +75,26 @@ class TestOps:
     def test_nested_repeats_add_up(self, tmp_path, scheduler, threads):
         inner = Repeat(3, (Copy(X, Y, 4),), (4, 16))
         self.check(tmp_path, scheduler, threads, Repeat(4, (inner,), (64, 12)))
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_fail_ends_the_run(self, tmp_path, scheduler, threads, fails):
+        """Out of loops, too; and the next run starts anew."""
+        branch = If(Slot("arena", 8), (Fail("a frame of 5 is longer than the signal"),), (mix(X, weights(2), arena(1)),))
+        ops = (Copy(X, arena(0), 16), Repeat(2, (branch, mix(X, weights(1), arena(2)))), mix(X, weights(3), Y))
+        plan = plan_of(*ops, scheduler=scheduler)
+        inputs = some_inputs(plan)
+        inputs["x0"][2] = fails
+        with load(plan, tmp_path, threads) as module:
+            outputs = {v.name: np.zeros(v.shape, v.dtype) for v in plan.outputs}
+            run = module.bind(inputs, outputs)
+            for _ in range(3):
+                if not fails:
+                    run()
+                    np.testing.assert_array_equal(outputs["y0"], Reference(plan, inputs).outputs["y0"])
+                    continue
+                with pytest.raises(UsageError, match="does not fit their shapes: a frame of 5 is longer than the signal"):
+                    run()
+                assert not outputs["y0"].any()
 
     @pytest.mark.parametrize("holds", [False, True])
     def test_if(self, tmp_path, scheduler, threads, holds):
@@ -153,7 +173,7 @@ def test_large_copies_are_cut_for_all_lanes(tmp_path):
     ops = (Copy(Slot("weights", 0), Slot("arena", 5), size), Zero(Slot("arena", 5 + 70_000), 300_001))
     plan = Plan("big", (), (), ops, weights_bytes=size, arena_bytes=size + 64)
     data = np.random.default_rng(0).integers(1, 256, size, np.uint8)
-    write_artifact(tmp_path, "big", plan, {}, data.tobytes(), HOST)
+    write_artifact(tmp_path, "big", (plan,), {}, data.tobytes(), HOST)
     with Module.load(tmp_path, threads=3) as module:
         module.run({})
         got = module.arena()
@@ -176,6 +196,11 @@ def test_hooks_see_each_op_when_it_has_run(tmp_path, scheduler, threads):
         times = module.profile(inputs, repeats=3)
         assert [(t.index, t.name, t.kind) for t in times] == [(0, "mix", "call"), (2, "copy", "copy"), (3, "fold", "call")]
         assert all(t.ns >= 0 for t in times) and any(t.ns > 0 for t in times)
+        outputs = {v.name: np.zeros(v.shape, v.dtype) for v in module.outputs}
+        loop_us, all_us = (module.profile_range(inputs, outputs, first, 4, 5) for first in (1, 0))
+        assert loop_us > 0 < all_us and module.profile_range(inputs, outputs, 4, 4) == 0
+        with pytest.raises(UsageError, match="ops 2 to 3 do not begin and end on the outermost level"):
+            module.profile_range(inputs, outputs, 2, 3)
         seen.clear()
         module.run(inputs)
         assert seen == []

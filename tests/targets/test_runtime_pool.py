@@ -155,8 +155,8 @@ sys.path.insert(0, {tests!r})
 from small_plans import Reference, some_inputs
 from toolchain.targets.llvm.module import Module
 module = Module.load({folder!r}, threads=3)
-inputs = some_inputs(module.plan)
-expected = Reference(module.plan, inputs).outputs["y0"]
+inputs = some_inputs(module.buckets[0])
+expected = Reference(module.buckets[0], inputs).outputs["y0"]
 for generation in range(3):                       # a child, its child, its child
     for _ in range(20):
         assert (module.run(inputs)["y0"] == expected).all()
@@ -178,8 +178,8 @@ sys.path.insert(0, {tests!r})
 from small_plans import Reference, some_inputs
 from toolchain.targets.llvm.module import Module
 module = Module.load({folder!r}, threads=3)
-inputs = some_inputs(module.plan)
-expected = Reference(module.plan, inputs).outputs["y0"]
+inputs = some_inputs(module.buckets[0])
+expected = Reference(module.buckets[0], inputs).outputs["y0"]
 bound, stop = module.bind(inputs), threading.Event()
 def run():
     while not stop.is_set():
@@ -281,7 +281,7 @@ def test_no_data_race(tmp_path, race_detector, scheduler):
     write(plan, tmp_path)
     weights_file = tmp_path / "weights.bin"
     digest = weights_file.read_bytes()[24:56].hex()
-    sources = {"stress.c": STRESS, "kernels.c": KERNELS, "table.c": table_source(plan, HOST, digest)}
+    sources = {"stress.c": STRESS, "kernels.c": KERNELS, "table.c": table_source((plan,), HOST, digest)}
     for name, text in sources.items():
         (tmp_path / name).write_text(text)
     build = [race_detector, "-fsanitize=thread", "-g", "-O1", "-w", "-DTC_HOSTED", "-D_GNU_SOURCE", f"-I{RUNTIME}"]

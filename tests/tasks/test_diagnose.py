@@ -13,8 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from toolchain import te
-from toolchain.build.deployfile import Build, Deployfile, Model, TargetSpec
+from toolchain.build.deployfile import Bucket, Build, Deployfile, Model, TargetSpec
 from toolchain.build.executor import Executor
+from toolchain.build.failed import failed_folder
 from toolchain.build.store import Store
 from toolchain.build.task import Input
 from toolchain.core.errors import VerificationError
@@ -45,19 +46,20 @@ def network(path: Path) -> None:
     weights = [numpy_helper.from_array((r.standard_normal(s) / 8).astype(np.float32), n)
                for n, s in (("w1", (16, 8, 3, 3)), ("w2", (16, 16, 3, 3)), ("w3", (16, 16, 3, 3)))]
     value = helper.make_tensor_value_info
-    graph = helper.make_graph(nodes, "net", [value("x", TensorProto.FLOAT, [1, 8, 10, 10])],
-                              [value("y", TensorProto.FLOAT, [1, 16, 10, 10])], weights)
+    graph = helper.make_graph(nodes, "net", [value("x", TensorProto.FLOAT, [1, 8, "h", "w"])],
+                              [value("y", TensorProto.FLOAT, [1, 16, "h", "w"])], weights)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
 
 
 def build(folder: Path, **more: object):
-    """All artifacts of the network's build, made in this process; and its store."""
+    """All artifacts of the network's build, made in this process; and its store. more: keys of the model."""
     folder.mkdir(exist_ok=True)
     network(folder / "net.onnx")
-    deployfile = Deployfile(version=1, models={"net": Model(path="net.onnx")}, targets={"x86": TargetSpec(kind="x86")})
+    net = Model(path="net.onnx", dims={"h": 10, "w": 10}, **more)
+    deployfile = Deployfile(version=1, models={"net": net}, targets={"x86": TargetSpec(kind="x86")})
     (tasks,) = plans.plan(deployfile, (Build("net", "x86"),), folder)
     store = Store(folder / "store")
-    done = Executor(store, folder, jobs=0, keep_going=True).build([tasks.module, tasks.verify])
+    done = Executor(store, folder, jobs=0, keep_going=True).build([tasks.module, *(b.verify for b in tasks.buckets)])
     return done, store
 
 
@@ -79,6 +81,16 @@ def test_a_wrong_kernel_is_named_and_kept(tmp_path, monkeypatch):
     model = ReferenceEvaluator(str(kept / "model.onnx"))
     (there,) = model.run(None, {name: np.load(kept / f"input_{n}.npy") for n, name in enumerate(model.input_names)})
     np.testing.assert_allclose(there, again, rtol=1e-4, atol=1e-5)
+
+
+def test_a_wrong_kernel_of_one_bucket_is_named_there(tmp_path, monkeypatch):
+    right, wrong = table.COMPUTES["Relu"], pointwise(lambda x: te.maximum(x, te.const(0.25, x.dtype)))
+    monkeypatch.setitem(table.COMPUTES, "Relu", lambda op: (wrong if op.inputs[0].shape[-1] == 12 else right)(op))
+    done, _ = build(tmp_path, buckets=(Bucket(dims={"w": 10}), Bucket(dims={"w": 12})))
+    assert list(done.failed) == ["verify:net[w=12]@x86"]
+    assert "it computes: first, first_relu" in done.failed["verify:net[w=12]@x86"].what
+    assert (failed_folder(tmp_path, "verify:net[w=12]@x86") / "inputs/facts/repro/model.onnx").is_file()
+    assert from_json(VerifyFacts, done.artifacts["compare:net[w=10]@x86"].meta["facts"]).passed
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from toolchain.build.deployfile import Bucket, Data, Deployfile, Model, TargetSpec, Tolerance, Verify
+from toolchain.build.deployfile import Bucket, Data, Deployfile, InputData, Model, TargetSpec, Tolerance, Verify
 from toolchain.build.task import MACHINE, Task
 from toolchain.core.artifact import Artifact
 from toolchain.targets.presets import PRESETS
@@ -29,20 +29,21 @@ def everything(task: Task) -> Iterator[Task]:
 
 def test_the_steps_of_one_build(tmp_path):
     (b,) = planned(tmp_path, {"net": Model(path="net.onnx")})
-    names = {t.name for t in (*everything(b.verify), *everything(b.measure))}
+    (bucket,) = b.buckets
+    names = {t.name for t in (*everything(bucket.verify), *everything(bucket.measure))}
     assert names == {"import:net", "target:x86", *(f"{step}:net@x86" for step in (
         "optimize", "weights", "link", "compare", "verify", "measure"))}
-    assert b.measure.resource == MACHINE and not b.verify.resource
-    assert b.graph.files == {"model": tmp_path / "net.onnx"}
+    assert bucket.measure.resource == MACHINE and not bucket.verify.resource
+    assert bucket.graph.files == {"model": tmp_path / "net.onnx"}
 
 
 def test_builds_share_imports_targets_and_kernels(tmp_path):
     targets = {"x86": TargetSpec(kind="x86"), "old": TargetSpec(kind="x86", cpu="x86-64-v3")}
     one, other, second, _ = planned(tmp_path, {"a": Model(path="a.onnx"), "b": Model(path="b.onnx")}, targets)
-    assert one.graph is other.graph and one.target is second.target
+    assert one.buckets[0].graph is other.buckets[0].graph and one.target is second.target
     graph = Artifact("graph", {}, {"kernels": {"ab" * 16: {"name": "conv", "graph": {"nodes": []}}}})
     target = Artifact("target", {}, {"target": PRESETS["x86-64-v3"].to_json()})
-    kernels = [b.module.needs({"graph": graph, "target": target}) for b in (one, second, other)]
+    kernels = [b.module.needs({"graph 0": graph, "target": target}) for b in (one, second, other)]
     (first,), (again,), (elsewhere,) = (k.values() for k in kernels)
     assert first is again and first.name == "kernel:conv-abababababab@x86" and elsewhere.name.endswith("@old")
 
@@ -50,14 +51,14 @@ def test_builds_share_imports_targets_and_kernels(tmp_path):
 def test_models_come_from_recipes_and_wheels(tmp_path):
     (b,) = planned(tmp_path, {"net": Model(recipe="models.py:make")})
     assert b.source is not None and b.source.files == {"recipe": tmp_path / "models.py"}
-    assert b.graph.inputs == {"source": b.source} and b.source.params["function"] == "make"
-    assert b.measure.inputs["source"] is b.source
+    assert b.buckets[0].graph.inputs == {"source": b.source} and b.source.params["function"] == "make"
+    assert b.buckets[0].measure.inputs["source"] is b.source
 
 
 def test_tolerance_of_the_model_wins(tmp_path):
     def demanded(model: Model, **verify: object) -> object:
         (b,) = planned(tmp_path, {"net": model}, verify=Verify(**verify))
-        return b.verify.inputs["facts"].params["tolerance"]
+        return b.buckets[0].verify.inputs["facts"].params["tolerance"]
 
     assert demanded(Model(path="n.onnx")) is None
     general = {"tolerance": {"fp32": Tolerance(rtol=0.1, atol=0.2)}}
@@ -72,10 +73,10 @@ def test_recorded_data_beside_a_model_is_found(tmp_path):
     for name in ("input_0.pb", "output_0.pb", "notes.txt"):
         (recorded / name).write_bytes(b"")
     (b,) = planned(tmp_path, {"net": Model(path="models/net.onnx")})
-    files = b.verify.inputs["facts"].files
+    files = b.buckets[0].verify.inputs["facts"].files
     assert {n for n in files if n.startswith("data ")} == {"data input_0.pb", "data output_0.pb"}
     (other,) = planned(tmp_path, {"net": Model(path="models/net.onnx", data=Data(folder="models/test_data_set_0"))})
-    assert other.verify.inputs["facts"].files == files
+    assert other.buckets[0].verify.inputs["facts"].files == files
 
 
 def test_external_data_are_source_files(tmp_path):
@@ -84,7 +85,7 @@ def test_external_data_are_source_files(tmp_path):
     onnx.save(model, tmp_path / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=0)
     assert plans.external_files(tmp_path / "net.onnx") == {"net.data": tmp_path / "net.data"}
     (b,) = planned(tmp_path, {"net": Model(path="net.onnx")})
-    assert b.graph.files["external net.data"] == tmp_path / "net.data"
+    assert b.buckets[0].graph.files["external net.data"] == tmp_path / "net.data"
 
 
 def test_external_data_elsewhere_is_not_read(tmp_path):
@@ -100,12 +101,22 @@ def test_external_data_elsewhere_is_not_read(tmp_path):
         assert plans.external_files(folder / "net.onnx") == {}
 
 
-def test_every_shape_bucket_is_a_build(tmp_path):
-    buckets = (Bucket(dims={"n": 1}), Bucket(dims={"n": 2}))
-    one, two = planned(tmp_path, {"net": Model(path="net.onnx", buckets=buckets)})
-    assert [b.name for b in (one, two)] == ["net#1@x86", "net#2@x86"]
-    assert [b.graph.params["dims"] for b in (one, two)] == [{"n": 1}, {"n": 2}]
-    assert one.graph.name != two.graph.name and one.target is two.target
+def test_shape_buckets_meet_in_one_artifact(tmp_path):
+    own = Data(inputs={"x": InputData(constant=1)})
+    buckets = (Bucket(dims={"n": 1}), Bucket(dims={"n": 2}, data=own))
+    (b,) = planned(tmp_path, {"net": Model(path="net.onnx", buckets=buckets)})
+    one, two = b.buckets
+    assert [b.name, one.name, two.name] == ["net@x86", "net[n=1]@x86", "net[n=2]@x86"]
+    assert [x.graph.name for x in b.buckets] == ["import:net[n=1]", "import:net[n=2]"]
+    assert [x.graph.params["dims"] for x in b.buckets] == [{"n": 1}, {"n": 2}]
+    assert b.module.inputs["graph 0"] is one.optimized and b.module.inputs["graph 1"] is two.optimized
+    assert all(x.verify.inputs["facts"].inputs["module"] is b.module for x in b.buckets)
+    assert not one.measure.params["data"]["inputs"]
+    assert two.measure.params["data"]["inputs"]["x"]["constant"] == 1
+    target = Artifact("target", {}, {"target": PRESETS["x86-64-v3"].to_json()})
+    first, second = ({c * 32: {"name": c, "graph": {}} for c in keys} for keys in ("ab", "bc"))
+    graphs = {f"graph {n}": Artifact("graph", {}, {"kernels": k}) for n, k in enumerate((first, second))}
+    assert len(b.module.needs({**graphs, "target": target})) == 3, "kernels are shared by their key"
 
 
 def test_our_own_code_is_in_the_keys(tmp_path, monkeypatch):

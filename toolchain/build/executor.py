@@ -48,13 +48,15 @@ _HEALINGS = 3               # how often a task's damaged output is made anew bef
 
 
 class Build(NamedTuple):
-    """What came of a build. `failed` holds the error of each task that failed, `skipped` those that needed them."""
+    """What came of a build. `failed` holds the error of each task that failed, `skipped` those that needed them; `sources`
+    the digest of each source file, as the tasks read it."""
 
     artifacts: Mapping[str, Artifact]
     failed: Mapping[str, ToolchainError]
     skipped: tuple[str, ...]
     summary: RunFinished
     record: Path | None
+    sources: Mapping[Path, str]
 
     @property
     def exit_code(self) -> int:
@@ -137,6 +139,7 @@ class _Run:
         self.failed: dict[str, ToolchainError] = {}
         self.skipped: list[str] = []
         self.healed: dict[Node, int] = {}
+        self.sources: dict[Path, str] = {}              # file -> digest
         self.notes: list[Entry] = []
         self.planned = 0
         self.pool: Pool | None = None
@@ -160,7 +163,7 @@ class _Run:
             self._release_everything()
             summary = self._finish(status)
         done = {n.name: n.artifact for n in self.frontier.nodes.values() if n.artifact is not None}
-        return Build(done, self.failed, tuple(self.skipped), summary, self.journal.folder)
+        return Build(done, self.failed, tuple(self.skipped), summary, self.journal.folder, self.sources)
 
     def _start(self) -> None:
         wall = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -224,6 +227,7 @@ class _Run:
 
     def _facts(self, task: Task, node: Node) -> dict[str, str]:
         files = {name: self.store.source_digest(path, self.project) for name, path in task.files.items()}
+        self.sources.update((path, files[name]) for name, path in task.files.items())
         return ingredients(task, {name: child.digest for name, child in node.inputs.items()}, files)
 
     def _enqueue(self, node: Node, key: str, facts: Mapping[str, str], damage: str) -> None:

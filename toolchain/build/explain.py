@@ -17,6 +17,7 @@ from toolchain.build.frontier import Frontier, Node
 from toolchain.build.keys import Change, changes, describe, ingredients, key_of
 from toolchain.build.store import FOUND, Past, Store
 from toolchain.build.task import Task
+from toolchain.core.artifact import Artifact
 from toolchain.core.errors import ToolchainError, UsageError
 
 
@@ -105,6 +106,12 @@ def plan(goals: Sequence[Task], store: Store, project: Path | None = None) -> li
     """What a build of `goals` would do, inputs before those that read them. Tasks that are up to date are listed too."""
     planner = _Planner(store, project, goals)
     return [_planned(verdict, store) for verdict in planner.verdicts.values()]
+
+
+def up_to_date(goals: Sequence[Task], store: Store, project: Path | None = None) -> dict[str, Artifact]:
+    """What those of the goals' tasks made that would not run, and all that they need: found in the store, by name."""
+    nodes = _Planner(store, project, goals).frontier.nodes
+    return {name: node.artifact for name, node in nodes.items() if node.artifact is not None}
 
 
 def _planned(verdict: _Verdict, store: Store) -> PlannedTask:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
 
-from toolchain.core.errors import DeployfileError, ToolchainError
+from toolchain.core.errors import DeployfileError, LockfileError, ToolchainError
 
 # What iproute2's tc understands as its first word. Single-dash options before a command are its too: ours are long.
 IPROUTE2_WORDS = ("qdisc", "qd", "class", "filter", "chain", "action", "actions", "monitor", "exec")
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                             "run /usr/sbin/tc; `tc --help` lists what this tc does", 2)
     try:
         return _run(args)
-    except DeployfileError as error:
+    except (DeployfileError, LockfileError) as error:
         print(error, file=sys.stderr)               # begins with file:line:column, as editors and CI expect
         return error.exit_code
     except ToolchainError as error:

@@ -35,6 +35,7 @@ PACKAGES: dict[str, tuple[str, str, bool]] = {
     "onnxruntime": ("onnxruntime", "the comparison with ONNX Runtime; verification takes the slower interpreter", True),
     "openvino": ("openvino", "the comparison with OpenVINO", True),
     "torch": ("torch", "the comparison with PyTorch", True),
+    "onnx2torch": ("onnx2torch", "the comparison with PyTorch", True),
     "Pillow": ("PIL", "images as verification data", True),
 }
 

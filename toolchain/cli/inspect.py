@@ -12,10 +12,12 @@ import click
 
 from toolchain.build.caret import printable
 from toolchain.build.explain import PlannedTask, explain, find_task, plan
+from toolchain.build.lockfile import lock_path, read
 from toolchain.build.store import Store
 from toolchain.build.task import Task
 from toolchain.cli.build import execute, goals_of
 from toolchain.cli.commands import command, project_options
+from toolchain.cli.locked import check_inputs
 from toolchain.cli.project import Project, open_project
 from toolchain.cli.screen import count, cut, seconds, style_of
 from toolchain.core.settings import settings
@@ -26,8 +28,11 @@ from toolchain.tasks.plan import BuildTasks
 @click.argument("names", nargs=-1)
 @project_options
 @click.option("--all", "show_all", is_flag=True, help="List the tasks that are up to date, too.")
+@click.option("--locked", is_flag=True, help="Fail where models, data, targets or tools are not those of the lock file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one task per line as JSON.")
-def plan_command(names: tuple[str, ...], file: Path | None, folder: Path | None, show_all: bool, as_json: bool) -> int:
+def plan_command(
+    names: tuple[str, ...], file: Path | None, folder: Path | None, show_all: bool, locked: bool, as_json: bool,
+) -> int:
     """Show which tasks a build would run, in order, why, and how long each took before.
 
     A line that begins with ? runs only if what the tasks before it make is not what they made last time.
@@ -36,13 +41,17 @@ def plan_command(names: tuple[str, ...], file: Path | None, folder: Path | None,
     Example:
       tc plan resnet18
     """
-    return print_plan(open_project(file, folder), names, as_json, show_all=show_all)
+    return print_plan(open_project(file, folder), names, as_json, show_all=show_all, locked=locked)
 
 
-def print_plan(project: Project, names: Sequence[str], as_json: bool, *, show_all: bool = False) -> int:
-    """Print what `tc build NAMES` would do, on standard output."""
+def print_plan(
+    project: Project, names: Sequence[str], as_json: bool, *, show_all: bool = False, locked: bool = False,
+) -> int:
+    """Print what `tc build NAMES` would do, on standard output. Raises LockfileError: `locked`, and something differs."""
+    builds = project.tasks(names)
+    open_questions = check_inputs(project, read(lock_path(project.file)), builds) if locked else ()
     with_store = Store(settings().store)
-    tasks = plan(goals_of(project.tasks(names)), with_store, project.folder)
+    tasks = plan(goals_of(builds), with_store, project.folder)
     with_store.close()
     if as_json:
         for task in tasks:
@@ -51,6 +60,8 @@ def print_plan(project: Project, names: Sequence[str], as_json: bool, *, show_al
     style = style_of(sys.stdout, settings(), os.environ.get("TERM", ""))
     for line in plan_lines(tasks, show_all=show_all, width=style.width if sys.stdout.isatty() else 0):
         print(line)
+    if open_questions:
+        print(f"compared with the lock file once they have run: {', '.join(printable(t.name) for t in open_questions)}")
     return 0
 
 
@@ -104,7 +115,8 @@ def resolve(project: Project, store: Store, name: str) -> Task:
     by_build = {b.name: b.module for b in tasks}
     if name in by_build:
         return by_build[name]
-    return find_task([*goals_of(tasks), *(b.measure for b in tasks)], name, store, project.folder)
+    measures = [bucket.measure for b in tasks for bucket in b.buckets]
+    return find_task([*goals_of(tasks), *measures, *(b.machine for b in tasks)], name, store, project.folder)
 
 
 @command("graph")
@@ -205,7 +217,7 @@ def check_command(names: tuple[str, ...], file: Path | None, folder: Path | None
     models: dict[str, BuildTasks] = {}
     for build in project.tasks(names):
         models.setdefault(build.build.model, build)
-    goals = {name: (build.graph,) for name, build in models.items()}
+    goals = {name: (build.buckets[0].graph,) for name, build in models.items()}
     built = execute(project, goals, keep_going=True, noun="models", is_result=False)
     store = Store(settings().store)
     for name, (task,) in goals.items():

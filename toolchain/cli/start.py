@@ -9,12 +9,14 @@ from pathlib import Path
 import click
 
 from toolchain.build.load import NAME, STATE
+from toolchain.build.lockfile import lock_path
 from toolchain.cli.commands import command
 from toolchain.cli.onnx_header import Input, read_inputs
 from toolchain.core.errors import UsageError
 from toolchain.core.suggest import did_you_mean
 
 PACKAGE = Path(__file__).parents[1]
+LOCK = lock_path(Path(NAME)).name
 IGNORED = (f"/{STATE}/", "/build/")
 EXAMPLE = """  # model:
   #   path: model.onnx
@@ -143,7 +145,7 @@ def copy_recipe(name: str, folder: Path) -> None:
         raise UsageError(f"no recipe '{name}'", fix=did_you_mean(name, found, noun="the recipes are"))
     for path in sorted(found[name].rglob("*")):
         relative = path.relative_to(found[name])
-        if path.is_dir() or set(relative.parts) & {STATE, "build", "__pycache__"}:
+        if path.is_dir() or set(relative.parts) & {STATE, "build", "__pycache__", LOCK}:
             continue
         target = folder / relative
         if target.exists():

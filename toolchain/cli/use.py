@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from toolchain.report.facts import Report
-    from toolchain.targets.llvm.module import Module
+    from toolchain.targets.llvm.module import Module, OpTime, Stats
     from toolchain.tasks.plan import BuildTasks
 
 RIVALS = ("onnxruntime", "openvino", "torch")
@@ -67,14 +67,17 @@ def run_command(
 @click.option("-i", "--input", "inputs", multiple=True, metavar="NAME=FILE", help="Values of an input; else seeded ones.")
 @click.option("--threads", type=click.IntRange(1), help="Threads that compute.  [default: one per CPU]")
 @click.option("--time", "time_s", type=Amount(DURATION), default="1s", show_default=True, help="How long to measure.")
+@click.option("--bucket", metavar="SHAPE", help="Measure that shape bucket only: 1x3x48x320.  [default: all]")
 @click.option("--layers", is_flag=True, help="Time each layer, too.")
 @click.option("--device", metavar="NAME", help="Measure on that device of the deployfile.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def bench_command(
     artifact: str, file: Path | None, folder: Path | None, inputs: tuple[str, ...], threads: int | None, time_s: float,
-    layers: bool, device: str | None, as_json: bool,
+    layers: bool, bucket: str | None, device: str | None, as_json: bool,
 ) -> int:
-    """Measure ARTIFACT (a build's name, or an artifact's folder). `tc report` measures it beside what else could run it.
+    """Measure ARTIFACT (a build's name, or an artifact's folder), each of its shape buckets in turn.
+
+    `tc report` measures it beside what else could run it.
 
     \b
     Example:
@@ -82,18 +85,40 @@ def bench_command(
     """
     refuse_device(device)
     with load_artifact(artifact, file, folder, threads) as module:
-        values = {**seeded_inputs(module), **read_inputs(inputs)}
-        stats = module.benchmark(values, min_time_s=time_s)
-        times = module.profile(values) if layers else ()
+        given = read_inputs(inputs)
+        for number in chosen_buckets(module, bucket, given):
+            values = {**seeded_inputs(module, number), **given}
+            stats = module.benchmark(values, min_time_s=time_s)
+            print_bench(module, number, stats, module.profile(values) if layers else (), as_json=as_json)
+    return 0
+
+
+def chosen_buckets(module: Module, label: str | None, given: Mapping[str, np.ndarray]) -> list[int]:
+    """The shape buckets that a user means by a label, or by the shapes of some inputs. Raises UsageError: there is none."""
+    labels = module.labels
+    if label is not None:
+        if label not in labels:
+            raise UsageError(f"no shape bucket '{label}'", where=module.name,
+                             fix=did_you_mean(label, labels, noun="there are"))
+        return [labels.index(label)]
+    taking = [n for n, plan in enumerate(module.buckets)
+              if all(given[v.name].shape == v.shape for v in plan.inputs if v.name in given)]
+    return taking or [module.bucket_of({**seeded_inputs(module, 0), **given})]      # which raises the error that says why
+
+
+def print_bench(module: Module, number: int, stats: Stats, times: Sequence[OpTime], *, as_json: bool) -> None:
+    """The times of one bucket, which is named where there are several."""
+    label = module.labels[number] if len(module.buckets) > 1 else ""
     if as_json:
-        print(json.dumps({**asdict(stats), "threads": module.threads, "layers": [asdict(t) for t in times]}))
-        return 0
-    print(f"{module.name}: median {stats.median_us:.1f} us, p10 {stats.p10_us:.1f} us, p90 {stats.p90_us:.1f} us, "
+        print(json.dumps({**({"bucket": label} if label else {}), **asdict(stats), "threads": module.threads,
+                          "layers": [asdict(t) for t in times]}))
+        return
+    name = f"{module.name}[{label}]" if label else module.name
+    print(f"{name}: median {stats.median_us:.1f} us, p10 {stats.p10_us:.1f} us, p90 {stats.p90_us:.1f} us, "
           f"{stats.repeats} runs, {module.threads} threads")
     total = sum(t.ns for t in times) or 1
     for t in sorted(times, key=lambda t: -t.ns):
         print(f"{t.ns / 1000:>10.1f} us {100 * t.ns / total:5.1f} %  {t.name}")
-    return 0
 
 
 def refuse_device(device: str | None) -> None:
@@ -147,15 +172,15 @@ def read_inputs(arguments: Sequence[str]) -> dict[str, np.ndarray]:
     return found
 
 
-def seeded_inputs(module: Module, seed: int = 0) -> dict[str, np.ndarray]:
-    """Values for every input: numbers in [0, 1) for floats, zeros for integers (which are often indices)."""
+def seeded_inputs(module: Module, bucket: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Values for every input of a bucket: numbers in [0, 1) for floats, zeros for integers (which are often indices)."""
     import numpy as np
 
     from toolchain.core.dtype import is_float, to_numpy
 
     generator = np.random.Generator(np.random.PCG64(seed))
     return {v.name: generator.random(v.shape).astype(to_numpy(v.dtype)) if is_float(v.dtype)
-            else np.zeros(v.shape, to_numpy(v.dtype)) for v in module.inputs}
+            else np.zeros(v.shape, to_numpy(v.dtype)) for v in module.buckets[bucket].inputs}
 
 
 def write_outputs(outputs: Mapping[str, np.ndarray], folder: Path) -> list[Path]:
@@ -203,8 +228,8 @@ def verify_command(names: tuple[str, ...], file: Path | None, folder: Path | Non
 
     project = open_project(file, folder)
     tasks = project.tasks(names)
-    built = execute(project, {b.name: (b.verify,) for b in tasks}, jobs=jobs, keep_going=True, json=as_json,
-                    is_result=False)
+    goals = {bucket.name: (bucket.verify,) for b in tasks for bucket in b.buckets}
+    built = execute(project, goals, jobs=jobs, keep_going=True, json=as_json, is_result=False)
     report = collect(tasks, built.artifacts, project.folder)
     show_report(report, as_json=as_json)
     return built.exit_code
@@ -241,7 +266,7 @@ def report_command(
 
     project = with_rivals(open_project(file, folder), against)
     tasks = project.tasks(names)
-    goals = {b.name: (b.module, b.verify, b.measure) for b in tasks}
+    goals = {bucket.name: (b.module, bucket.verify, bucket.measure, b.machine) for b in tasks for bucket in b.buckets}
     if again:
         forget_measurements(project, tasks)
     built = execute(project, goals, exports_of(project, tasks), keep_going=True, is_result=False)
@@ -262,8 +287,8 @@ def forget_measurements(project: Project, tasks: Sequence[BuildTasks]) -> None:
     """Let the next build measure again, though nothing changed."""
     store = Store(settings().store)
     try:
-        for b in tasks:
-            if (past := store.past(str(project.folder), b.measure.name)) is not None:
+        for name in {task.name for b in tasks for task in (b.machine, *(bucket.measure for bucket in b.buckets))}:
+            if (past := store.past(str(project.folder), name)) is not None:
                 store.drop(past.key)
     finally:
         store.close()

@@ -3,7 +3,9 @@
     ToolchainError
     ├── UsageError          wrong command line                                  exit 2
     ├── DeployfileError     wrong deployfile (shows every wrong line at once)   exit 2
+    ├── LockfileError       a lock file that cannot be used, or is not kept     exit 2
     ├── ImportModelError    a model we cannot or will not read                  exit 2
+    │   └── MisfitError     ... because an operator does not take the shapes or types it is given
     ├── MissingToolError    a program or package that is not installed          exit 1
     ├── ScheduleError       a schedule primitive refused                        exit 1
     ├── CodegenError        a kernel that cannot be lowered or compiled         exit 1
@@ -49,8 +51,16 @@ class DeployfileError(ToolchainError):
     exit_code = 2
 
 
+class LockfileError(ToolchainError):
+    exit_code = 2
+
+
 class ImportModelError(ToolchainError):
     exit_code = 2
+
+
+class MisfitError(ImportModelError):
+    pass
 
 
 class MissingToolError(ToolchainError):

@@ -19,6 +19,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,11 @@ class Layout:
 
     def block(self, dim: int) -> int:
         """The product of all blocks of a logical dimension (1: not blocked)."""
-        return math.prod(b for d, b in self.dims if d == dim and b)
+        size = 1
+        for d, block in self.dims:
+            if d == dim and block:
+                size *= block
+        return size
 
     def padded(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The logical extents rounded up to whole blocks, without halo."""
@@ -101,17 +106,14 @@ class Layout:
 
     def physical_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Extent of each physical dimension, halo and tail included."""
-        whole = self.padded(shape)
-        return tuple(
-            block or (whole[d] + sum(self.halo[d])) // self.block(d) for d, block in self.dims
-        )
+        return _physical_shape(self, tuple(shape))
 
     def physical(self, index: Sequence[Any]) -> tuple[Any, ...]:
         """Map logical indices (ints or te.Index) to one index per physical dimension."""
         inner = [1] * len(self.axes)            # product of the blocks further in, seen so far from the right
         out: list[Any] = []
         for d, block in reversed(self.dims):
-            i = index[d] + self.halo[d][0]
+            i = index[d] + self.halo[d][0] if self.halo[d][0] else index[d]
             if inner[d] != 1:
                 i = i // inner[d]
             if block:
@@ -122,12 +124,12 @@ class Layout:
 
     def strides(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Elements between neighbours, per physical dimension."""
-        extents = self.physical_shape(shape)
-        return tuple(math.prod(extents[i + 1:]) for i in range(len(extents)))
+        return _strides(self, tuple(shape))
 
     def offset(self, shape: Sequence[int], index: Sequence[Any]) -> Any:
         """Elements from the start of the storage to a logical index (int or te.Index)."""
-        return sum((i * s for i, s in zip(self.physical(index), self.strides(shape), strict=True)), 0)
+        parts = [i if s == 1 else i * s for i, s in zip(self.physical(index), self.strides(shape), strict=True)]
+        return sum(parts[1:], parts[0]) if parts else 0
 
     def size(self, shape: Sequence[int]) -> int:
         """Elements of storage, halo and tail included."""
@@ -162,6 +164,19 @@ class Layout:
         extents = [p + sum(h) for p, h in zip(self.padded(shape), self.halo, strict=True)]
         logical = physical.transpose(order).reshape(extents)
         return np.asarray(logical[tuple(slice(h[0], h[0] + n) for h, n in zip(self.halo, shape, strict=True))], order="C")
+
+
+# Lowering asks for the same few layouts and shapes at every access
+@lru_cache(maxsize=4096)
+def _physical_shape(layout: Layout, shape: tuple[int, ...]) -> tuple[int, ...]:
+    whole = layout.padded(shape)
+    return tuple(block or (whole[d] + sum(layout.halo[d])) // layout.block(d) for d, block in layout.dims)
+
+
+@lru_cache(maxsize=4096)
+def _strides(layout: Layout, shape: tuple[int, ...]) -> tuple[int, ...]:
+    extents = _physical_shape(layout, shape)
+    return tuple(math.prod(extents[i + 1:]) for i in range(len(extents)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,13 @@ A node class takes part by deriving from `Node`. "Nothing changed" returns the s
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from functools import cache
 from operator import is_not
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 
 class Node:
@@ -21,29 +23,80 @@ class Node:
 N = TypeVar("N", bound=Node)
 
 
-PLAIN = ("str", "int", "bool", "float | int | bool", "tuple[int, ...]", "ForKind")      # annotations that hold no Node
+PLAIN = frozenset({                                      # annotations that hold no Node
+    "str", "int", "bool", "float | int | bool", "tuple[int, ...]", "tuple[tuple[Atom, int], ...]", "ForKind",
+})
+Rebuild: TypeAlias = Callable[[Any, Callable[[Any], Any]], Any]
 
 
-@cache
-def _field_names(kind: Any) -> tuple[str, ...]:
+class _Field(NamedTuple):
+    """A field that may hold Nodes; `holds` says what is known of it: one Node, a tuple of Nodes, or nothing ("any")."""
+
+    name: str
+    holds: str
+
+
+def _child_fields(kind: Any) -> tuple[_Field, ...]:
     """The fields that may hold Nodes. (Annotations are strings in every module that defines nodes.)"""
-    return tuple(f.name for f in fields(kind) if f.type not in PLAIN)
+    return tuple(_Field(f.name, _holds(kind, str(f.type))) for f in fields(kind) if f.type not in PLAIN)
+
+
+def _holds(kind: Any, annotation: str) -> str:
+    several = re.fullmatch(r"tuple\[(\w+), \.\.\.\]", annotation)
+    named = vars(sys.modules[kind.__module__]).get(several[1] if several else annotation)
+    if not (isinstance(named, type) and issubclass(named, Node)):
+        return "any"
+    return "many" if several else "one"
+
+
+def _found(value: Any) -> tuple[Node, ...]:
+    """The Nodes in a field of which nothing is known."""
+    if isinstance(value, Node):
+        return (value,)
+    return tuple(c for c in value if isinstance(c, Node)) if isinstance(value, tuple) else ()
+
+
+def _mapped(value: Any, fn: Callable[[Any], Any]) -> Any:
+    """A field with `fn` applied to each Node in it; the same object when none changed."""
+    if isinstance(value, Node):
+        return fn(value)
+    if not isinstance(value, tuple) or not value:
+        return value
+    new = [fn(c) if isinstance(c, Node) else c for c in value]
+    return tuple(new) if any(map(is_not, new, value)) else value
+
+
+# Walks and rewrites are most of the Python time of a compile, so each class gets functions made for its fields:
+#   Select: lambda n: (n.condition, n.a, n.b,)
+#   Call:   lambda n: (*n.args,)
 
 
 @cache
-def _all_field_names(kind: Any) -> tuple[str, ...]:
-    return tuple(f.name for f in fields(kind))
+def _reader(kind: Any) -> Callable[[Any], tuple[Node, ...]]:
+    spelled = {"one": "n.{}", "many": "*n.{}", "any": "*_found(n.{})"}
+    parts = "".join(spelled[f.holds].format(f.name) + ", " for f in _child_fields(kind))
+    return eval(f"lambda n: ({parts})", {"_found": _found})  # type: ignore[no-any-return]
 
 
-def children(node: Node) -> Iterator[Node]:
+@cache
+def _rebuilder(kind: Any) -> Rebuild:
+    inner = _child_fields(kind)
+    if not inner:
+        return lambda n, fn: n
+    lines = [f"{f.name} = " + (f"fn(n.{f.name})" if f.holds == "one" else f"_mapped(n.{f.name}, fn)") for f in inner]
+    same = " and ".join(f"{f.name} is n.{f.name}" for f in inner)
+    changed = {f.name for f in inner}
+    values = ", ".join(f.name if f.name in changed else f"n.{f.name}" for f in fields(kind))
+    body = "\n    ".join([*lines, f"return n if {same} else kind({values})"])
+    scope: dict[str, Any] = {"kind": kind, "_mapped": _mapped}
+    exec(f"def rebuild(n, fn):\n    {body}", scope)
+    return scope["rebuild"]  # type: ignore[no-any-return]
+
+
+def children(node: Node) -> tuple[Node, ...]:
     """The direct children, in field order."""
     kind: Any = type(node)
-    for name in _field_names(kind):
-        value = getattr(node, name)
-        if isinstance(value, Node):
-            yield value
-        elif isinstance(value, tuple):
-            yield from (c for c in value if isinstance(c, Node))
+    return _reader(kind)(node)
 
 
 def walk(node: Node) -> Iterator[Node]:
@@ -52,27 +105,13 @@ def walk(node: Node) -> Iterator[Node]:
     while stack:
         node = stack.pop()
         yield node
-        stack.extend(reversed(tuple(children(node))))
+        stack.extend(children(node)[::-1])
 
 
 def map_children(node: N, fn: Callable[[Any], Any]) -> N:
     """Rebuild `node` with `fn` applied to each child; `node` itself when no child changed."""
     kind: Any = type(node)
-    changed: dict[str, Any] = {}
-    for name in _field_names(kind):
-        old = getattr(node, name)
-        if isinstance(old, Node):
-            new = fn(old)
-            if new is not old:
-                changed[name] = new
-        elif isinstance(old, tuple) and old:
-            mapped = [fn(c) if isinstance(c, Node) else c for c in old]
-            if any(map(is_not, mapped, old)):
-                changed[name] = tuple(mapped)
-    if not changed:
-        return node
-    values = [changed[f] if f in changed else getattr(node, f) for f in _all_field_names(kind)]
-    return kind(*values)  # type: ignore[no-any-return]
+    return _rebuilder(kind)(node, fn)  # type: ignore[no-any-return]
 
 
 def rewrite(node: N, rule: Callable[[Any], Any]) -> Any:

@@ -4,6 +4,7 @@ Control flow carries its bodies as Graphs. What a body reads from outside is pas
 inputs of the node and the last inputs of the body.
 
     If(cond, captures...)                    then_branch(captures...), else_branch(captures...) -> outputs
+    Fail()                                   ends the run with an error; stands for a branch that these shapes do not fit
     Loop(M, cond, states..., captures...)    body(iteration, cond, states..., captures...) -> cond, states..., scan outputs
     Scan(states..., scans..., captures...)   body(states..., scan elements..., captures...) -> states..., scan outputs
 """
@@ -17,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import TypeProto
 
-from toolchain.core.errors import ImportModelError
+from toolchain.core.errors import ImportModelError, MisfitError
 from toolchain.core.layout import TensorType
 from toolchain.graph.ir import Graph, Node
 from toolchain.graph.protos import dtype_of, node_proto, schema, tensor_proto, type_proto
@@ -31,7 +32,7 @@ DATA_LIMIT = 4096
 def infer(node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray]) -> tuple[TensorType, ...]:
     """One type per output of `node`, all static and in the plain layout. For a missing optional output it means nothing.
 
-    Raises ImportModelError naming the node: types that do not fit the operator, or a shape that depends on data.
+    Raises ImportModelError naming the node: a shape that depends on data, or (MisfitError) types that do not fit.
     """
     rule = RULES.get(node.op, _infer_onnx)
     return rule(node, types, params)
@@ -60,7 +61,7 @@ def _infer_onnx(node: Node, types: Mapping[str, TensorType], params: Mapping[str
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError, TypeError,
             IndexError) as e:
         given = ", ".join(str(types[name]) for name in node.inputs if name)
-        raise ImportModelError(f"does not fit its inputs ({given}): {_reason(e)}", where=where(node)) from None
+        raise MisfitError(f"does not fit its inputs ({given}): {_reason(e)}", where=where(node)) from None
     made = {n: _static(node, n, found.get(f"o{n}"), types) for n, name in enumerate(node.outputs) if name}
     return tuple(made.get(n, NOTHING) for n in range(len(node.outputs)))
 
@@ -85,7 +86,7 @@ def _static(node: Node, n: int, proto: TypeProto | None, types: Mapping[str, Ten
             where=where(node), fix="make the inputs that decide it constant, or cut the model before this node")
     shape = tuple(d.dim_value for d in dims)
     if any(n < 0 for n in shape):
-        raise ImportModelError(f"{name!r} would have the shape {list(shape)}", where=where(node))
+        raise MisfitError(f"{name!r} would have the shape {list(shape)}", where=where(node))
     return TensorType.plain(shape, dtype)
 
 
@@ -100,7 +101,7 @@ def _infer_prelu(node: Node, types: Mapping[str, TensorType], params: Mapping[st
     x, slope = (types[name].shape for name in node.inputs)
     missing = (1,) * (len(x) - len(slope))
     if len(slope) > len(x) or any(n not in (1, m) for n, m in zip(missing + slope, x)):
-        raise ImportModelError(f"its slope of shape {list(slope)} does not broadcast to {list(x)}", where=where(node))
+        raise MisfitError(f"its slope of shape {list(slope)} does not broadcast to {list(x)}", where=where(node))
     return _infer_same(node, types, params)
 
 
@@ -120,6 +121,11 @@ def _body_types(body: Graph) -> tuple[TensorType, ...]:
 
 def _infer_fused(node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray]) -> tuple[TensorType, ...]:
     return _body_types(node.attrs["body"])
+
+
+def _infer_fail(node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray]) -> tuple[TensorType, ...]:
+    """As its node says: the types of the other branch."""
+    return tuple(node.attrs["types"])
 
 
 def _infer_if(node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray]) -> tuple[TensorType, ...]:
@@ -159,7 +165,7 @@ def _infer_scan(node: Node, types: Mapping[str, TensorType], params: Mapping[str
     out_axes = node.attrs.get("scan_output_axes", (0,) * (len(out) - count))
     lengths = {types[name].shape[axis] for name, axis in zip(node.inputs[count:count + scan_inputs], in_axes, strict=True)}
     if len(lengths) != 1:
-        raise ImportModelError(f"its scan inputs have different lengths: {sorted(lengths)}", where=where(node))
+        raise MisfitError(f"its scan inputs have different lengths: {sorted(lengths)}", where=where(node))
     length = lengths.pop()
     scans = []
     for t, axis in zip(out[count:], out_axes, strict=True):
@@ -171,7 +177,7 @@ def _infer_scan(node: Node, types: Mapping[str, TensorType], params: Mapping[str
 def _check_states(node: Node, names: tuple[str, ...], after: tuple[TensorType, ...] | list[TensorType], body: Graph) -> None:
     for name, t in zip(names, after, strict=True):
         if body.types[name] != t:
-            raise ImportModelError(f"loop state {name!r} changes from {body.types[name]} to {t}", where=where(node))
+            raise MisfitError(f"loop state {name!r} changes from {body.types[name]} to {t}", where=where(node))
 
 
 def _infer_range(
@@ -206,24 +212,48 @@ def _infer_stft(
     length = int(params[given[3]].reshape(())) if given[3] else types[given[2]].shape[0] if given[2] else x.shape[1]
     frames = 1 + (x.shape[1] - length) // int(params[given[1]].reshape(()))
     if frames < 1:
-        raise ImportModelError(f"a frame of {length} is longer than the signal of {x.shape[1]}", where=where(node))
+        raise MisfitError(f"a frame of {length} is longer than the signal of {x.shape[1]}", where=where(node))
     bins = length // 2 + 1 if node.attrs.get("onesided", 1) else length
     return (TensorType.plain((x.shape[0], frames, bins, 2), x.dtype),)
+
+
+def _infer_flat_non_zero(
+    node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray],
+) -> tuple[TensorType, ...]:
+    return (TensorType.plain(types[node.inputs[0]].shape, "int64"), TensorType.plain((), "int64"))
+
+
+def _infer_unique_rows(
+    node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray],
+) -> tuple[TensorType, ...]:
+    per_row = TensorType.plain(types[node.inputs[0]].shape[:1], "int64")
+    return (per_row, per_row, per_row, TensorType.plain((), "int64"))
+
+
+def _infer_non_max_suppression(
+    node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray],
+) -> tuple[TensorType, ...]:
+    batches, classes, _ = types[node.inputs[1]].shape
+    return (TensorType.plain((batches * classes * node.attrs["bound"], 3), "int64"), TensorType.plain((), "int64"))
 
 
 Rule = Callable[[Node, Mapping[str, TensorType], Mapping[str, np.ndarray]], tuple[TensorType, ...]]
 
 RULES: dict[str, Rule] = {
+    "BoundedNonMaxSuppression": _infer_non_max_suppression,
+    "FlatNonZero": _infer_flat_non_zero,
     "Layout": _infer_same,
     "GroupNormalization": _infer_same,          # of these two ONNX has no rule
     "MeanVarianceNormalization": _infer_same,
     "PRelu": _infer_prelu,
     "Fused": _infer_fused,
     "WinogradConv": _infer_winograd,
+    "Fail": _infer_fail,
     "If": _infer_if,
     "Loop": _infer_loop,
     "MaxUnpool": _infer_max_unpool,
     "Range": _infer_range,
     "STFT": _infer_stft,
     "Scan": _infer_scan,
+    "UniqueRows": _infer_unique_rows,
 }

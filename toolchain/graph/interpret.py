@@ -15,9 +15,9 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.ops._op_list import load_op
 
 from toolchain.core.dtype import from_numpy, to_numpy
-from toolchain.core.errors import ImportModelError, InternalError
+from toolchain.core.errors import ImportModelError, InternalError, UsageError
 from toolchain.core.layout import TensorType
-from toolchain.graph import numpy_ops, winograd
+from toolchain.graph import numpy_bounded, numpy_ops, winograd
 from toolchain.graph.infer import where
 from toolchain.graph.ir import Graph, Node
 from toolchain.graph.protos import OPSET, node_proto, schema, type_proto
@@ -146,6 +146,11 @@ def _if(node: Node, arrays: Arrays) -> tuple[np.ndarray, ...]:
     return _run_body(node.attrs[taken], arrays[1:])
 
 
+def _fail(node: Node, arrays: Arrays) -> tuple[np.ndarray, ...]:
+    raise UsageError(f"the inputs lead to a part of the model that does not fit their shapes: {node.attrs['reason']}",
+                     where=", ".join(node.sources))
+
+
 def _loop(node: Node, arrays: Arrays) -> tuple[np.ndarray, ...]:
     body: Graph = node.attrs["body"]
     count = len(arrays) - 2 - node.attrs.get("captures", 0)
@@ -198,9 +203,11 @@ def _stack(values: Sequence[np.ndarray], t: TensorType, axis: int) -> np.ndarray
 
 
 RULES: dict[str, Callable[[Node, Arrays], tuple[np.ndarray, ...]]] = {
+    **numpy_bounded.RULES,
     "Layout": _layout,
     "WinogradConv": _winograd_conv,
     "Fused": _fused,
+    "Fail": _fail,
     "If": _if,
     "Loop": _loop,
     "Scan": _scan,

@@ -6,6 +6,7 @@ Operators are ONNX's (of the newest opset the importer converts to), plus a few 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -42,6 +43,9 @@ class Graph:
     """Nodes in topological order over named values.
 
     `types` holds the TensorType of every value; `params` the arrays of the constant ones (they are in `types` too).
+    `extents`, of each output whose shape depends on data: per dimension the value (an int64 without dimensions, an output
+    behind the model's own) that says how far it goes, or "". The type's shape is the most it can be, and the elements lie in
+    the row-major order of the true shape: the first of the array (see `results`).
     """
 
     name: str
@@ -50,6 +54,24 @@ class Graph:
     outputs: tuple[str, ...]
     types: Mapping[str, TensorType]
     params: Mapping[str, np.ndarray] = field(default_factory=dict)
+    extents: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def own_outputs(self) -> tuple[str, ...]:
+        """The outputs the model has: without those that say how far another one goes."""
+        counts = {e for extents in self.extents.values() for e in extents}
+        return tuple(o for o in self.outputs if o not in counts) if counts else self.outputs
+
+    def results(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The model's outputs from those of the graph, in their true shapes."""
+        found = {}
+        for name in self.own_outputs:
+            array, extents = arrays[name], self.extents.get(name)
+            if extents is not None:
+                shape = tuple(int(arrays[e]) if e else n for e, n in zip(extents, array.shape, strict=True))
+                array = array.reshape(-1)[:math.prod(shape)].reshape(shape)
+            found[name] = array
+        return found
 
     @cached_property
     def _producers(self) -> dict[str, Node]:

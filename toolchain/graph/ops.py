@@ -43,7 +43,11 @@ _R, _C, _O = FusionClass.REDUCTION, FusionClass.COMPLEX, FusionClass.OPAQUE
 INTERNAL: dict[str, OpInfo] = {
     "Layout": OpInfo(_I, "move"),       # the same logical tensor in another layout; the types say which
     "WinogradConv": OpInfo(_C, "conv"),  # x, transformed weights (m+2, m+2, O, I), bias; attrs: m, pads (winograd.py)
+    "FlatNonZero": OpInfo(_O, "select"),                # these three: see kernels/loops.py
+    "BoundedNonMaxSuppression": OpInfo(_O, "select"),
+    "UniqueRows": OpInfo(_O, "select"),
     "Fused": OpInfo(_O, "fused"),       # attrs: body (a Graph whose inputs and outputs stand for the node's, in order)
+    "Fail": OpInfo(_O, "control"),      # ends the run; attrs: types (of its outputs), reason
 }
 
 OPS: dict[str, OpInfo] = {

@@ -115,6 +115,7 @@ def _graph_json(graph: Graph, put: Put) -> Json:
         "types": [[name, type_to_json(t)] for name, t in graph.types.items()],
         "params": [[name, put(array)] for name, array in graph.params.items()],
         "nodes": [_node_json(n, put) for n in graph.nodes],
+        **({"extents": {name: list(extents) for name, extents in graph.extents.items()}} if graph.extents else {}),
     }
 
 
@@ -126,6 +127,7 @@ def _graph_from(data: Mapping[str, Any], get: Get) -> Graph:
         tuple(data["outputs"]),
         {name: type_from_json(t) for name, t in data["types"]},
         {name: get(entry) for name, entry in data["params"]},
+        {name: tuple(extents) for name, extents in data.get("extents", {}).items()},
     )
 
 

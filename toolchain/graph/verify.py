@@ -45,7 +45,17 @@ def verify(graph: Graph, after: str = "") -> Graph:
     for name in graph.outputs:
         if name not in defined:
             raise InternalError(f"{context}: output {name!r} is defined nowhere")
+    _check_extents(graph, context)
     return graph
+
+
+def _check_extents(graph: Graph, context: str) -> None:
+    for name, extents in graph.extents.items():
+        if name not in graph.outputs or len(extents) != len(graph.types[name].shape):
+            raise InternalError(f"{context}: {name!r} has extents {list(extents)}, which do not fit an output of that name")
+        for extent in filter(None, extents):
+            if extent not in graph.outputs or (graph.types[extent].shape, graph.types[extent].dtype) != ((), "int64"):
+                raise InternalError(f"{context}: the extent {extent!r} of {name!r} is no int64 output without dimensions")
 
 
 def _check_params(graph: Graph, context: str) -> None:

@@ -14,6 +14,7 @@ from toolchain.core.layout import TensorType
 from toolchain.core.target import Target
 from toolchain.graph.ir import Graph, Node
 from toolchain.kernels.choices import Choices
+from toolchain.kernels.loops import LOOPS
 from toolchain.kernels.op import Op
 from toolchain.kernels.table import COMPUTES, TAKES_SMALL
 
@@ -35,19 +36,22 @@ def _compute(node: Node, body: Graph, values: Mapping[str, te.Tensor], names: se
     compute = COMPUTES.get(node.op)
     if compute is None:
         raise CodegenError(f"no kernel for operator {node.op}", where=", ".join(node.sources) or node.name)
+    made = compute(_op(node, body, values, names))
+    return made if isinstance(made, tuple) else (made,)
+
+
+def _op(node: Node, body: Graph, values: Mapping[str, te.Tensor], names: set[str]) -> Op:
     stated = [body.types[v] for v in (*node.inputs, *node.outputs) if v]
     if small := [t.dtype for t in stated if t.dtype in dtypes.SMALL and node.op not in TAKES_SMALL]:
         raise CodegenError(f"{node.op} of {small[0]} is not supported", where=", ".join(node.sources) or node.name,
                            fix="Cast or DequantizeLinear to a type that is computed with")
     constants = [_bytes(body.params[i]) if i in body.params else None for i in node.inputs]
-    op = Op(
+    return Op(
         node, tuple(values.get(i) if i else None for i in node.inputs), tuple(constants),
         tuple(_stored(body.types[o]) for o in node.outputs if o),
         tuple(_stored(body.types[i]) if i else None for i in node.inputs), names,
         tuple(body.types[i].dtype if i else "" for i in node.inputs), tuple(body.types[o].dtype for o in node.outputs if o),
     )
-    made = compute(op)
-    return made if isinstance(made, tuple) else (made,)
 
 
 def _stored(t: TensorType) -> TensorType:
@@ -64,7 +68,9 @@ Sketcher = Callable[[te.Schedule, Target, Choices], None]
 
 def schedule(body: Graph, target: Target, sketch: Sketcher, choices: Choices | None = None) -> te.Schedule:
     """Define the group, attach the layouts its types ask for, and let the sketch schedule it (with the default answers,
-    unless `choices` has others)."""
+    unless `choices` has others). What is written as loops has its order already."""
+    if (loops := _loops(body)) is not None:
+        return te.Schedule(loops)
     inputs, outputs = collapsed(body)
     s = te.create_schedule(outputs, name=anchor_name(body), inputs=inputs)
     for name, tensor in zip((*body.inputs, *body.outputs), (*inputs, *outputs), strict=True):
@@ -87,6 +93,15 @@ def collapsed(body: Graph) -> tuple[list[te.Tensor], list[te.Tensor]]:
             return inputs, outputs
     made, given = te.collapse(outputs, inputs, blocked)
     return given, made
+
+
+def _loops(body: Graph) -> te.PrimFunc | None:
+    """The loops of a body that is one operator of LOOPS."""
+    if len(body.nodes) != 1 or (made := LOOPS.get(body.nodes[0].op)) is None:
+        return None
+    types = [body.types[i] for i in body.inputs]
+    values = {name: te.placeholder(t.shape, t.dtype, name=f"x{n}") for n, (name, t) in enumerate(zip(body.inputs, types))}
+    return made(_op(body.nodes[0], body, values, {t.name for t in values.values()}), anchor_name(body))
 
 
 def anchor_name(body: Graph) -> str:

@@ -47,6 +47,18 @@ def flops(node: Node, types: Mapping[str, TensorType]) -> int:
             return max(out, max((types[v].elements for v in node.inputs if v), default=0))
 
 
+def computed_flops(node: Node, types: Mapping[str, TensorType]) -> int:
+    """`flops`, but of a Winograd convolution the products of its tiles, (m + 2)^2 per channel pair; transforms left out."""
+    if node.op == "Fused":
+        body: Graph = node.attrs["body"]
+        return sum(computed_flops(n, body.types) for n in body.nodes)
+    if node.op != "WinogradConv":
+        return flops(node, types)
+    images, _, height, width = types[node.output].shape
+    u, m = types[node.inputs[1]], node.attrs["m"]                       # (m + 2, m + 2, O, I)
+    return 2 * images * -(-height // m) * -(-width // m) * u.elements
+
+
 def _steps(node: Node, types: Mapping[str, TensorType]) -> int:
     """How often the body of a Scan runs: the length of its first scan input."""
     width = node.attrs["num_scan_inputs"]

@@ -30,9 +30,15 @@ TRANSPOSED = 0.7
 WINOGRAD = {2: 1.3, 4: 1.8}     # of the direct convolution's operations
 DEPTHWISE = 0.4                 # one multiply-add per load
 POOL = 0.5
-PLAIN = 0.35                    # a convolution in row-major layout, for rows of whole vectors
-PLAIN_POOL = 0.35
-PLAIN_TRANSPOSED = 0.02         # no vector schedule there
+PLAIN = 0.6                     # a convolution in row-major layout, for rows of whole vectors
+PLAIN_GUARDED = 0.35            # the same, asking at each element whether it lies in the padding
+PLAIN_DEPTHWISE = 0.2           # as PLAIN, one multiply-add per load
+PLAIN_DEPTHWISE_GUARDED = 0.1
+PLAIN_POOL = 0.2
+PLAIN_POOL_GUARDED = 0.1
+PLAIN_TRANSPOSED = 0.35
+PLAIN_TRANSPOSED_GUARDED = 0.1
+DILATED_TRANSPOSED = 0.02       # no vector schedule there
 
 Halo = Sequence[tuple[int, int]]
 Rule = Callable[[Node, Graph, Target], Sequence[LayoutOption]]
@@ -102,12 +108,17 @@ def _conv(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
     x, w, y = graph.types[node.inputs[0]], graph.types[node.inputs[1]], graph.types[node.output]
     lanes, group, rank = _lanes(node, graph, target), node.attrs.get("group", 1), len(x.shape)
     out_channels, ic, *kernel = w.shape
-    options = [_option(node, graph, target, PLAIN * _used(y.shape[-1], lanes))]
+    halo = _halo(node, graph, kernel)
+    pointwise = math.prod(kernel) == math.prod(node.attrs["strides"]) == 1
+    used = _used(math.prod(y.shape[2:]) if pointwise and not any(map(any, halo)) else y.shape[-1], lanes)
+    depthwise = ic == 1 and group == out_channels
+    options = _planes(node, graph, target, halo, (PLAIN_DEPTHWISE * used, PLAIN_DEPTHWISE_GUARDED * used) if depthwise else
+                      (PLAIN * used, PLAIN_GUARDED * used))
     if out_channels == 1:                                   # one channel cannot be padded to a vector of channels
         return options
-    axes, spatial, halo = "OI" + default_axes(rank)[2:], [(d, 0) for d in range(2, rank)], _halo(node, graph, kernel)
+    axes, spatial = "OI" + default_axes(rank)[2:], [(d, 0) for d in range(2, rank)]
     out, bias = blocked(rank, lanes), _bias(node, graph, lanes)
-    if ic == 1 and group == out_channels:
+    if depthwise:
         packed = weights(axes, [(0, 0), (1, 0), *spatial, (0, lanes)])
         options.append(_option(node, graph, target, DEPTHWISE * _used(out_channels, lanes),
                                (blocked(rank, lanes, halo), packed, *bias), out))
@@ -127,6 +138,18 @@ def _conv(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
         options.append(_option(node, graph, target, BLOCKED * _used(per_group, lanes) * _used(ic, lanes),
                                (blocked(rank, lanes, halo), packed, *bias), out))
     return options
+
+
+def _planes(
+    node: Node, graph: Graph, target: Target, halo: Halo, efficiencies: tuple[float, float],
+) -> list[LayoutOption]:
+    """Row-major in and out, where the window reaches outside: asking at each element, or with a halo around the input.
+    `efficiencies`: with the halo (or without need of one), and asking."""
+    free, guarded = efficiencies
+    if not any(map(any, halo)):
+        return [_option(node, graph, target, free)]
+    planes = Layout.row_major(len(halo) + 2).with_halo(((0, 0), (0, 0), *halo))
+    return [_option(node, graph, target, guarded), _option(node, graph, target, free, (planes,))]
 
 
 def _winograd(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
@@ -150,15 +173,18 @@ def _conv_transpose(node: Node, graph: Graph, target: Target) -> Sequence[Layout
     """Channel blocks; the halo is what the taps of the first and last phase reach outside the input."""
     x, w, y = graph.types[node.inputs[0]], graph.types[node.inputs[1]], graph.types[node.output]
     lanes, rank = _lanes(node, graph, target), len(x.shape)
-    options = [_option(node, graph, target, PLAIN_TRANSPOSED)]
     _, out_channels, *kernel = w.shape
-    if node.attrs.get("group", 1) != 1 or out_channels == 1 or any(d != 1 for d in node.attrs["dilations"]):
-        return options
+    if any(d != 1 for d in node.attrs["dilations"]):
+        return [_option(node, graph, target, DILATED_TRANSPOSED)]
     strides = node.attrs["strides"]
     halo = [
         (max(0, -(-k // s) - 1 - p // s), max(0, (-(-o // s) * s - 1 + p) // s - (n - 1)))
         for k, s, p, o, n in zip(kernel, strides, node.attrs["pads"][:rank - 2], y.shape[2:], x.shape[2:], strict=True)
     ]
+    used = _used(-(-y.shape[-1] // strides[-1]), lanes)
+    options = _planes(node, graph, target, halo, (PLAIN_TRANSPOSED * used, PLAIN_TRANSPOSED_GUARDED * used))
+    if node.attrs.get("group", 1) != 1 or out_channels == 1:
+        return options
     tile = conv_tiles(1, -(-y.shape[-1] // strides[-1]), -(-out_channels // lanes), target)[0]
     packed = weights("IO" + default_axes(rank)[2:],
                      [(1, 0), *((d, 0) for d in range(2, rank)), (0, 0), (1, tile.vectors * lanes)])
@@ -170,9 +196,11 @@ def _conv_transpose(node: Node, graph: Graph, target: Target) -> Sequence[Layout
 def _pool(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
     """A halo of zeros pads an average; the padding of a maximum is -inf and stays a select."""
     rank, lanes = len(graph.types[node.inputs[0]].shape), _lanes(node, graph, target)
-    options = [_option(node, graph, target, PLAIN_POOL)]
+    halo = _halo(node, graph, node.attrs["kernel_shape"])
+    average = node.op == "AveragePool"
+    options = _planes(node, graph, target, halo, (PLAIN_POOL, PLAIN_POOL_GUARDED))[:None if average else 1]
     if graph.types[node.output].shape[1] > 1:
-        halo = _halo(node, graph, node.attrs["kernel_shape"]) if node.op == "AveragePool" else None
+        halo = halo if average else None
         options.append(_option(node, graph, target, POOL, (blocked(rank, lanes, halo),), blocked(rank, lanes)))
     return options
 
@@ -203,7 +231,7 @@ def _matmul(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
     if not graph.is_constant(node.inputs[1]) or len(b.shape) != 2 or len(a.shape) < 2:
         return ()
     lanes = _lanes(node, graph, target)
-    tile = matmul_tiles(math.prod(a.shape[:-1]), -(-b.shape[1] // lanes), target)[0]
+    tile = matmul_tiles(math.prod(a.shape[:-1]), -(-b.shape[1] // lanes), target, streamed=True)[0]
     return [_option(node, graph, target, BLOCKED, (None, weights("KN", [(1, 0), (0, 0), (1, tile.vectors * lanes)])))]
 
 

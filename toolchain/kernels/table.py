@@ -11,11 +11,15 @@ from toolchain.kernels.compute.resize import RESIZE
 from toolchain.kernels.compute.sampling import SAMPLING
 from toolchain.kernels.compute.shape import SHAPE
 from toolchain.kernels.compute.winograd import WINOGRAD
+from toolchain.kernels.loops import LOOPS
 from toolchain.kernels.op import Compute
 
 COMPUTES: dict[str, Compute] = {
     **ELEMENTWISE, **SHAPE, **NN, **REDUCE, **RESIZE, **QUANTIZE, **SAMPLING, **RANKING, **WINOGRAD,
 }
+
+KERNELS = frozenset((*COMPUTES, *LOOPS))
+"""Every operator that becomes a kernel: by te.compute, or as loops."""
 
 TAKES_SMALL = frozenset((
     *QUANTIZE, "BitCast", "Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Layout",

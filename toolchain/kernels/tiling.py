@@ -14,6 +14,7 @@ from toolchain.core.target import Target
 
 FMA_LATENCY = 4
 LOADS_PER_CYCLE = 2
+L2_BYTES_PER_CYCLE = 32      # sustained into L1: half of what current cores state as their peak
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,16 @@ def fits(tile: Tile, target: Target) -> bool:
     return tile.accumulators <= registers - FREE_REGISTERS and tile.accumulators + tile.vectors + 1 < registers
 
 
-def tile_cycles(points: int, vectors: int, target: Target) -> float:
-    """Cycles of one reduction step of a tile with that many output points."""
+def tile_cycles(points: int, vectors: int, target: Target, vector_loads: int = 1, streamed: bool = False) -> float:
+    """Cycles of one reduction step of a tile with that many output points.
+
+    vector_loads: what one vector takes to load. streamed: the vectors come from L2, step by step (a panel of weights that
+    every row tile reads from end to end).
+    """
     fma = points * vectors / target.fma_per_cycle
-    loads = (points + vectors) / LOADS_PER_CYCLE
-    return max(fma, loads, FMA_LATENCY)              # each accumulator is touched once per step
+    loads = (points + vectors * vector_loads) / LOADS_PER_CYCLE
+    stream = vectors * target.vector_bits / 8 / L2_BYTES_PER_CYCLE if streamed else 0
+    return max(fma, loads, stream, FMA_LATENCY)      # each accumulator is touched once per step
 
 
 def _pieces(extent: int, size: int) -> Iterator[tuple[int, int]]:
@@ -53,13 +59,15 @@ def _pieces(extent: int, size: int) -> Iterator[tuple[int, int]]:
         yield extent % size, 1
 
 
-def cycles(height: int, width: int, blocks: int, tile: Tile, target: Target) -> float:
+def cycles(
+    height: int, width: int, blocks: int, tile: Tile, target: Target, vector_loads: int = 1, streamed: bool = False,
+) -> float:
     """Cycles per reduction step of the whole output (height x width points, `blocks` vectors of channels)."""
     total = 0.0
     for v, nv in _pieces(blocks, tile.vectors):
         for r, nr in _pieces(height, tile.rows):
             for c, nc in _pieces(width, tile.columns):
-                total += nv * nr * nc * tile_cycles(r * c, v, target)
+                total += nv * nr * nc * tile_cycles(r * c, v, target, vector_loads, streamed)
     return total
 
 
@@ -81,8 +89,13 @@ def conv_tiles(height: int, width: int, blocks: int, target: Target) -> tuple[Ti
     return tuple(sorted(candidates, key=cost))
 
 
-def matmul_tiles(rows: int, blocks: int, target: Target) -> list[Tile]:
-    """Tiles of a matrix product: `columns` rows of A (a broadcast each) by `vectors` vectors of B's columns."""
+def matmul_tiles(rows: int, blocks: int, target: Target, vector_loads: int = 1, streamed: bool = False) -> list[Tile]:
+    """Tiles of a matrix product: `columns` rows of A (a broadcast each) by `vectors` vectors of B's columns.
+
+    vector_loads: loads and shuffles that one vector of B takes (several when its elements are strided in memory).
+    streamed: B's panels are longer than L1 holds, as those of a matrix product are (see tile_cycles); of a single row every
+    tile reads as much.
+    """
     candidates = [
         tile
         for vectors in range(1, min(blocks, 8) + 1)
@@ -91,9 +104,27 @@ def matmul_tiles(rows: int, blocks: int, target: Target) -> list[Tile]:
     ] or [Tile(1, 1, 1)]
 
     def cost(tile: Tile) -> tuple[float, float, int]:
-        loads = (tile.columns + tile.vectors) / tile.accumulators
+        loads = (tile.columns + tile.vectors * vector_loads) / tile.accumulators
         ragged = (rows % tile.columns != 0) + (blocks % tile.vectors != 0)
-        return cycles(1, rows, blocks, tile, target) * (1 + 0.04 * ragged), loads, -tile.accumulators
+        steps = cycles(1, rows, blocks, tile, target, vector_loads, streamed and rows > 1)
+        return steps * (1 + 0.04 * ragged), loads, -tile.accumulators
+    return sorted(candidates, key=cost)
+
+
+def plane_tiles(height: int, vectors: int, target: Target) -> list[Tile]:
+    """Tiles of one plane, rows by vectors along a row: enough of them to hide latency, and room for what each loads."""
+    candidates = [
+        Tile(rows, 1, v)
+        for v in range(1, min(vectors, 4) + 1)
+        for rows in range(1, min(height, 8) + 1)
+        if 2 * rows * v + FREE_REGISTERS <= target.vector_registers
+    ]
+
+    def cost(tile: Tile) -> tuple[float, int]:
+        total = sum(nr * nv * max(r * v, FMA_LATENCY + 1) for r, nr in _pieces(height, tile.rows)
+                    for v, nv in _pieces(vectors, tile.vectors))
+        ragged = (height % tile.rows != 0) + (vectors % tile.vectors != 0)
+        return total * (1 + 0.04 * ragged), -tile.accumulators
     return sorted(candidates, key=cost)
 
 

@@ -45,13 +45,15 @@ class Contender(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One contender of a measurement. make: import path of its class ("package.module:Class"); options go to `prepare`."""
+    """One contender of a measurement. make: import path of its class ("package.module:Class"); options go to `prepare`.
+    converted: it runs what another program made of the model, so its results are no reference, and wrong ones end it."""
 
     name: str
     make: str
     model: Path
     options: Mapping[str, str] = field(default_factory=dict)
     ours: bool = False
+    converted: bool = False
 
 
 class OnnxRuntime:
@@ -137,44 +139,47 @@ def _element(kind: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """A rival that runs ONNX files. package: what must be installed."""
+    """A rival that runs ONNX files. packages: what must be installed. converted: as in Entry."""
 
-    package: str
+    packages: tuple[str, ...]
     make: str
     options: Mapping[str, str] = field(default_factory=dict)
+    converted: bool = False
 
 
-# torch is not here: it has no way of its own to run an ONNX file, and converting one would measure the converter as well.
 BASELINES: dict[str, Baseline] = {
-    "onnxruntime": Baseline("onnxruntime", "toolchain.report.contenders:OnnxRuntime"),
-    "openvino": Baseline("openvino", "toolchain.report.contenders:OpenVino"),
-    "openvino-bf16": Baseline("openvino", "toolchain.report.contenders:OpenVino", {"precision": "bf16"}),
+    "onnxruntime": Baseline(("onnxruntime",), "toolchain.report.contenders:OnnxRuntime"),
+    "openvino": Baseline(("openvino",), "toolchain.report.contenders:OpenVino"),
+    "openvino-bf16": Baseline(("openvino",), "toolchain.report.contenders:OpenVino", {"precision": "bf16"}),
+    "torch": Baseline(("torch", "onnx2torch"), "toolchain.report.converted:Torch", converted=True),
 }
-UNSUPPORTED = {"torch": "torch cannot run ONNX files by itself"}
 
 
 def is_installed(name: str) -> bool:
     """Whether the baseline of that name can take part here."""
-    return name in BASELINES and importlib.util.find_spec(BASELINES[name].package) is not None
+    return name in BASELINES and not _absent(name)
+
+
+def _absent(name: str) -> list[str]:
+    return [package for package in BASELINES[name].packages if importlib.util.find_spec(package) is None]
 
 
 def missing_baselines(names: Sequence[str]) -> dict[str, str]:
     """Why each of the baselines that cannot take part cannot. Raises UsageError for a name nobody knows."""
     why: dict[str, str] = {}
     for name in names:
-        if name in UNSUPPORTED:
-            why[name] = UNSUPPORTED[name]
-        elif name not in BASELINES:
-            raise UsageError(f"no baseline {name!r}", fix=f"the baselines are {', '.join([*BASELINES, *UNSUPPORTED])}")
-        elif not is_installed(name):
-            why[name] = f"not installed: pip install {BASELINES[name].package}"
+        if name not in BASELINES:
+            raise UsageError(f"no baseline {name!r}", fix=f"the baselines are {', '.join(BASELINES)}")
+        if absent := _absent(name):
+            why[name] = f"not installed: pip install {' '.join(absent)}"
     return why
 
 
 def baseline_entries(names: Sequence[str], model: Path) -> list[Entry]:
     """Entries of those baselines that are installed, in the order given."""
     missing = missing_baselines(names)
-    return [Entry(n, BASELINES[n].make, model, BASELINES[n].options) for n in names if n not in missing]
+    found = ((name, BASELINES[name]) for name in names if name not in missing)
+    return [Entry(name, b.make, model, b.options, converted=b.converted) for name, b in found]
 
 
 def with_static_shapes(model: Path, shapes: Mapping[str, Sequence[int]], out: Path) -> Path:

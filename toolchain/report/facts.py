@@ -4,11 +4,12 @@ Tasks make facts (`tasks/`), keep them as JSON in the store, and hand a `Report`
 package looks anywhere else. Every class goes to JSON and back unchanged: `from_json(Report, to_json(report)) == report`.
 
     Report
-      builds: BuildReport...           one per model x target x precision
+      builds: BuildReport...           one per model x target x precision, and per shape bucket of it
         build: BuildFacts              what was made: size, compile time, digests, tuned or not
         verify: VerifyFacts | None     how far the outputs are from the reference
         layers: LayerFacts...          one per call of the plan, in order
         measure: MeasureFacts | None   ours beside the rivals, with every sample and the machine it ran on
+      machine: MachineFacts | None   what that machine can do at best
 
 Names of models, nodes and outputs come from files of strangers: they are kept as they are here and escaped by each renderer.
 Units stand in the names; a time is one call of the whole network unless said otherwise.
@@ -29,8 +30,9 @@ SCHEMA = 1          # of the JSON form; raise it when a field changes its meanin
 
 @dataclass(frozen=True, slots=True)
 class BuildFacts:
-    """One artifact. `name` is the build's name in the deployfile and unique in a report.
+    """One shape bucket of an artifact (most have one). `name` is unique in a report: "reader[1x3x48x320]@x86", "net@x86".
 
+    artifact: the build's name in the deployfile, "reader@x86", which all buckets of an artifact share.
     size_bytes: all files of the artifact; weights_bytes and arena_bytes: parts of what it needs in memory. compile_s: sum
     over the tasks that made it, as if nothing had come from the store. kernels, tuned_kernels: distinct kernels, and how
     many of them use a schedule from tuning records. digests: of the model, the artifact, ...; versions: of what took part.
@@ -48,6 +50,7 @@ class BuildFacts:
     tuned_kernels: int = 0
     digests: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    artifact: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +90,11 @@ class VerifyFacts:
 @dataclass(frozen=True, slots=True)
 class LayerFacts:
     """One call of the plan. sources: the model's nodes it stands for. flops: 2 per multiply-add, as the layer's definition
-    counts them (a Winograd kernel is credited with the direct convolution's). network_us: median time inside the whole
-    network; hot_us: alone, repeated, with warm caches (None: not measured). moved_bytes: inputs, weights and outputs, once.
+    counts them (a Winograd kernel is credited with the direct convolution's); computed_flops: those it really does (0: the
+    same). network_us: median time inside the whole
+    network; hot_us: alone, repeated, with warm caches (None: not measured). moved_bytes: inputs, weights and outputs, once;
+    weights_bytes: the part of it that is constant. chunks: into how many pieces the work can be cut for threads, the most
+    of its phases (0: not known).
     """
 
     kernel: str
@@ -97,7 +103,51 @@ class LayerFacts:
     flops: float = 0.0
     hot_us: float | None = None
     moved_bytes: int = 0
+    weights_bytes: int = 0
+    computed_flops: float = 0.0
+    chunks: int = 0
     schedule: str = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryLevel:
+    """A cache, or main memory. holds_bytes: what the threads can keep there together (0: any amount). Bandwidths of all
+    threads together; a copy counts the bytes it reads and those it writes."""
+
+    name: str
+    holds_bytes: int
+    read_gb_s: float
+    copy_gb_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpeed:
+    """The ceilings of that many threads. peak_gflops: fp32 multiply-adds, 2 each. levels: nearest first, memory last."""
+
+    threads: int
+    peak_gflops: float
+    levels: tuple[MemoryLevel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MachineFacts:
+    """The measured ceilings of one machine: of one thread, and of all its cores (ascending)."""
+
+    speeds: tuple[MachineSpeed, ...]
+
+    def at(self, threads: int) -> MachineSpeed:
+        """Of `threads`: as measured, or one thread's times as many, but no more than what all cores together reach."""
+        one, most = self.speeds[0], self.speeds[-1]
+        if (known := next((s for s in self.speeds if s.threads == threads), None)) is not None:
+            return known
+        if threads > most.threads:
+            return most
+        levels = tuple(
+            MemoryLevel(far.name, near.holds_bytes * threads if near.name == "L2" else near.holds_bytes,
+                        min(threads * near.read_gb_s, far.read_gb_s), min(threads * near.copy_gb_s, far.copy_gb_s))
+            for near, far in zip(one.levels, most.levels, strict=False)
+        )
+        return MachineSpeed(threads, min(threads * one.peak_gflops, most.peak_gflops), levels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +231,7 @@ class BuildReport:
     verify: VerifyFacts | None = None
     layers: tuple[LayerFacts, ...] = ()
     measure: MeasureFacts | None = None
+    machine: MachineFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from toolchain.report.system import watch_system
 
 KEEP_PER_BURST = 100            # samples kept of one burst; more say nothing new and make the facts large
 START_TIMEOUT_S = 120.0         # for Python and NumPy to start
+WRONG = 1e-2                    # an error, as part of the largest value, that no order of summation in fp32 explains
 BURST_TIMEOUT_S = 30.0          # for a burst of a quarter of a second; a call may take up to about ten seconds
 
 
@@ -47,8 +48,9 @@ def measure(
 ) -> MeasureFacts:
     """Run all contenders in turns, `rounds` bursts each, and compare ours (if it is among them) with every other.
 
-    reference: expected outputs by name; left out, those of the first contender that is not ours, if any. Rivals get a copy
-    of an ONNX model with the inputs' shapes written into it where the model leaves them open. The wall time is about
+    reference: expected outputs by name; left out, those of the first contender that is neither ours nor converted, or else
+    ours. A converted one whose outputs are others than the reference's loses its times and says so. Rivals get a copy of an
+    ONNX model with the inputs' shapes written into it where the model leaves them open. The wall time is about
     len(entries) x rounds x burst_s and the loading. processes: where contenders live that outlast this measurement.
     """
     with ExitStack() as stack:
@@ -66,13 +68,14 @@ def measure(
         for runner in runners:
             runner.fetch_outputs()
     if reference is None:
-        judge = next((r for r in runners if r.outputs and not r.entry.ours), None)
+        judge = _judge(runners)
         reference = judge.outputs if judge else {}
     else:
         judge = None
+    compared = (replace(r.facts, outputs=() if r is judge else _errors(r.outputs, reference, rtol, atol)) for r in runners)
     facts = tuple(
-        summarize(replace(r.facts, outputs=() if r is judge else _errors(r.outputs, reference, rtol, atol)), variation_limit)
-        for r in runners
+        summarize(refuse_wrong(f, reference) if r.entry.converted else f, variation_limit)
+        for r, f in zip(runners, compared, strict=True)
     )
     ours = next((f for f in facts if f.ours), None)
     comparisons = [compare(ours, f) for f in facts if ours and not f.ours]
@@ -92,6 +95,27 @@ def _bound(entry: Entry, shapes: Mapping[str, tuple[int, ...]], copy: Path) -> E
     if entry.model.suffix != ".onnx":
         return entry
     return replace(entry, model=with_static_shapes(entry.model, shapes, copy))
+
+
+def _judge(runners: Sequence[_Runner]) -> _Runner | None:
+    """Whose outputs the others are compared with: a rival's that reads the model itself; ours for a converted one alone."""
+    able = [r for r in runners if r.outputs]
+    for r in able:
+        if not r.entry.ours and not r.entry.converted:
+            return r
+    return next((r for r in able if r.entry.ours), None) if any(r.entry.converted for r in able) else None
+
+
+def refuse_wrong(facts: ContenderFacts, reference: Mapping[str, np.ndarray]) -> ContenderFacts:
+    """Facts without times, saying so, where a converted network did not compute what the model computes; else themselves."""
+    if facts.error or not reference:
+        return facts
+    wrong = [o.output for o in facts.outputs if o.max_rel_error > WRONG]
+    wrong += sorted(reference.keys() - {o.output for o in facts.outputs})
+    if not wrong:
+        return facts
+    names = ", ".join(repr(name) for name in wrong[:3])
+    return replace(facts, bursts_us=(), error=f"not timed: the converted network's results are not the model's ({names})")
 
 
 def _errors(

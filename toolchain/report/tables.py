@@ -20,17 +20,21 @@ from toolchain.report.facts import (
     Comparison,
     ContenderFacts,
     LayerFacts,
+    MachineSpeed,
     MeasureFacts,
     OutputError,
     Report,
     System,
 )
 from toolchain.report.gate import GateResult
+from toolchain.report.roofline import Roof, roofs
 from toolchain.report.statistics import geometric_mean
 
 Level = Literal["pass", "fail", "warn", "note"]
 NAME_WIDTH = 48
 SHOWN_LAYERS = 20
+EXPLAINED_LAYERS = 10
+ABOVE_ROOF = 1.1            # of the measured ceilings: what lies above was measured on another, calmer machine
 BUSY_STEAL_PERCENT = 2.0
 
 
@@ -73,7 +77,7 @@ def sections(report: Report, gates: Sequence[GateResult] = (), *, layers: int = 
         speed(report),
         accuracy(report),
         _artifacts(report),
-        *(_layers(b, layers) for b in report.builds if b.layers),
+        *(layer_section(b, layers) for b in report.builds if b.layers),
         _provenance(report),
     ]
     return tuple(s for s in found if s.verdicts or s.notes or any(t.rows for t in s.tables))
@@ -270,41 +274,69 @@ def _errors(o: OutputError) -> tuple[str, str, str]:
 
 
 def _artifacts(report: Report) -> Section:
+    """One row per artifact, however many shape buckets it has."""
     columns = (Column("build"), Column("precision"), Column("size", True), Column("weights", True), Column("arena", True),
                Column("compile time", True), Column("kernels", True), Column("schedules"))
-    rows = [(show_name(b.name), b.precision, *map(show_bytes, (b.size_bytes, b.weights_bytes, b.arena_bytes)),
+    rows = [(show_name(b.artifact or b.name), b.precision, *map(show_bytes, (b.size_bytes, b.weights_bytes, b.arena_bytes)),
              f"{b.compile_s:.2f} s", str(b.kernels),
              f"{b.tuned_kernels} of {b.kernels} tuned" if b.tuned_kernels else "default")
-            for b in (x.build for x in report.builds)]
+            for b in {x.build.artifact or x.build.name: x.build for x in report.builds}.values()]
     return Section("Artifacts", tables=(Table(columns, tuple(rows)),))
 
 
-def _layers(b: BuildReport, limit: int) -> Section:
+def layer_section(b: BuildReport, limit: int = SHOWN_LAYERS) -> Section:
     total_us = sum(x.network_us for x in b.layers) or 1.0
-    shown = list(enumerate(b.layers, 1))
+    machine = b.machine.at(b.measure.threads) if b.machine and b.measure else None
+    under = roofs(b.layers, machine) if machine else (None,) * len(b.layers)
+    shown = list(zip(range(1, len(b.layers) + 1), b.layers, under, strict=True))
+    slowest = sorted(shown, key=lambda item: -item[1].network_us)
     if len(shown) > limit:
-        shown = sorted(shown, key=lambda item: -item[1].network_us)[:limit]
+        shown = slowest[:limit]
     columns = (Column("#", True), Column("kernel"), Column("nodes of the model"), Column("in network", True),
-               Column("hot", True), Column("GFLOP/s", True), Column("share", True), Column("schedule"))
-    rows = tuple(_layer_row(i, x, total_us) for i, x in shown)
-    share = sum(x.network_us for _, x in shown) / total_us
+               Column("hot", True), Column("share", True), Column("GFLOP/s", True),
+               *((Column("GB/s", True), Column("flop/B", True), Column("of roof", True)) if machine else ()),
+               Column("schedule"))
+    rows = tuple(_layer_row(i, x, roof, total_us) for i, x, roof in shown)
+    share = sum(x.network_us for _, x, _ in shown) / total_us
     flops = sum(x.flops for x in b.layers)
     count = f"{len(b.layers)} layer{'s' if len(b.layers) > 1 else ''}"
     speed = f"{_digits(flops / total_us / 1e3)} GFLOP/s"
     notes = [f"{count}, {show_time(total_us)} in all, {_digits(flops / 1e9)} GFLOP, {speed}"]
     if len(shown) < len(b.layers):
         notes.append(f"the {len(shown)} most expensive of {len(b.layers)} layers are shown: {share:.0%} of the time")
-    table = Table(columns, rows)
-    return Section(f"Layers of {show_name(b.build.name)}", tables=(table,), notes=tuple(notes))
+    if machine:
+        least_us = sum(roof.bound_us for roof in under if roof)
+        notes.append(f"of roof: the least time the machine allows / the time taken; all layers: {least_us / total_us:.0%} "
+                     f"({show_time(least_us)})")
+        notes.append(_ceilings(machine))
+        if above := sum(roof.share > ABOVE_ROOF for roof in under if roof):
+            notes.append(f"{above} of the layers took less time than that allows: the machine was busy when its ceilings "
+                         "were measured (tc report --again measures all anew)")
+    tables = (Table(columns, rows), _limits(slowest[:EXPLAINED_LAYERS]))
+    return Section(f"Layers of {show_name(b.build.name)}", tables=tables, notes=tuple(notes))
 
 
-def _layer_row(index: int, x: LayerFacts, total_us: float) -> tuple[str, ...]:
+def _limits(slowest: Sequence[tuple[int, LayerFacts, Roof | None]]) -> Table:
+    """What the slowest layers run into, in words."""
+    rows = tuple((str(i), show_name(x.kernel, 32), show_time(x.network_us), roof.limit) for i, x, roof in slowest if roof)
+    columns = (Column("#", True), Column("the slowest", whole=True), Column("in network", True), Column("is limited by"))
+    return Table(columns, rows)
+
+
+def _ceilings(machine: MachineSpeed) -> str:
+    levels = "; ".join(f"{level.name} {level.read_gb_s:.0f} read, {level.copy_gb_s:.0f} copied" for level in machine.levels)
+    threads = f"{machine.threads} thread{'s' * (machine.threads > 1)}"
+    return f"measured ceilings of {threads}: {machine.peak_gflops:.0f} GFLOP/s; GB/s: {levels}"
+
+
+def _layer_row(index: int, x: LayerFacts, roof: Roof | None, total_us: float) -> tuple[str, ...]:
     more = f" +{len(x.sources) - 2}" if len(x.sources) > 2 else ""
     sources = show_name(", ".join(x.sources[:2]), NAME_WIDTH - len(more)) + more
     speed = f"{x.flops / x.network_us / 1e3:.1f}" if x.flops and x.network_us else ""
     hot = show_time(x.hot_us) if x.hot_us is not None else ""
-    return (str(index), show_name(x.kernel, 32), sources, show_time(x.network_us), hot, speed,
-            f"{x.network_us / total_us:.1%}", show_name(x.schedule, 24))
+    under = (f"{roof.gb_s:.1f}", f"{roof.intensity:.1f}" if x.flops else "", f"{roof.share:.0%}") if roof else ()
+    return (str(index), show_name(x.kernel, 32), sources, show_time(x.network_us), hot, f"{x.network_us / total_us:.1%}",
+            speed, *under, show_name(x.schedule, 24))
 
 
 def _provenance(report: Report) -> Section:

@@ -11,12 +11,12 @@ from toolchain.core import dtype as dtypes
 from toolchain.core.errors import CodegenError
 from toolchain.core.layout import TensorType
 from toolchain.graph.ir import Graph, Node
-from toolchain.graph.passes.memory_plan import MemoryPlan, size_bytes
+from toolchain.graph.passes.memory_plan import ALIGN_BYTES, MemoryPlan, size_bytes
 from toolchain.graph.passes.memory_plan import Slot as Place
 from toolchain.graph.passes.rewriting import bodies
 from toolchain.graph.passes.views import view_nodes
 from toolchain.targets.backend import Kernel
-from toolchain.targets.llvm.plan import Call, Copy, If, Loop, Op, Plan, Repeat, Slot, Value, slots_of, walk
+from toolchain.targets.llvm.plan import Call, Copy, Fail, If, Loop, Op, Plan, Repeat, Slot, Value, slots_of, walk
 
 Kernels = Mapping[str, Kernel]
 Bound = dict[tuple[str, int], tuple[Slot, int]]         # a body's input or output k -> the slot, and its step per round
@@ -44,30 +44,44 @@ def assemble_with_origins(
     name: str, graph: Graph, memory: MemoryPlan, kernels: Kernels,
 ) -> tuple[Plan, list[Origin | None]]:
     """`assemble`, and per op in pre-order (`plan.walk`) where it came from; None: a copy that stands for no node."""
+    counts = extent_offsets(graph, memory)
+
     def slot(place: Place) -> Slot:
+        if place.segment == "output" and (name := graph.outputs[place.offset]) in counts:
+            return Slot("arena", counts[name])
         return Slot(place.segment, place.offset)
 
     made: list[tuple[Op, Origin]] = []
-    scope = _Scope(graph, {v: slot(p) for v, p in memory.slots.items()}, memory, kernels, made)
+    scope = _Scope(graph, {v: slot(p) for v, p in memory.slots.items()}, memory, kernels, made, counts=counts)
     plan = Plan(
-        name, tuple(_value(graph, v) for v in graph.inputs), tuple(_value(graph, v) for v in graph.outputs),
-        tuple(scope.ops()), weights_bytes=memory.weights_bytes, arena_bytes=memory.arena_bytes,
+        name, tuple(_value(graph, v, counts) for v in graph.inputs),
+        tuple(_value(graph, v, counts) for v in graph.own_outputs),
+        tuple(scope.ops()), weights_bytes=memory.weights_bytes,
+        arena_bytes=max((at + ALIGN_BYTES for at in counts.values()), default=memory.arena_bytes),
         scratch_bytes=max((k.scratch_bytes for k in kernels.values()), default=0), zero=memory.zero,
     )
     by_id = {id(op): origin for op, origin in made}
     return plan, [by_id.get(id(op)) for op in walk(plan.ops)]
 
 
-def _value(graph: Graph, name: str) -> Value:
-    t = graph.types[name]
-    return Value(name, t.dtype, t.shape)
+def extent_offsets(graph: Graph, memory: MemoryPlan) -> dict[str, int]:
+    """Where the extents of outputs lie, which are outputs of the graph and none of the network: at the end of the arena."""
+    counts = dict.fromkeys(e for extents in graph.extents.values() for e in extents if e)
+    start = -(-memory.arena_bytes // ALIGN_BYTES) * ALIGN_BYTES
+    return {name: start + n * ALIGN_BYTES for n, name in enumerate(counts)}
+
+
+def _value(graph: Graph, name: str, counts: Mapping[str, int]) -> Value:
+    t, extents = graph.types[name], graph.extents.get(name, ())
+    return Value(name, t.dtype, t.shape, tuple(counts[e] if e else -1 for e in extents))
 
 
 class _Scope:
     """One graph and where its values lie: the network, or the body of a Scan with its inputs and outputs bound."""
 
     def __init__(self, graph: Graph, slots: dict[str, Slot], memory: MemoryPlan, kernels: Kernels,
-                 made: list[tuple[Op, Origin]], times: int = 1) -> None:
+                 made: list[tuple[Op, Origin]], times: int = 1, counts: Mapping[str, int] | None = None) -> None:
+        self.counts = counts or {}
         self.graph, self.slots, self.memory, self.kernels, self.made, self.times = graph, slots, memory, kernels, made, times
 
     def ops(self) -> Iterator[Op]:
@@ -90,6 +104,8 @@ class _Scope:
                 yield from self._loop(node)
             case "If":
                 yield from self._if(node)
+            case "Fail":
+                yield Fail(node.attrs["reason"], node.sources)
             case "Identity" | "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten":
                 yield self._copy(self.slots[node.inputs[0]], node.output, self.graph, node)
             case _:
@@ -99,8 +115,9 @@ class _Scope:
         for output in dict.fromkeys(self.graph.outputs):
             source = self.slots[output]
             if output in self.graph.inputs or output in self.graph.params:
-                position = self.graph.outputs.index(output)
-                yield Copy(source, Slot("output", position), size_bytes(self.graph.types[output]))
+                at = self.counts.get(output)
+                goal = Slot("output", self.graph.outputs.index(output)) if at is None else Slot("arena", at)
+                yield Copy(source, goal, size_bytes(self.graph.types[output]))
 
     def _call(self, node: Node) -> Call:
         kernel = self.kernels[node.attrs["kernel"]]
@@ -221,11 +238,7 @@ class _Scope:
 
     def _sliced(self, node: Node, outer: str, inner: TensorType, what: str, k: int, length: int) -> tuple[Slot, int]:
         """The slot of the first slice, and how far it moves each round (backwards for a reversed direction)."""
-        axes = node.attrs.get(f"{what}_axes") or ()
         directions = node.attrs.get(f"{what}_directions") or ()
-        if k < len(axes) and axes[k] != 0:
-            raise CodegenError(f"Scan along axis {axes[k]} is not supported", where=", ".join(node.sources),
-                               fix="scan along axis 0")
         step = size_bytes(inner)
         base = self.slots[outer]
         if k < len(directions) and directions[k]:
@@ -234,10 +247,9 @@ class _Scope:
 
 
 def scan_length(node: Node, graph: Graph) -> int:
-    """How many rounds a Scan has: the extent of its scan inputs along their axis."""
+    """How many rounds a Scan has: the extent of its scan inputs, which decompose_scan left along axis 0."""
     first = len(node.inputs) - int(node.attrs["num_scan_inputs"]) - int(node.attrs.get("captures", 0))
-    axis = (node.attrs.get("scan_input_axes") or (0,))[0]
-    return graph.types[node.inputs[first]].shape[axis]
+    return graph.types[node.inputs[first]].shape[0]
 
 
 def unread_outputs(node: Node) -> list[int]:

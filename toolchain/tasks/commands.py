@@ -13,9 +13,19 @@ from toolchain.build.task import Task
 from toolchain.core.artifact import Artifact
 from toolchain.core.settings import settings
 from toolchain.core.versions import installed_version
-from toolchain.report.facts import BuildFacts, BuildReport, LayerFacts, MeasureFacts, Report, VerifyFacts, from_json
+from toolchain.report.facts import (
+    BuildFacts,
+    BuildReport,
+    LayerFacts,
+    MachineFacts,
+    MeasureFacts,
+    Report,
+    VerifyFacts,
+    from_json,
+)
+from toolchain.tasks.machine import FACTS_FILE as MACHINE_FILE
 from toolchain.tasks.measure import FACTS_FILE
-from toolchain.tasks.plan import BuildTasks
+from toolchain.tasks.plan import BucketTasks, BuildTasks
 from toolchain.tasks.verify import REPRO
 
 VERSIONS = ("toolchain", "numpy", "onnx", "llvmlite", "ziglang")
@@ -28,23 +38,30 @@ def collect(tasks: Sequence[BuildTasks], artifacts: Mapping[str, Artifact], proj
     """
     store = Store(settings().store)
     try:
-        builds = tuple(_build_report(b, artifacts, store, project) for b in tasks if b.module.name in artifacts)
+        builds = tuple(_bucket_report(b, bucket, artifacts, store, project)
+                       for b in tasks if b.module.name in artifacts for bucket in b.buckets)
     finally:
         store.close()
     versions = {name: found for name in VERSIONS if (found := installed_version(name))}
     return Report(builds, date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), versions=versions)
 
 
-def _build_report(b: BuildTasks, artifacts: Mapping[str, Artifact], store: Store, project: Path | None) -> BuildReport:
-    measured, layers = _measured(artifacts.get(b.measure.name), store)
-    return BuildReport(_build_facts(b, artifacts, store, project), _verified(b, artifacts, project), layers, measured)
+def _bucket_report(
+    b: BuildTasks, bucket: BucketTasks, artifacts: Mapping[str, Artifact], store: Store, project: Path | None,
+) -> BuildReport:
+    measured, layers = _measured(artifacts.get(bucket.measure.name), store)
+    build, verified = _build_facts(b, bucket, artifacts, store, project), _verified(bucket, artifacts, project)
+    return BuildReport(build, verified, layers, measured, _machine(artifacts.get(b.machine.name), store))
 
 
-def _build_facts(b: BuildTasks, artifacts: Mapping[str, Artifact], store: Store, project: Path | None) -> BuildFacts:
+def _build_facts(
+    b: BuildTasks, bucket: BucketTasks, artifacts: Mapping[str, Artifact], store: Store, project: Path | None,
+) -> BuildFacts:
     module = artifacts[b.module.name]
-    graph = artifacts[b.graph.name]
+    graph = artifacts[bucket.graph.name]
     return BuildFacts(
-        name=b.name, model=b.build.model, target=b.build.target, precision=b.build.precision, size_bytes=module.size_bytes,
+        name=bucket.name, artifact=b.name, model=b.build.model, target=b.build.target, precision=b.build.precision,
+        size_bytes=module.size_bytes,
         weights_bytes=module.meta.get("weights_bytes", 0), arena_bytes=module.meta.get("arena_bytes", 0),
         compile_s=round(sum(_duration_s(t, store, project) for t in _made_by(b.module, artifacts)), 3),
         kernels=module.meta.get("kernels", 0), digests={"graph": graph.digest, "artifact": module.digest},
@@ -73,7 +90,7 @@ def _duration_s(task: Task, store: Store, project: Path | None) -> float:
     return trace.duration_s if trace is not None else 0.0
 
 
-def _verified(b: BuildTasks, artifacts: Mapping[str, Artifact], project: Path | None) -> VerifyFacts | None:
+def _verified(b: BucketTasks, artifacts: Mapping[str, Artifact], project: Path | None) -> VerifyFacts | None:
     """What the comparison found, whether or not the verdict was good."""
     comparison = b.verify.inputs.get("facts")
     if comparison is None or (artifact := artifacts.get(comparison.name)) is None:
@@ -89,3 +106,9 @@ def _measured(artifact: Artifact | None, store: Store) -> tuple[MeasureFacts | N
         return None, ()
     data = json.loads(store.blobs.path(artifact.files[FACTS_FILE].digest).read_text())
     return from_json(MeasureFacts, data["measure"]), tuple(from_json(LayerFacts, x) for x in data["layers"])
+
+
+def _machine(artifact: Artifact | None, store: Store) -> MachineFacts | None:
+    if artifact is None or MACHINE_FILE not in artifact.files:
+        return None
+    return from_json(MachineFacts, json.loads(store.blobs.path(artifact.files[MACHINE_FILE].digest).read_text()))

@@ -25,7 +25,7 @@ class ArtifactContender:
         self._bound()
 
     def outputs(self) -> Mapping[str, np.ndarray]:
-        return self._bound.outputs
+        return self._bound.results()
 
 
 def artifact_entry(folder: Path, *, name: str = "ours", options: Mapping[str, str] | None = None) -> Entry:

@@ -39,19 +39,23 @@ class Sample:
 def samples(params: Mapping[str, Any], inputs: Mapping[str, Input], graph: Graph) -> list[Sample]:
     """The sets to run a network with; `graph` is the imported one, whose inputs and outputs are named as in the model.
 
-    params: "data" (`Data` of the deployfile), "verify" (its `samples` and `seed` hold for what is random). Needs: the files
-    that `recorded_files` and plan.py name. Raises UsageError: a file that is not what it should be, or of another shape.
+    params: "data" (`Data` of the deployfile), "verify" (its `samples` and `seed` hold for what is random), "buckets"
+    (whether the graph is one of several shape buckets). Needs: the files that `recorded_files` and plan.py name.
+    Raises UsageError: a file that is not what it should be, or of another shape.
     """
     data, verify = params["data"], params.get("verify") or {}
     _check_names(data["inputs"], graph.inputs, "input")
-    _check_names(data["expected"], graph.outputs, "output")
+    _check_names(data["expected"], graph.own_outputs, "output")
     recorded = recorded_files(inputs)
+    if params.get("buckets") and data["folder"] is None and not _fits(recorded, graph):
+        recorded = {}                                       # found beside the model, but of another shape bucket
     fixed = {name: _declared(name, data["inputs"][name], inputs, graph.types[name]) for name in data["inputs"]}
     if recorded:
         fixed = {**_match(recorded, "input", graph.inputs, graph), **fixed}
-    expected = _match(recorded, "output", graph.outputs, graph) if recorded and not data["inputs"] else {}
+    expected = _match(recorded, "output", graph.own_outputs, graph) if recorded and not data["inputs"] else {}
     for name in data["expected"]:
-        expected[name] = _fitting(read_array(inputs[f"expected {name}"].path, name), graph.types[name], f"expected {name!r}")
+        array = read_array(inputs[f"expected {name}"].path, name)
+        expected[name] = _fitting(array, _type_like(array, name, graph), f"expected {name!r}")
     missing = [name for name in graph.inputs if name not in fixed]
     seed, count = verify.get("seed", 0), verify.get("samples", 1) if missing else 1
     source = ", ".join(filter(None, (
@@ -84,8 +88,26 @@ def _match(files: Mapping[str, Path], kind: str, names: Sequence[str], graph: Gr
         tensor = _read_tensor(path)
         name = tensor.name if tensor.name in names else names[n] if n < len(names) else ""
         if name:
-            found[name] = _fitting(_tensor_array(tensor, path), graph.types[name], f"{path.name} ({name!r})")
+            array = _tensor_array(tensor, path)
+            found[name] = _fitting(array, _type_like(array, name, graph), f"{path.name} ({name!r})")
     return found
+
+
+def _type_like(array: np.ndarray, name: str, graph: Graph) -> TensorType:
+    """The type of a value, dimensions that depend on data as the array has them."""
+    t, extents = graph.types[name], graph.extents.get(name)
+    if extents is None or array.ndim != len(t.shape):
+        return t
+    return TensorType.plain([min(m, n) if e else n for n, m, e in zip(t.shape, array.shape, extents, strict=True)], t.dtype)
+
+
+def _fits(files: Mapping[str, Path], graph: Graph) -> bool:
+    """Whether the recorded inputs have the shapes of the graph's."""
+    try:
+        _match(files, "input", graph.inputs, graph)
+    except UsageError:
+        return False
+    return True
 
 
 def _declared(name: str, values: Mapping[str, Any], inputs: Mapping[str, Input], t: TensorType) -> np.ndarray:
@@ -117,7 +139,8 @@ def _fitting(array: np.ndarray, t: TensorType, what: str) -> np.ndarray:
     """The array, if its type is that one. Raises UsageError."""
     if array.dtype != to_numpy(t.dtype) or array.shape != t.shape:
         raise UsageError(f"{what} is {array.dtype.name}{list(array.shape)}, but the model was built for {t}",
-                         fix="give values of that type, or change `shapes` and `dims` of the model")
+                         fix="give values of that type, change `shapes` and `dims` of the model, "
+                             "or give a shape bucket `data` of its own")
     return array
 
 

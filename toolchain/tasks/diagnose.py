@@ -26,7 +26,7 @@ from toolchain.graph.text import to_text
 from toolchain.report.statistics import output_error
 from toolchain.targets.llvm.module import Module
 from toolchain.targets.llvm.plan import Op
-from toolchain.tasks.assemble import Origin
+from toolchain.tasks.assemble import Origin, extent_offsets
 
 Values = Mapping[str, np.ndarray]
 RTOL, ATOL = 1e-3, 1e-4         # of one kernel, absolute part relative to its largest value: rounding alone stays far below
@@ -79,7 +79,9 @@ class _Walk:
     def __init__(self, module: Module, graph: Graph, memory: MemoryPlan, origins: Sequence[Origin | None],
                  inputs: Mapping[str, np.ndarray], poison: bool) -> None:
         self.module, self.graph, self.memory, self.poison = module, graph, memory, poison
-        self.outputs = {v.name: np.empty(v.shape, to_numpy(v.dtype)) for v in module.outputs}
+        self.counts = extent_offsets(graph, memory)
+        plan = module.buckets[module.bucket_of(inputs)]
+        self.outputs = {v.name: np.empty(v.shape, to_numpy(v.dtype)) for v in plan.outputs}
         self.values: dict[str, np.ndarray] = {**graph.params, **inputs}
         views = view_nodes(graph)
         self.nodes = [n for n in graph.nodes if n not in views]
@@ -180,10 +182,15 @@ class _Walk:
 
     def _storage(self, name: str) -> np.ndarray:
         """The physical elements of a value, in place."""
-        slot, t = self.memory.slots[name], self.graph.types[name]
-        if slot.segment == "output":
-            return self.outputs[self.graph.outputs[slot.offset]].reshape(-1)
-        return self.module.arena()[slot.offset:slot.offset + size_bytes(t)].view(to_numpy(t.dtype))
+        t = self.graph.types[name]
+        if (at := self._arena_offset(name)) is None:
+            return self.outputs[self.graph.outputs[self.memory.slots[name].offset]].reshape(-1)
+        return self.module.arena()[at:at + size_bytes(t)].view(to_numpy(t.dtype))
+
+    def _arena_offset(self, name: str) -> int | None:
+        """Where a stored value lies in the arena; None: in an output of the network."""
+        slot = self.memory.slots[name]
+        return slot.offset if slot.segment == "arena" else self.counts.get(self.graph.outputs[slot.offset])
 
     def _read(self, name: str) -> np.ndarray:
         """A value as it is now, as a logical array of its own."""
@@ -194,8 +201,7 @@ class _Walk:
         arena = self.module.arena()
         dead = np.ones(arena.size, bool)
         for name in self._stored(tuple(self.values)):
-            if self.memory.slots[name].segment == "arena" and self.last_read.get(name, -1) >= at:
-                offset = self.memory.slots[name].offset
+            if (offset := self._arena_offset(name)) is not None and self.last_read.get(name, -1) >= at:
                 dead[offset:offset + size_bytes(self.graph.types[name])] = False
         free = dead.copy()
         for offset, size in self.memory.zero:

@@ -126,6 +126,7 @@ def _load(recipe: Path) -> ModuleType:
     if spec is None or spec.loader is None or not recipe.is_file():
         raise DeployfileError("no such recipe file (it must end in .py)", where=str(recipe))
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module                 # dataclasses look up their module by name
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -6,9 +6,7 @@ The only step whose result depends on the machine's mood: it runs quite alone, a
 from __future__ import annotations
 
 import json
-import statistics
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +33,7 @@ from toolchain.tasks.steps import assembled_folder, model_path
 Values = Mapping[str, np.ndarray]
 FACTS_FILE = "facts.json"           # in the artifact: {"measure": MeasureFacts, "layers": [LayerFacts]}
 PROFILES = 20                       # runs that a layer's time in the network is the median of
-HOT_TIME_NS = 4_000_000             # how long one layer is repeated alone
+HOT_TIME_US = 4_000                 # how long one layer is repeated alone
 HOT_REPEATS = (5, 200)              # at least, at most
 
 
@@ -54,7 +52,7 @@ def measure(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -
                                    threads=threads, rounds=rounds_for(seconds))
         progress(0, 0, "layer by layer")
         with Module.load(folder, threads) as module:
-            layers = profile(module, sample.inputs, manifest["layers"])
+            layers = profile(module, sample.inputs, manifest["layers"][module.bucket_of(sample.inputs)])
     absent = tuple(ContenderFacts(name, error=f"{MISSING}{why}") for name, why in missing_baselines(against).items())
     facts = replace(facts, contenders=(*facts.contenders, *absent))
     (out / FACTS_FILE).write_text(json.dumps({"measure": to_json(facts), "layers": to_json(layers)}, allow_nan=False))
@@ -86,7 +84,8 @@ def profile(
     hot_us = hot_times_us(module, inputs)
     return tuple(
         LayerFacts(kernel=d["kernel"], sources=tuple(d["sources"]), network_us=t.ns / 1e3, flops=float(d["flops"]),
-                   hot_us=hot_us.get(t.index), moved_bytes=int(d["moved_bytes"]))
+                   hot_us=hot_us.get(t.index), moved_bytes=int(d["moved_bytes"]), weights_bytes=int(d["weights_bytes"]),
+                   computed_flops=float(d["computed_flops"]), chunks=int(d["chunks"]))
         for t, d in zip(module.profile(inputs, PROFILES), described, strict=True)
     )
 
@@ -94,17 +93,17 @@ def profile(
 def hot_times_us(module: Module, inputs: Mapping[str, np.ndarray]) -> dict[int, float]:
     """Median time of each call of the outermost level when it alone is repeated, by its number in pre-order.
 
-    What calling the library costs (a range of no ops) is taken off.
+    Measured by the runtime, so what calling the library costs is no part of it.
     """
-    outputs = {v.name: np.empty(v.shape, to_numpy(v.dtype)) for v in module.outputs}
+    plan = module.buckets[module.bucket_of(inputs)]
+    outputs = {v.name: np.empty(v.shape, to_numpy(v.dtype)) for v in plan.outputs}
     module.run(inputs)
-    empty_us = _repeat_us(module, inputs, outputs, 0, 0)
     found: dict[int, float] = {}
     at = 0
-    for op in module.plan.ops:
+    for op in plan.ops:
         end = at + 1 + _inside(op)
         if isinstance(op, Call):
-            found[at] = max(0.0, _repeat_us(module, inputs, outputs, at, end) - empty_us)
+            found[at] = _hot_us(module, inputs, outputs, at, end)
         at = end
     return found
 
@@ -113,13 +112,9 @@ def _inside(op: Any) -> int:
     return sum(1 + _inside(child) for child in children(op))
 
 
-def _repeat_us(module: Module, inputs: Values, outputs: Values, at: int, end: int) -> float:
-    """Median time of running the ops [at, end)."""
+def _hot_us(module: Module, inputs: Values, outputs: Values, at: int, end: int) -> float:
+    """Median time of the ops [at, end), run for HOT_TIME_US within the limits of HOT_REPEATS."""
     least, most = HOT_REPEATS
-    times_ns: list[int] = []
-    module.run_range(inputs, outputs, at, end)
-    while len(times_ns) < least or (sum(times_ns) < HOT_TIME_NS and len(times_ns) < most):
-        before = time.perf_counter_ns()
-        module.run_range(inputs, outputs, at, end)
-        times_ns.append(time.perf_counter_ns() - before)
-    return statistics.median(times_ns) / 1e3
+    first_us = module.profile_range(inputs, outputs, at, end, least)
+    repeats = min(most, int(HOT_TIME_US / max(first_us, 1.0)))
+    return module.profile_range(inputs, outputs, at, end, repeats) if repeats > least else first_us

@@ -11,15 +11,16 @@ from toolchain.core.target import Target
 from toolchain.graph.ir import Graph, Node
 from toolchain.graph.passes import FUSION, PASSES, choosing_algorithms, decomposing, planning_layouts, run_passes
 from toolchain.graph.passes.canonical import canonical
+from toolchain.graph.passes.collapse_rows import collapse_rows
 from toolchain.graph.passes.views import view_nodes
 from toolchain.graph.serialize import to_json
 from toolchain.kernels.algorithms import algorithms
 from toolchain.kernels.build import anchor_name
 from toolchain.kernels.flops import flops
 from toolchain.kernels.layouts import layout_options
-from toolchain.kernels.table import COMPUTES
+from toolchain.kernels.table import KERNELS
 
-CONTROL_FLOW = frozenset(("If", "Loop", "Scan"))        # operators that become ops of the plan instead of kernels
+CONTROL_FLOW = frozenset(("Fail", "If", "Loop", "Scan"))       # operators that become ops of the plan instead of kernels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +37,7 @@ class Workload:
 def optimize_graph(graph: Graph, target: Target) -> tuple[Graph, Mapping[str, Workload]]:
     """The graph with layouts planned and operators fused, each Fused node carrying its kernel's key; and those kernels."""
     graph = run_passes(graph, (
-        decomposing(frozenset(COMPUTES) | CONTROL_FLOW), *PASSES,
+        decomposing(KERNELS | CONTROL_FLOW), *PASSES,
         choosing_algorithms(algorithms(target)), planning_layouts(layout_options(target)), *FUSION,
     ))
     workloads: dict[str, Workload] = {}
@@ -48,7 +49,7 @@ def _with_keys(graph: Graph, workloads: dict[str, Workload]) -> Graph:
     changes: dict[Node, Node] = {}
     for node in graph.nodes:
         if node.op == "Fused":
-            body, text = canonical(node.attrs["body"])
+            body, text = canonical(collapse_rows(node.attrs["body"]))
             key = digest_bytes(text.encode())[:32]
             workloads.setdefault(key, Workload(key, body))
             changes[node] = replace(node, attrs={**node.attrs, "kernel": key, "flops": flops(node, graph.types)})

@@ -3,7 +3,11 @@
     model ─ import ─┐
                     ├─ optimize ─┬─ weights ─────────┐
     target ─────────┘            └─ kernel, kernel … ┴─ link ─┬─ compare ── verify
-                                  (named by optimize)         └─ measure      (only `tc report` asks for it)
+                                  (named by optimize)         └─ measure      (only `tc report` asks for it,
+                                                                 machine       and for what the machine can do)
+
+A model with shape buckets has an import and an optimize for each; one weights and one link; then a compare, a verify, a
+measure for each.
 
 Everything here is cheap: a build with nothing to do imports this module and runs all of it.
 """
@@ -18,7 +22,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolchain.build.deployfile import Bucket, Build, Deployfile, Model, TargetSpec
+from toolchain.build.deployfile import Bucket, Build, Data, Deployfile, Model, TargetSpec
 from toolchain.build.task import MACHINE, Task
 from toolchain.core.artifact import Artifact
 from toolchain.core.errors import UsageError
@@ -40,28 +44,45 @@ KERNEL_CODE = ("core", "te", "kernels", "targets", "graph/ir.py", "graph/seriali
                "tasks/compile.py")
 LINK_CODE = (*OPTIMIZE_CODE, "targets")
 VERIFY_CODE = ("core", "graph/interpret.py", "graph/numpy_ops.py", "graph/winograd.py", "report/statistics.py", "tasks")
+RIVALS = {"torch": ("torch", "onnx2torch")}      # what a rival is made of, where not of the one package of its name
+ARRAYS = ("numpy", "ml_dtypes")     # packages that compute and write constants
 SOURCE, IMPORT, TARGET, OPTIMIZE, KERNEL, WEIGHTS, LINK, VERIFY, MEASURE = 1, 1, 1, 1, 1, 1, 1, 1, 1   # versions of steps
 
 
+GRAPH = "graph "                    # the optimized graphs among the inputs of a step: "graph 0", "graph 1", ... per bucket
 RECORDED = "test_data_set_0"        # the folder beside a model with inputs and expected outputs, in ONNX's layout
 
 
 @dataclass(frozen=True, slots=True)
+class BucketTasks:
+    """The tasks of one shape bucket of a build, by role. name: "reader[1x3x48x320]@x86"; the build's, where there is one."""
+
+    name: str
+    graph: Task
+    optimized: Task
+    verify: Task
+    measure: Task
+
+
+@dataclass(frozen=True, slots=True)
 class BuildTasks:
-    """The tasks of one build that others ask for by role."""
+    """The tasks of one build that others ask for by role; at least one bucket."""
 
     build: Build
     source: Task | None
-    graph: Task
     target: Task
-    optimized: Task
     module: Task
-    verify: Task
-    measure: Task
+    machine: Task
+    buckets: tuple[BucketTasks, ...]
 
     @property
     def name(self) -> str:
         return self.build.name
+
+    @property
+    def verifications(self) -> tuple[Task, ...]:
+        """The verdicts that make the artifact a good one."""
+        return tuple(bucket.verify for bucket in self.buckets)
 
 
 def plan(
@@ -73,6 +94,24 @@ def plan(
     """
     planner = _Planner(deployfile, project, targets or {})
     return tuple(planner.build(b) for b in builds)
+
+
+@dataclass(frozen=True, slots=True)
+class _About:
+    """What verifying and measuring one shape bucket starts from."""
+
+    build: Build
+    name: str
+    model: Model
+    data: Data
+    spec: TargetSpec
+    made: Mapping[str, Task]
+    source: Task | None
+
+    @property
+    def params(self) -> dict[str, object]:
+        """Of both steps. buckets: whether recorded data that nobody named may belong to another bucket."""
+        return {"threads": self.spec.threads, "data": asdict(self.data), "buckets": len(self.model.buckets) > 1}
 
 
 class _Planner:
@@ -90,43 +129,58 @@ class _Planner:
         model, spec = self.deployfile.models[build.model], self.deployfile.targets[build.target]
         source = self._source(build.model, model)
         source = self._shared(source) if source is not None else None
-        binding = model.bindings()[max(0, build.bucket - 1)]
-        graph = self._import(build.model, build.variant, model, binding, source)
         target = self._target(build.target, spec)
-        optimized = Task(f"optimize:{build.name}", f"{STEPS}:optimize", OPTIMIZE, {
-            "precision": build.precision, "code": code_digest(*OPTIMIZE_CODE)}, {"graph": graph, "target": target})
-        weights = Task(f"weights:{build.name}", f"{STEPS}:pack_weights", WEIGHTS, {"code": code_digest(*OPTIMIZE_CODE)},
-                       {"graph": optimized})
-        module = Task(f"link:{build.name}", f"{STEPS}:link", LINK, {"name": build.model, "code": code_digest(*LINK_CODE)},
-                      {"imported": graph, "graph": optimized, "target": target, "weights": weights},
+        bindings = model.bindings()
+        graphs = {label: self._import(build.model, label, model, b, source) for label, b in bindings.items()}
+        optimized = {label: Task(f"optimize:{build.bucket_name(label)}", f"{STEPS}:optimize", OPTIMIZE, {
+            "precision": build.precision, "versions": _versions(*ARRAYS), "code": code_digest(*OPTIMIZE_CODE),
+        }, {"graph": graph, "target": target}) for label, graph in graphs.items()}
+        inputs = {f"{GRAPH}{n}": task for n, task in enumerate(optimized.values())}
+        weights = Task(f"weights:{build.name}", f"{STEPS}:pack_weights", WEIGHTS, {
+            "versions": _versions(*ARRAYS), "code": code_digest(*OPTIMIZE_CODE)}, inputs)
+        module = Task(f"link:{build.name}", f"{STEPS}:link", LINK, {
+            "name": build.model, "versions": _versions("toolchain", "ziglang", *ARRAYS), "code": code_digest(*LINK_CODE),
+        }, {"imported": next(iter(graphs.values())), **inputs, "target": target, "weights": weights},
                       needs=partial(self._kernels, build.target))
-        verify = self._verify(build, model, spec, {"module": module, "graph": graph, "optimized": optimized}, source)
-        measure = self._measure(build, model, spec, {"module": module, "graph": graph}, source)
-        return BuildTasks(build, source, graph, target, optimized, module, verify, measure)
+        buckets = []
+        for label, binding in bindings.items():
+            made = {"module": module, "graph": graphs[label], "optimized": optimized[label]}
+            about = _About(build, build.bucket_name(label), model, binding.data or model.data, spec, made, source)
+            checks = self._verify(about), self._measure(about)
+            buckets.append(BucketTasks(about.name, graphs[label], optimized[label], *checks))
+        return BuildTasks(build, source, target, module, self._machine(spec), tuple(buckets))
 
-    def _verify(self, build: Build, model: Model, spec: TargetSpec, made: Mapping[str, Task], source: Task | None) -> Task:
+    def _verify(self, about: _About) -> Task:
         """The verdict on what a comparison found: the facts stay when it is bad."""
-        files, inputs = self._model_files(model, source)
+        files, inputs = self._model_files(about.model, about.source)
         verify = self.deployfile.verify
-        demanded = self.deployfile.tolerance(build)
+        demanded = self.deployfile.tolerance(about.build)
         versions = _versions("onnx", "numpy", *(("onnxruntime",) if verify.against != "interpreter" else ()))
-        comparison = Task(f"compare:{build.name}", "toolchain.tasks.verify:compare", VERIFY, {
-            "threads": spec.threads, "data": asdict(model.data), "precision": build.precision, "versions": versions,
+        comparison = Task(f"compare:{about.name}", "toolchain.tasks.verify:compare", VERIFY, {
+            **about.params, "precision": about.build.precision, "versions": versions,
             "verify": {"against": verify.against, "samples": verify.samples, "seed": verify.seed},
             "tolerance": {"rtol": demanded.rtol, "atol": demanded.atol} if demanded else None, "check": settings().check,
             "code": code_digest(*VERIFY_CODE),
-        }, {**made, **inputs}, files={**files, **self._data_files(model)})
-        return Task(f"verify:{build.name}", "toolchain.tasks.verify:verify", VERIFY, {"name": build.name},
+        }, {**about.made, **inputs}, files={**files, **self._data_files(about.model, about.data)})
+        return Task(f"verify:{about.name}", "toolchain.tasks.verify:verify", VERIFY, {"name": about.name},
                     {"facts": comparison})
 
-    def _measure(self, build: Build, model: Model, spec: TargetSpec, made: Mapping[str, Task], source: Task | None) -> Task:
-        files, inputs = self._model_files(model, source)
+    def _measure(self, about: _About) -> Task:
+        files, inputs = self._model_files(about.model, about.source)
         report = self.deployfile.report
-        return Task(f"measure:{build.name}", "toolchain.tasks.measure:measure", MEASURE, {
-            "threads": spec.threads, "data": asdict(model.data), "host": self.host,
+        made = {name: task for name, task in about.made.items() if name != "optimized"}
+        return Task(f"measure:{about.name}", "toolchain.tasks.measure:measure", MEASURE, {
+            **about.params, "host": self.host,
             "report": {"against": list(report.against), "threads": report.threads, "time": report.time},
-            "versions": _versions(*(name for name in report.against)),
-        }, {**made, **inputs}, files={**files, **self._data_files(model)}, resource=MACHINE)
+            "versions": _versions(*(p for name in report.against for p in RIVALS.get(name, (name,)))),
+        }, {**made, **inputs}, files={**files, **self._data_files(about.model, about.data)}, resource=MACHINE)
+
+    def _machine(self, spec: TargetSpec) -> Task:
+        """What a report holds the measured layers against; once per machine and number of threads."""
+        threads = self.deployfile.report.threads or spec.threads
+        return self._shared(Task(f"machine:{threads or 'all'}-threads", "toolchain.tasks.machine:measure_machine", MEASURE, {
+            "threads": threads, "host": self.host, "versions": _versions("llvmlite"),
+            "code": code_digest("tasks/machine.py")}, resource=MACHINE))
 
     def _source(self, name: str, model: Model) -> Task | None:
         """The task that brings the model's file; None when it lies in the project."""
@@ -146,12 +200,12 @@ class _Planner:
         path = self.project / model.path
         return {"model": path, **{f"external {n}": p for n, p in external_files(path).items()}}, {}
 
-    def _import(self, name: str, variant: str, model: Model, binding: Bucket, source: Task | None) -> Task:
+    def _import(self, name: str, label: str, model: Model, binding: Bucket, source: Task | None) -> Task:
         files, inputs = self._model_files(model, source)
         limits = self.deployfile.limits
-        return self._shared(Task(f"import:{variant}", f"{STEPS}:import_model", IMPORT, {
+        return self._shared(Task(f"import:{name}[{label}]" if label else f"import:{name}", f"{STEPS}:import_model", IMPORT, {
             "model": name, "shapes": {k: list(v) for k, v in binding.shapes.items()}, "dims": dict(binding.dims),
-            "limits": asdict(limits), "versions": _versions("onnx"), "code": code_digest(*IMPORT_CODE),
+            "limits": asdict(limits), "versions": _versions("onnx", *ARRAYS), "code": code_digest(*IMPORT_CODE),
         }, inputs, files=files))
 
     def _target(self, name: str, spec: TargetSpec) -> Task:
@@ -164,11 +218,12 @@ class _Planner:
         return self._shared(Task(f"target:{name}", f"{STEPS}:resolve_target", TARGET, params))
 
     def _kernels(self, target_name: str, artifacts: Mapping[str, Artifact]) -> Mapping[str, Task]:
-        """One task per distinct kernel the optimized graph asks for."""
+        """One task per distinct kernel the optimized graphs ask for."""
         versions, code = _versions("llvmlite"), code_digest(*KERNEL_CODE)
         target = artifacts["target"].meta["target"]
+        graphs = [artifact for name, artifact in artifacts.items() if name.startswith(GRAPH)]
         found = {}
-        for key, body in artifacts["graph"].meta["kernels"].items():
+        for key, body in (item for graph in graphs for item in graph.meta["kernels"].items()):
             name = f"kernel:{body['name']}-{key[:12]}@{target_name}"
             if name not in self.tasks:                          # lists: each is one ingredient of the key
                 self.tasks[name] = Task(name, f"{STEPS}:compile_kernel_step", KERNEL, {
@@ -176,17 +231,17 @@ class _Planner:
             found[f"kernel {key}"] = self.tasks[name]
         return found
 
-    def _data_files(self, model: Model) -> dict[str, Path]:
+    def _data_files(self, model: Model, data: Data) -> dict[str, Path]:
         """Files of the project that verification reads."""
         found: dict[str, Path] = {}
-        folder = self.project / model.data.folder if model.data.folder else None
+        folder = self.project / data.folder if data.folder else None
         if folder is None and model.path is not None:
             folder = (self.project / model.path).parent / RECORDED
         if folder is not None and folder.is_dir():
             found |= {f"data {p.name}": p for p in sorted(folder.glob("*.pb"))}
-        for name, file in model.data.expected.items():
+        for name, file in data.expected.items():
             found[f"expected {name}"] = self.project / file
-        for name, values in model.data.inputs.items():
+        for name, values in data.inputs.items():
             if values.file is not None:
                 found[f"input {name}"] = self.project / values.file
             if values.image is not None:

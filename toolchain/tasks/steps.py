@@ -16,22 +16,28 @@ from typing import Any
 import numpy as np
 
 from toolchain.build.task import Input, Result
+from toolchain.core.digest import digest_bytes
 from toolchain.core.target import Target
+from toolchain.graph.importers.bounded_rules import MAKES
 from toolchain.graph.importers.child import METADATA_FILE, import_in_child
 from toolchain.graph.importers.limits import Limits
+from toolchain.graph.ir import Graph, Node
 from toolchain.graph.passes.decompose import DECOMPOSED
-from toolchain.graph.passes.memory_plan import size_bytes
-from toolchain.graph.passes.plan_memory import plan_memory
+from toolchain.graph.passes.memory_plan import aligned, size_bytes
+from toolchain.graph.passes.plan_memory import plan_memory, with_weights_at
 from toolchain.graph.serialize import from_json, load_files, save
-from toolchain.kernels.table import COMPUTES
+from toolchain.kernels.flops import computed_flops
+from toolchain.kernels.table import KERNELS
 from toolchain.targets import presets
 from toolchain.targets.backend import Kernel
 from toolchain.targets.llvm.artifact import write_artifact
+from toolchain.targets.llvm.object import llvm_version
 from toolchain.targets.llvm.plan import Call, Copy, Plan, children, walk
 from toolchain.tasks.assemble import Origin, assemble_with_origins, weights_segment, workspaces
 from toolchain.tasks.compile import compile_workload
 from toolchain.tasks.fetch import fetch_wheel_file, run_recipe
 from toolchain.tasks.optimize import CONTROL_FLOW, optimize_graph
+from toolchain.tasks.plan import GRAPH
 
 Params = Mapping[str, Any]
 Inputs = Mapping[str, Input]
@@ -68,8 +74,8 @@ def import_model(params: Params, inputs: Inputs, out: Path) -> Result:
 
 
 def supported_operators() -> frozenset[str]:
-    """Operators a model may have: those with kernels, and those that graph passes rewrite into such."""
-    return frozenset(COMPUTES) | CONTROL_FLOW | DECOMPOSED | frozenset(("Dropout", "Constant", "Shape", "Size"))
+    """Operators a model may have: those with kernels, and those that the importer and graph passes rewrite into such."""
+    return KERNELS | CONTROL_FLOW | DECOMPOSED | MAKES | frozenset(("Dropout", "Constant", "Shape", "Size"))
 
 
 def resolve_target(params: Params, inputs: Inputs, out: Path) -> Result:
@@ -81,7 +87,7 @@ def resolve_target(params: Params, inputs: Inputs, out: Path) -> Result:
         target = presets.target({**target.to_json(), "features": sorted([*kept, *params["features"]])})
     if params["threads"]:
         target = replace(target, cores=params["threads"])
-    return Result("target", {"target": target.to_json()})
+    return Result("target", {"target": target.to_json(), "llvm": llvm_version()})
 
 
 def optimize(params: Params, inputs: Inputs, out: Path) -> Result:
@@ -113,34 +119,55 @@ def kernel_from_json(data: Mapping[str, Any], code: bytes) -> Kernel:
                   tuple(data["workspace"]), data["scratch_bytes"])
 
 
+def bucket_graphs(inputs: Inputs) -> list[Graph]:
+    """The optimized graphs, one per shape bucket."""
+    return [load_files(inputs[f"{GRAPH}{n}"].files) for n in range(sum(name.startswith(GRAPH) for name in inputs))]
+
+
 def pack_weights(params: Params, inputs: Inputs, out: Path) -> Result:
-    """Every parameter in the layout its kernel reads, one after the other in plan order."""
-    graph = load_files(inputs["graph"].files)
-    memory = plan_memory(graph)
+    """Every parameter in the layout its kernel reads, one after the other in plan order; equal ones of all buckets once.
+
+    The meta says where each lies: "places", per bucket, from its offset in the bucket's own plan to that in the file.
+    """
+    places: list[list[tuple[int, int]]] = []
+    known: dict[str, int] = {}
+    end = 0
     with (out / "weights").open("wb") as file:
-        for offset, array in weights_segment(graph, memory):
-            file.seek(offset)
-            file.write(array.reshape(-1).view(np.uint8).data)
-        file.truncate(memory.weights_bytes)
-    return Result("weights", {"size_bytes": memory.weights_bytes})
+        for graph in bucket_graphs(inputs):
+            places.append([])
+            for offset, array in weights_segment(graph, plan_memory(graph)):
+                data = array.reshape(-1).view(np.uint8).data
+                digest = digest_bytes(data)
+                if digest not in known:
+                    file.seek(end)
+                    file.write(data)
+                    known[digest], end = end, aligned(end + data.nbytes)
+                places[-1].append((offset, known[digest]))
+        file.truncate(end)
+    return Result("weights", {"size_bytes": end, "places": places})
 
 
 def link(params: Params, inputs: Inputs, out: Path) -> Result:
-    """Place every value, write the plan, link kernels and runtime into the artifact's folder."""
-    graph, target = load_files(inputs["graph"].files), Target.from_json(inputs["target"].meta["target"])
+    """Place every value, write the plans, link kernels and runtime into the artifact's folder."""
+    target, weights = Target.from_json(inputs["target"].meta["target"]), inputs["weights"]
     made = {name.removeprefix("kernel "): i for name, i in inputs.items() if name.startswith("kernel ")}
     kernels = {key: kernel_from_json(i.meta, i.files["kernel.o"].read_bytes()) for key, i in made.items()}
-    memory = plan_memory(graph, workspaces(kernels))
-    plan, origins = assemble_with_origins(params["name"], graph, memory, kernels)
     names = {key: i.meta["name"] for key, i in made.items()}
+    plans, described = [], []
+    for graph, places in zip(bucket_graphs(inputs), weights.meta["places"], strict=True):
+        memory = with_weights_at(plan_memory(graph, workspaces(kernels)), dict(places), weights.meta["size_bytes"])
+        plan, origins = assemble_with_origins(params["name"], graph, memory, kernels)
+        plans.append(plan)
+        described.append(layers(plan, origins, names))
     extra = {
         "kernels": {i.meta["symbol"]: {"name": i.meta["name"], "schedule": i.meta["schedule"]} for i in made.values()},
-        "layers": layers(plan, origins, names), "metadata": metadata(inputs["imported"]),
+        "layers": described, "metadata": metadata(inputs["imported"]),
     }
-    write_artifact(out, params["name"], plan, {k.symbol: k.object for k in kernels.values()},
-                   inputs["weights"].files["weights"], target, extra)
+    write_artifact(out, params["name"], plans, {k.symbol: k.object for k in kernels.values()},
+                   weights.files["weights"], target, extra)
     return Result("module", {
-        "weights_bytes": memory.weights_bytes, "arena_bytes": memory.arena_bytes, "kernels": len(kernels),
+        "weights_bytes": weights.meta["size_bytes"], "arena_bytes": max(plan.arena_bytes for plan in plans),
+        "kernels": len(kernels),
         "workspaces": {key: list(k.workspace) for key, k in kernels.items()},
     })
 
@@ -148,22 +175,32 @@ def link(params: Params, inputs: Inputs, out: Path) -> Result:
 def layers(plan: Plan, origins: Sequence[Origin | None], names: Mapping[str, str]) -> list[dict[str, Any]]:
     """What a report says of each op that computes or moves data, besides its time; in the order of `Module.profile`.
 
-    {"kernel": name, "flops", "moved_bytes": of all its runs together, "sources": nodes of the model}. names: by kernel key.
+    {"kernel": name, "flops", "computed_flops", "moved_bytes", "weights_bytes": of all its runs together, "chunks",
+    "sources": nodes of the model} (`report.facts.LayerFacts`). names: by kernel key.
     """
     found = []
     for op, origin in zip(walk(plan.ops), origins, strict=True):
         if children(op):
             continue
-        facts: dict[str, Any] = {"kernel": op.name, "flops": 0, "moved_bytes": 0, "sources": list(op.sources)}
+        facts: dict[str, Any] = {"kernel": op.name, "flops": 0, "computed_flops": 0, "moved_bytes": 0, "weights_bytes": 0,
+                                 "chunks": 0, "sources": list(op.sources)}
         if isinstance(op, Call) and origin is not None:
             node, types = origin.node, origin.graph.types
             moved = sum(size_bytes(types[v]) for v in (*node.inputs, *node.outputs) if v)
+            weights = sum(slot.segment == "weights" and size_bytes(types[v]) for v, slot in zip(_buffers(node), op.buffers))
             facts |= {"kernel": names[node.attrs["kernel"]], "flops": node.attrs["flops"] * origin.times,
-                      "moved_bytes": moved * origin.times}
+                      "computed_flops": computed_flops(node, types) * origin.times,
+                      "moved_bytes": moved * origin.times, "weights_bytes": weights * origin.times,
+                      "chunks": max(extent for _, extent in op.phases)}
         elif isinstance(op, Copy):
             facts["moved_bytes"] = 2 * op.size_bytes * (origin.times if origin else 1)
         found.append(facts)
     return found
+
+
+def _buffers(node: Node) -> list[str]:
+    """The values that a call's first buffers hold, in order (its workspace follows)."""
+    return [v for v in (*node.inputs, *node.outputs) if v]
 
 
 def metadata(imported: Input) -> dict[str, str]:

@@ -133,7 +133,7 @@ def references(
                 raise VerificationError(f"onnxruntime cannot run the model: {error}"[:2000]) from error
             print(f"onnxruntime cannot run the model, the interpreter takes its place: {error}")
     if against == "interpreter" or not found:
-        found.append(("the interpreter", interpret(graph, sample.inputs)))
+        found.append(("the interpreter", graph.results(interpret(graph, sample.inputs))))
     return found
 
 
@@ -142,7 +142,7 @@ def _onnxruntime(model: Path, graph: Graph, sample: Sample) -> tuple[str, dict[s
 
     onnxruntime.set_default_logger_severity(3)
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-    names = list(graph.outputs)
+    names = list(graph.own_outputs)
     outputs = session.run(names, dict(sample.inputs))
     return f"onnxruntime {onnxruntime.__version__}", dict(zip(names, outputs, strict=True))
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
 from toolchain.core.rewrite import children
-from toolchain.te.create import bind_definition, stages_of
+from toolchain.te.create import bind_definition, siblings, stages_of
 from toolchain.te.expr import Dynamic, Expr, FloorDiv, FloorMod, Index, IndexLike, Load, Reduce, Var, index
 from toolchain.te.substitute import rewrite_loads, substitute
 from toolchain.te.tensor import Compute, Placeholder, Tensor
@@ -34,7 +35,8 @@ def collapse(
         pass
     new: dict[Tensor, Tensor] = {}
     for tensor in (*inputs, *stages):
-        new[tensor] = _rebuilt(tensor, joined, new)
+        if tensor not in new:
+            new.update(_rebuilt(tensor, joined, new))
     return [new[t] for t in outputs], [new[t] for t in inputs]
 
 
@@ -60,9 +62,13 @@ class _Joined:
     """What joins: begins with everything, and gives up what a reader contradicts."""
 
     def __init__(self, tensors: Iterable[Tensor], fixed: frozenset[Tensor]) -> None:
-        self.dims = {t: _Axes(t.shape, t in fixed) for t in tensors}
-        self.reduced = {
-            t: _Axes([v.extent for v in t.op.reduce_axis], t in fixed) for t in self.dims if isinstance(t.op, Compute)}
+        self.dims: dict[Tensor, _Axes] = {}
+        self.reduced: dict[Tensor, _Axes] = {}
+        for group in dict.fromkeys(siblings(t) for t in tensors):           # what one definition makes joins alike
+            kept = any(t in fixed for t in group)
+            self.dims.update(dict.fromkeys(group, _Axes(group[0].shape, kept)))
+            if isinstance(group[0].op, Compute):
+                self.reduced.update(dict.fromkeys(group, _Axes([v.extent for v in group[0].op.reduce_axis], kept)))
 
     def drop_contradicted(self, stage: Tensor) -> bool:
         """Give up the pairs that the definition of `stage` contradicts; whether there were any."""
@@ -142,7 +148,7 @@ def _uses(body: Expr) -> tuple[list[Load], set[Var]]:
                 visit(inner)
             case Dynamic(value):
                 visit(value)
-            case Reduce(_, value, _, init):
+            case Reduce(value=value, init=init):
                 visit(value)
                 visit(init)
             case Expr():
@@ -153,17 +159,18 @@ def _uses(body: Expr) -> tuple[list[Load], set[Var]]:
     return loads, alone
 
 
-def _rebuilt(tensor: Tensor, joined: _Joined, new: dict[Tensor, Tensor]) -> Tensor:
-    """The tensor with its dimensions joined, and its definition in terms of the new axes and the tensors in `new`."""
+def _rebuilt(tensor: Tensor, joined: _Joined, new: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+    """The tensor, and those computed with it, with their dimensions joined: defined in terms of the new axes and the tensors
+    in `new`."""
     groups = joined.dims[tensor].groups()
     shape = tuple(math.prod(tensor.shape[d] for d in group) for group in groups)
     if isinstance(tensor.op, Placeholder):
-        return tensor if shape == tensor.shape else Tensor(tensor.name, shape, tensor.dtype, tensor.op)
+        return {tensor: tensor if shape == tensor.shape else Tensor(tensor.name, shape, tensor.dtype, tensor.op)}
     definition = tensor.op
     reduced = joined.reduced[tensor].groups() if definition.reduce_axis else []
     if shape == tensor.shape and len(reduced) == len(definition.reduce_axis) and all(
             new[t] is t for t in definition.input_tensors):
-        return tensor
+        return {t: t for t in siblings(tensor)}
     mapping: dict[Var, IndexLike] = dict.fromkeys((*definition.axis, *definition.reduce_axis), 0)
     axis = _join(definition.axis, groups, mapping)
     reduce_axis = _join(definition.reduce_axis, reduced, mapping) if definition.reduce_axis else ()
@@ -175,14 +182,14 @@ def _rebuilt(tensor: Tensor, joined: _Joined, new: dict[Tensor, Tensor]) -> Tens
 
     body = definition.body
     if isinstance(body, Reduce):
-        body = Reduce(body.combiner, substitute(body.value, mapping), reduce_axis, substitute(body.init, mapping))
+        body = replace(body, value=substitute(body.value, mapping), axes=reduce_axis, init=substitute(body.init, mapping))
     else:
         body = bind_definition(definition, mapping)
     body = rewrite_loads(body, rule)
     kept = shape == tensor.shape or not definition.attrs        # attributes, and who schedules by them, number dimensions
     op = Compute(axis, body, definition.tag if kept else "", definition.attrs if kept else {})
-    made = Tensor(tensor.name, shape, tensor.dtype, op)
-    object.__setattr__(op, "output", made)
+    made = {t: Tensor(t.name, shape, t.dtype, op) for t in siblings(tensor)}
+    object.__setattr__(op, "outputs", tuple(made.values()))
     return made
 
 

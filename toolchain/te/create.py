@@ -8,7 +8,7 @@ from dataclasses import replace
 from toolchain.core.errors import ScheduleError
 from toolchain.core.layout import TensorType
 from toolchain.te.expr import TRUE, Const, Expr, Index, IndexLike, Reduce, Var, index
-from toolchain.te.loop_ir import Buffer, For, If, PrimFunc, Stmt, Store, Update, block
+from toolchain.te.loop_ir import Buffer, For, If, PrimFunc, Stmt, Update, block, stores
 from toolchain.te.substitute import substitute
 from toolchain.te.tensor import Compute, Tensor
 
@@ -34,24 +34,26 @@ def bind_definition(
         return body
     if isinstance(body, Reduce):
         axes = tuple(renamed.get(v, v) for v in body.axes)
-        return Reduce(body.combiner, substitute(body.value, mapping), axes, substitute(body.init, mapping))
+        return replace(body, value=substitute(body.value, mapping), axes=axes, init=substitute(body.init, mapping))
     result: Expr = substitute(body, mapping)
     return result
 
 
-def nest(tensor: Tensor, body: Expr, axis: Sequence[Var], dest: Sequence[IndexLike], guard: Expr = TRUE) -> Stmt:
-    """The loops that compute `tensor[dest]` for every point of `axis` where `guard` holds.
+def nest(
+    tensors: Sequence[Tensor], body: Expr, axis: Sequence[Var], dest: Sequence[IndexLike], guard: Expr = TRUE
+) -> Stmt:
+    """The loops that compute the tensors of one definition at `dest`, for every point of `axis` where `guard` holds.
 
         for axis: if guard: for reduce axes: tensor[dest] (+)= value  init        (a Store when the body is no reduction)
     """
     at: tuple[Index, ...] = tuple(index(i) for i in dest)
     stmt: Stmt
     if isinstance(body, Reduce):
-        stmt = Update(tensor, at, body.combiner, body.value, body.init)
+        stmt = Update(tuple(tensors), at, body.combiner, body.value, body.init)
         for var in reversed(body.axes):
             stmt = For(var, stmt)
     else:
-        stmt = Store(tensor, at, body)
+        stmt = stores(tensors, at, body)
     if not (isinstance(guard, Const) and guard.value):
         stmt = If(guard, stmt)
     for var in reversed(axis):
@@ -59,8 +61,15 @@ def nest(tensor: Tensor, body: Expr, axis: Sequence[Var], dest: Sequence[IndexLi
     return stmt
 
 
+def siblings(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The tensors that te.compute made with it, itself among them."""
+    return (tensor.op.outputs if isinstance(tensor.op, Compute) else ()) or (tensor,)
+
+
 def stages_of(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """(placeholders met, computed tensors), each producers first; a tensor among `inputs` is taken as given."""
+    """(placeholders met, computed tensors), each producers first; a tensor among `inputs` is taken as given.
+
+    A tensor brings along those that are computed with it."""
     given = dict.fromkeys(inputs)
     leaves: dict[Tensor, None] = dict(given)
     stages: dict[Tensor, None] = {}
@@ -73,7 +82,9 @@ def stages_of(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[list
             return
         for read in tensor.op.input_tensors:
             visit(read)
-        stages[tensor] = None
+        if among := [t.name for t in siblings(tensor) if t in given]:
+            raise ScheduleError(f"create_schedule: {tensor.name} is computed with {among[0]}, which is among the inputs")
+        stages.update(dict.fromkeys(siblings(tensor)))
 
     for tensor in outputs:
         visit(tensor)
@@ -99,8 +110,11 @@ def create_func(outputs: Tensor | Sequence[Tensor], name: str = "main", inputs: 
     nests: list[Stmt] = []
     for tensor in stages:
         assert isinstance(tensor.op, Compute)
-        definitions[tensor] = definition = rename_axes(tensor.op, taken)
-        nests.append(nest(tensor, definition.body, definition.axis, definition.axis))
+        if tensor in definitions:
+            continue
+        definition, group = rename_axes(tensor.op, taken), siblings(tensor)
+        definitions.update(dict.fromkeys(group, definition))
+        nests.append(nest(group, definition.body, definition.axis, definition.axis))
     params = (*(inputs if inputs is not None else found), *dict.fromkeys(results))
     buffers = {t: Buffer(TensorType.plain(t.shape, t.dtype)) for t in [*params, *stages]}
     return PrimFunc(name, params, block(*nests), buffers, definitions)

@@ -1,6 +1,6 @@
 """Expressions: values (floats, ints, bools) and canonical integer indices. Shared by te definitions and the loop IR.
 
-    Expr   Var  Index  Const  Bin  Cast  Select  Call  Load  Compare  Reduce        built by Python operators
+    Expr   Var  Index  Const  Bin  Cast  Select  Call  Load  Compare  Reduce  Tuple      built by Python operators
     Index  sum of coefficient * atom + constant;  
           atom = Var | FloorDiv(Index, k) | FloorMod(Index, k) | Dynamic(Expr, low, high)
 
@@ -21,6 +21,7 @@ from toolchain.core.errors import ScheduleError
 from toolchain.core.rewrite import Node, children
 
 if TYPE_CHECKING:
+    from toolchain.te.combiner import Combiner
     from toolchain.te.tensor import Tensor
 
 IndexLike: TypeAlias = Union["Index", "Var", int]
@@ -176,7 +177,16 @@ class Index(Expr):
 
     def vars(self) -> set[Var]:
         """Every loop variable it depends on, through divisions and dynamic values too."""
-        return variables(self)
+        found: set[Var] = set()
+        for atom, _ in self.terms:
+            match atom:
+                case Var():
+                    found.add(atom)
+                case FloorDiv(inner, _) | FloorMod(inner, _):
+                    found |= inner.vars()
+                case Dynamic(value):
+                    found |= variables(value)
+        return found
 
 
 def _atom_range(atom: Atom) -> tuple[int, int]:
@@ -391,10 +401,35 @@ class Broadcast(Expr):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reduce(Expr):
-    """combiner over axes of value, starting from init. Only ever the whole body of a te.compute."""
+class Tuple(Expr):
+    """Several values: the body of a te.compute with several results, or what one reduces. In a statement only an Update
+    holds them."""
 
-    combiner: str
+    values: tuple[Expr, ...]
+
+    @property
+    def dtype(self) -> str:  # type: ignore[override]
+        return f"({', '.join(v.dtype for v in self.values)})"
+
+
+def parts(value: Expr) -> tuple[Expr, ...]:
+    """The values of a Tuple; any other expression alone."""
+    return value.values if isinstance(value, Tuple) else (value,)
+
+
+def join(values: Sequence[Expr]) -> Expr:
+    """What `parts` took apart."""
+    return values[0] if len(values) == 1 else Tuple(tuple(values))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reduce(Expr):
+    """combiner over axes of value, starting from init. Only ever the whole body of a te.compute.
+
+    combiner: a key of COMBINERS, or one that te.comm_reducer made.
+    """
+
+    combiner: str | Combiner
     value: Expr
     axes: tuple[Var, ...]
     init: Expr
@@ -402,6 +437,12 @@ class Reduce(Expr):
     @property
     def dtype(self) -> str:  # type: ignore[override]
         return self.value.dtype
+
+
+class TupleReduce(Reduce):
+    """A Reduce of several values at once: `value` and `init` are Tuples."""
+
+    __slots__ = ()
 
 
 COMBINERS = {"sum": "+", "prod": "*", "max": "max", "min": "min"}
@@ -568,7 +609,7 @@ def walk_all(node: Node) -> Iterator[Node]:
             case Var():
                 pass
             case _:
-                stack.extend(reversed(tuple(children(node))))
+                stack.extend(children(node)[::-1])
 
 
 def distinct(node: Node) -> Iterator[Node]:
@@ -587,9 +628,9 @@ def distinct(node: Node) -> Iterator[Node]:
             case Var():
                 pass
             case _:
-                stack.extend(reversed(tuple(children(node))))
+                stack.extend(children(node)[::-1])
 
 
 def variables(node: Node) -> set[Var]:
     """Every loop variable that occurs in an expression or statement, through indices too."""
-    return {n for n in distinct(node) if isinstance(n, Var)}
+    return node.vars() if isinstance(node, Index) else {n for n in distinct(node) if isinstance(n, Var)}

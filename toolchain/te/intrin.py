@@ -13,7 +13,7 @@ accumulates onto what the output fragment holds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from toolchain.core.errors import ScheduleError
 from toolchain.te.create import create_func
@@ -63,6 +63,8 @@ def intrin(
     """Declare an instruction. Raises ScheduleError: an output that is not computed, or from more than placeholders."""
     if not isinstance(output.op, Compute):
         raise ScheduleError(f"intrin {name}: {output.name} is not computed")
+    if len(output.op.values) > 1:
+        raise ScheduleError(f"intrin {name}: {output.name} is one of several results", fix="an instruction has one output")
     if stages := [t.name for t in output.op.input_tensors if isinstance(t.op, Compute)]:
         raise ScheduleError(f"intrin {name}: its meaning has more than one stage ({', '.join(stages)})")
     return Intrin(name, output, dict(scopes or {}), setup, needs)
@@ -70,8 +72,8 @@ def intrin(
 
 def _continued(stmt: Stmt) -> Stmt:
     match stmt:
-        case Update(tensor, at, combiner, value):
-            return Update(tensor, at, combiner, value, None)
+        case Update():
+            return replace(stmt, init=None)
         case For(var, body):
             return For(var, _continued(body))
         case If(condition, body):

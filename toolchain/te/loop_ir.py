@@ -1,8 +1,8 @@
 """The loop IR: what schedules rewrite, lowering passes refine, backends print. One IR for every target.
 
     Stmt   For(var, kind, body, thread)   Block(stmts)   If(condition, body)   Evaluate(call)
-           Store(tensor, index, value, mask)
-           Update(tensor, index, combiner, value, init)        a reduction step whose initialisation is still pending
+           Store(tensor, index, value, mask)                   Together(stores)     all values before the first store
+           Update(tensors, index, combiner, value, init)       a reduction step whose initialisation is still pending
 
 Statements name `Tensor`s; where and how a tensor is stored stands beside them in `PrimFunc.buffers`. A loop runs from 0 to
 `var.extent`; a loop is a reduction loop because its variable is absent from the destination of the Update inside it.
@@ -14,14 +14,15 @@ tensor has a buffer; `Update` is gone after `place_init`, logical indices after 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from toolchain.core.layout import TensorType
 from toolchain.core.rewrite import Node
-from toolchain.te.expr import Call, Expr, Index, Load, Var, variables, walk_all
+from toolchain.te.combiner import Combiner
+from toolchain.te.expr import Call, Expr, Index, Load, Var, distinct, parts, variables
 from toolchain.te.tensor import Compute, Tensor
 
 
@@ -78,19 +79,40 @@ class Store(Stmt):
     mask: Expr | None = None
 
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.tensor,)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Together(Stmt):
+    """Stores that happen at once: every value (and mask, and index) is computed before the first of them stores.
+
+    What a tuple reduction becomes: each new value may depend on all old ones. The tensors differ from store to store.
+    """
+
+    stores: tuple[Store, ...]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Update(Stmt):
     """tensor[index] = combiner(tensor[index], value), after tensor[index] = init once before the reduction loops around it.
 
+    A combiner of several values updates several tensors at once, all at this index; value and init are Tuples then.
     `place_init` turns it into two Stores; until then reorder and split need no special case for reductions.
     `init` None: the tensor already holds its start value (a later chunk of a split reduction).
     """
 
-    tensor: Tensor
+    tensors: tuple[Tensor, ...]
     index: tuple[Expr, ...]
-    combiner: str
+    combiner: str | Combiner
     value: Expr
     init: Expr | None
+
+    @property
+    def tensor(self) -> Tensor:
+        """The first one. Tensors that are reduced together are always stored together: it stands for all of them."""
+        return self.tensors[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,8 +153,19 @@ class PrimFunc:
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
-        """The parameters it computes."""
-        return tuple(t for t in self.params if t in self.stages)
+        """The parameters it computes: those with a definition, else (te.IRBuilder) those it stores to."""
+        made = self.stages or {leaf.tensor for leaf in leaves(self.body) if isinstance(leaf, Store)}
+        return tuple(t for t in self.params if t in made)
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The other parameters."""
+        made = self.outputs
+        return tuple(t for t in self.params if t not in made)
+
+    def computed_with(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """The tensors that share a stage's definition, itself among them: several when it reduces tuples."""
+        return tuple(t for t, d in self.stages.items() if d is self.stages[tensor])
 
 
 def block(*stmts: Stmt) -> Stmt:
@@ -141,6 +174,12 @@ def block(*stmts: Stmt) -> Stmt:
     for s in stmts:
         flat.extend(s.stmts if isinstance(s, Block) else (s,))
     return flat[0] if len(flat) == 1 else Block(tuple(flat))
+
+
+def stores(tensors: Sequence[Tensor], at: tuple[Expr, ...], value: Expr) -> Stmt:
+    """tensors[at] = value: a Store, or several at once of a Tuple."""
+    each = tuple(Store(t, at, v) for t, v in zip(tensors, parts(value), strict=True))
+    return each[0] if len(each) == 1 else Together(each)
 
 
 def statements(stmt: Stmt) -> tuple[Stmt, ...]:
@@ -156,6 +195,8 @@ def walk_statements(stmt: Stmt) -> Iterator[Stmt]:
         yield stmt
         if isinstance(stmt, Block):
             stack.extend(reversed(stmt.stmts))
+        elif isinstance(stmt, Together):
+            stack.extend(reversed(stmt.stores))
         elif isinstance(stmt, For | If):
             stack.append(stmt.body)
 
@@ -166,13 +207,13 @@ def loops(stmt: Stmt) -> Iterator[For]:
 
 
 def leaves(stmt: Stmt) -> Iterator[Store | Update | Evaluate]:
-    """Every Store, Update and Evaluate, in order."""
+    """Every Store (those of a Together one by one), Update and Evaluate, in order."""
     return (s for s in walk_statements(stmt) if isinstance(s, Store | Update | Evaluate))
 
 
-def reads(stmt: Stmt, tensor: Tensor) -> bool:
-    """Whether `stmt` loads from `tensor` (an Update's own accumulation does not count)."""
-    return any(isinstance(n, Load) and n.tensor is tensor for n in walk_all(stmt))
+def reads(stmt: Stmt | Expr, *tensors: Tensor) -> bool:
+    """Whether `stmt` loads from one of `tensors` (an Update's own accumulation does not count)."""
+    return any(isinstance(n, Load) and n.tensor in tensors for n in distinct(stmt))
 
 
 def is_reduction_loop(loop: For, update: Update) -> bool:
@@ -186,11 +227,11 @@ def is_reduction_loop(loop: For, update: Update) -> bool:
         loop.extent > 1
         and loop.kind not in (ForKind.THREAD_BINDING, ForKind.VTHREAD)
         and not any(loop.var in variables(i) for i in update.index)
-        and not reads(loop.body, update.tensor)
+        and not reads(loop.body, *update.tensors)
     )
 
 
 __all__ = [
-    "Block", "Buffer", "Evaluate", "For", "ForKind", "If", "Index", "PrimFunc", "Stmt", "Store", "Update", "block",
-    "is_reduction_loop", "leaves", "loops", "reads", "statements", "walk_statements",
+    "Block", "Buffer", "Evaluate", "For", "ForKind", "If", "Index", "PrimFunc", "Stmt", "Store", "Together", "Update",
+    "block", "is_reduction_loop", "leaves", "loops", "reads", "statements", "stores", "walk_statements",
 ]

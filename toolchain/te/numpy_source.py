@@ -18,8 +18,8 @@ from toolchain.core import dtype as dtypes
 from toolchain.core.errors import ScheduleError
 from toolchain.core.layout import TensorType
 from toolchain.te import numpy_functions as runtime
+from toolchain.te.combiner import combine
 from toolchain.te.expr import (
-    COMBINERS,
     Bin,
     Broadcast,
     Call,
@@ -36,11 +36,26 @@ from toolchain.te.expr import (
     Select,
     Var,
     index,
+    join,
+    parts,
     variables,
     walk_all,
 )
 from toolchain.te.intrin import Intrin
-from toolchain.te.loop_ir import Block, Evaluate, For, If, PrimFunc, Stmt, Store, Update, is_reduction_loop, loops
+from toolchain.te.loop_ir import (
+    Block,
+    Evaluate,
+    For,
+    If,
+    PrimFunc,
+    Stmt,
+    Store,
+    Together,
+    Update,
+    is_reduction_loop,
+    loops,
+    reads,
+)
 from toolchain.te.tensor import Tensor
 
 GRID_LIMIT = 1 << 16        # elements of one NumPy operation: index arrays of half a megabyte
@@ -124,7 +139,7 @@ class _Source:
                 self.line(f"if {self.expr(condition, 'None')}:")
                 self.depth += 1
                 self.statement(body)
-            case Store() | Update():
+            case Store() | Together() | Update():
                 self._leaf(stmt, "None")
             case Evaluate(call):
                 self._evaluate(call)
@@ -181,7 +196,7 @@ class _Source:
         return self.variables[var]
 
     def _on_grid(self, top: For) -> bool:
-        """A perfect nest around one Store or Update: independent loops become one array operation. False: no such nest."""
+        """A perfect nest around one leaf that stores: independent loops become one array operation. False: no such nest."""
         chain: list[For] = []
         guards: list[Expr] = []
         at: Stmt = top
@@ -193,7 +208,7 @@ class _Source:
             at = at.body
         if self.cooperative and any(loop.thread.startswith("threadIdx") for loop in chain):
             return False
-        if not isinstance(at, Store | Update) or not (grid := self._independent(chain, at)):
+        if not isinstance(at, Store | Together | Update) or not (grid := self._independent(chain, at, guards)):
             return False
         depth = self.depth
         for loop in chain:
@@ -219,43 +234,63 @@ class _Source:
         self.depth = depth
         return True
 
-    def _independent(self, chain: Sequence[For], leaf: Store | Update) -> list[Var]:
-        """The loops (inner ones fill the grid first) whose iterations each write another element and read none of them."""
-        values = [leaf.value, *([leaf.mask] if isinstance(leaf, Store) and leaf.mask else [])]
+    def _independent(self, chain: Sequence[For], leaf: Store | Together | Update, guards: Sequence[Expr]) -> list[Var]:
+        """The loops (inner ones fill the grid first) whose iterations each write other elements and read none of them."""
+        pieces = leaf.stores if isinstance(leaf, Together) else (leaf,)
+        if isinstance(leaf, Update):
+            places = dict.fromkeys(leaf.tensors, leaf.index)
+        else:
+            places = {s.tensor: s.index for s in pieces}
+        values = [v for s in pieces for v in (s.value, s.mask if isinstance(s, Store) else None) if v is not None]
         for n in (n for v in values for n in walk_all(v)):
-            if isinstance(n, Load) and n.tensor is leaf.tensor and not _same_place(n.index, leaf.index):
+            if isinstance(n, Load) and n.tensor in places and not _same_place(n.index, places[n.tensor]):
                 return []
-        if not all(isinstance(i, Index | Ramp) for i in leaf.index):
+        if any(reads(guard, *places) for guard in guards):
             return []
-        offset, lanes = self._offset_index(leaf.tensor, leaf.index)
-        used = variables(offset)
+        if not all(isinstance(i, Index | Ramp) for at in places.values() for i in at):
+            return []
+        offsets = [self._offset_index(t, at) for t, at in places.items()]
+        used = set[Var].intersection(*(variables(offset) for offset, _ in offsets))
         grid: list[Var] = []
-        size = lanes[1]
+        size = max(lanes for _, (_, lanes) in offsets)
         for loop in reversed(chain):
             if loop.var in used and size * loop.extent <= GRID_LIMIT:
                 grid.insert(0, loop.var)
                 size *= loop.extent
-        return grid if _injective(offset, grid, lanes) else []
+        return grid if all(_injective(offset, grid, lanes) for offset, lanes in offsets) else []
 
-    def _leaf(self, leaf: Store | Update, mask: str) -> None:
-        buffer = self.buffers[leaf.tensor]
-        place = self.place(leaf.tensor, leaf.index, mask)
+    def _leaf(self, leaf: Store | Together | Update, mask: str) -> None:
         match leaf:
-            case Store(_, _, value, lane_mask):
-                if lane_mask is not None:
-                    self.line(f"m = rt.active({self.expr(lane_mask, mask)}, {mask})")
-                    mask = "m"
-                    place = self.place(leaf.tensor, leaf.index, mask)
-                self.line(f"rt.store({buffer}, {place}, {self.expr(value, mask)}, {mask})")
-            case Update(tensor, at, combiner, value, init):
+            case Store():
+                self._stores((leaf,), mask)
+            case Together(stores):
+                self._stores(stores, mask)
+            case Update(tensors, at, combiner, value, init):
                 if init is not None:
                     first = [f"{self._variable(loop.var)} == 0" for loop in self.around if is_reduction_loop(loop, leaf)]
                     if first:
                         self.line(f"if {' and '.join(first)}:")
-                    self.line(f"{'  ' if first else ''}rt.store({buffer}, {place}, {self.expr(init, mask)}, {mask})")
-                old = self.expr(Load(tensor, at), mask)
-                op = self.operators[COMBINERS[combiner]]
-                self.line(f"rt.store({buffer}, {place}, {op}({old}, {self.expr(value, mask)}), {mask})")
+                        self.depth += 1
+                    self._stores([Store(t, at, v) for t, v in zip(tensors, parts(init), strict=True)], mask)
+                    self.depth -= bool(first)
+                new = combine(combiner, join([Load(t, at) for t in tensors]), value)
+                self._stores([Store(t, at, v) for t, v in zip(tensors, parts(new), strict=True)], mask)
+
+    def _stores(self, stores: Sequence[Store], mask: str) -> None:
+        """All values, then all stores; the last one first, whose value needs no name."""
+        lines: list[str] = []
+        for n, s in enumerate(stores):
+            where, last = mask, n == len(stores) - 1
+            if s.mask is not None:
+                where = f"m{n}"
+                self.line(f"{where} = rt.active({self.expr(s.mask, mask)}, {mask})")
+            place, value = self.place(s.tensor, s.index, where), self.expr(s.value, where)
+            if not last:
+                self.line(f"p{n}, x{n} = {place}, {value}")
+                place, value = f"p{n}", f"x{n}"
+            lines.append(f"rt.store({self.buffers[s.tensor]}, {place}, {value}, {where})")
+        for line in reversed(lines):
+            self.line(line)
 
     def _evaluate(self, call: Call) -> None:
         if call.name.split(".")[0] in runtime.NO_EFFECT:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 from toolchain.core.errors import ScheduleError
 from toolchain.core.layout import Layout
@@ -99,18 +99,30 @@ class Schedule:
         if name == "compute_at":
             tensor = self[args[0]].tensor
             rank = len(tensor.shape)
-            self._axes[tensor] = Axes(handles[:rank], handles[rank:])
+            for t in self.func.computed_with(tensor):
+                self._axes[t] = Axes(handles[:rank], handles[rank:])
         elif self.func.stages is not before:
             self._update_stages(before)
         return handles
 
-    def cache_write(self, tensor: Tensor, scope: str) -> Tensor:
-        """Compute `tensor` into a new tensor in `scope` first (returned); `tensor` becomes the copy from it."""
-        (made,) = self.apply("cache_write", tensor.name, scope)
-        for var, place in self._places[tensor].items():
-            if place[0] == "reduce_axis":
-                self._places[made].setdefault(var, place)
-        return made  # type: ignore[no-any-return]
+    @overload
+    def cache_write(self, tensor: Tensor, scope: str) -> Tensor: ...
+    @overload
+    def cache_write(self, tensor: tuple[Tensor, ...], scope: str) -> tuple[Tensor, ...]: ...
+
+    def cache_write(self, tensor: Tensor | tuple[Tensor, ...], scope: str) -> Tensor | tuple[Tensor, ...]:
+        """Compute `tensor` into a new tensor in `scope` first (returned); `tensor` becomes the copy from it.
+
+        What is computed together is cached together; given the tuple of tensors (or one of them), the new ones come back.
+        """
+        chosen = (tensor,) if isinstance(tensor, Tensor) else tensor
+        group = self.func.computed_with(chosen[0])
+        made = self.apply("cache_write", chosen[0].name, scope)
+        for old, new in zip(group, made, strict=True):
+            for var, place in self._places[old].items():
+                if place[0] == "reduce_axis":
+                    self._places[new].setdefault(var, place)
+        return made[group.index(tensor)] if isinstance(tensor, Tensor) else made
 
     def cache_read(self, tensor: Tensor, scope: str, readers: Tensor | Sequence[Tensor] = ()) -> Tensor:
         """Let `readers` (default: all) read `tensor` through a copy in `scope`, which is returned."""
@@ -121,13 +133,27 @@ class Schedule:
         self, tensor: Tensor, scope: str, at: Var | str
     ) -> tuple[Tensor, tuple[Var, ...], tuple[Var, ...]]:
         """Keep what one iteration of `at` updates of `tensor` in `scope`: the new tensor, its load axes, its store axes."""
-        window, *axes = self.apply("cache_window", tensor.name, self.loop(at, tensor), scope)
-        rank = len(tensor.shape)
-        return window, tuple(axes[:rank]), tuple(axes[rank:])
+        group = self.func.computed_with(tensor)
+        handles = self.apply("cache_window", tensor.name, self.loop(at, tensor), scope)
+        windows, axes, rank = handles[:len(group)], handles[len(group):], len(tensor.shape)
+        return windows[group.index(tensor)], tuple(axes[:rank]), tuple(axes[rank:])
 
-    def rfactor(self, tensor: Tensor, axis: Var | str, position: int = 0) -> Tensor:
-        """Reduce into one partial result per iteration of `axis` (returned), then reduce those into `tensor`."""
-        return self.apply("rfactor", tensor.name, self.loop(axis, tensor), position)[0]  # type: ignore[no-any-return]
+    @overload
+    def rfactor(self, tensor: Tensor, axis: Var | str, position: int = 0) -> Tensor: ...
+    @overload
+    def rfactor(self, tensor: tuple[Tensor, ...], axis: Var | str, position: int = 0) -> tuple[Tensor, ...]: ...
+
+    def rfactor(
+        self, tensor: Tensor | tuple[Tensor, ...], axis: Var | str, position: int = 0
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Reduce into one partial result per iteration of `axis` (returned), then reduce those into `tensor`.
+
+        Of what is reduced together, the partial results are too: given the tuple of tensors, theirs come back.
+        """
+        first = tensor if isinstance(tensor, Tensor) else tensor[0]
+        group = self.func.computed_with(first)
+        made = self.apply("rfactor", first.name, self.loop(axis, first), position)
+        return made[group.index(tensor)] if isinstance(tensor, Tensor) else made
 
     def set_layout(self, tensor: Tensor, layout: Layout) -> None:
         self.apply("set_layout", tensor.name, layout)
@@ -290,10 +316,10 @@ def create_schedule(
     Outputs may be given as tensors or, as in TVM, as their ops: create_schedule(C.op).
     """
     given = outputs if isinstance(outputs, Sequence) else (outputs,)
-    tensors = [o.output if isinstance(o, Compute) else o for o in given]
-    if None in tensors:
+    if any(isinstance(o, Compute) and not o.outputs for o in given):
         raise ScheduleError("create_schedule: a definition that te.compute did not make", fix="pass the tensor")
-    return Schedule(create_func([t for t in tensors if t is not None], name, inputs))
+    tensors = [t for o in given for t in (o.outputs if isinstance(o, Compute) else (o,))]
+    return Schedule(create_func(tensors, name, inputs))
 
 
 def replay(func: PrimFunc, steps: Iterable[Step]) -> Schedule:

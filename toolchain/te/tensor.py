@@ -10,12 +10,26 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, overload
 
-from toolchain.core import dtype as dtypes
 from toolchain.core.errors import ScheduleError
 from toolchain.core.rewrite import Node
-from toolchain.te.expr import Const, Dynamic, Expr, ExprLike, Index, Load, Reduce, Var, as_expr, const, indices
+from toolchain.te.combiner import Axes, identity, reduce
+from toolchain.te.expr import (
+    Const,
+    Dynamic,
+    Expr,
+    ExprLike,
+    Index,
+    Load,
+    Reduce,
+    Tuple,
+    TupleReduce,
+    Var,
+    as_expr,
+    indices,
+    parts,
+)
 from toolchain.te.substitute import rewrite_loads
 
 
@@ -30,19 +44,25 @@ class Placeholder:
 class Compute:
     """The definition of a stage: one value per point of `axis`, reduced over `reduce_axis` when the body is a Reduce.
 
+    A body with several values (a Tuple, or a Reduce of one) defines as many tensors, which share this object.
     `tag` names what the stage is ("conv2d", "matmul", "injective", ...) for the sketches; `attrs` are plain facts about it.
-    `output` is the tensor that te.compute made with it (None for a definition that a schedule made).
+    `outputs` are the tensors that te.compute made with it (none for a definition that a schedule made).
     """
 
     axis: tuple[Var, ...]
     body: Expr
     tag: str = ""
     attrs: Mapping[str, Any] = field(default_factory=dict)
-    output: Tensor | None = field(default=None, init=False, repr=False)
+    outputs: tuple[Tensor, ...] = field(default=(), init=False, repr=False)
 
     @property
     def reduce_axis(self) -> tuple[Var, ...]:
         return self.body.axes if isinstance(self.body, Reduce) else ()
+
+    @property
+    def values(self) -> tuple[Expr, ...]:
+        """One value per tensor it defines: what is reduced, when the body is a Reduce."""
+        return parts(self.body.value if isinstance(self.body, Reduce) else self.body)
 
     @property
     def input_tensors(self) -> tuple[Tensor, ...]:
@@ -96,14 +116,29 @@ def reduce_axis(extent: int | tuple[int, int], name: str = "k") -> Var:
     return Var(name, int(extent))
 
 
+Values = tuple[ExprLike, ...] | TupleReduce       # what defines several tensors at once
+
+
+@overload
+def compute(shape: int | Sequence[int], fn: Callable[..., Values], name: str = "T", tag: str = "",  # type: ignore[overload-overlap]
+            attrs: Mapping[str, Any] | None = None) -> tuple[Tensor, ...]: ...
+@overload
+def compute(shape: int | Sequence[int], fn: Callable[..., ExprLike], name: str = "T", tag: str = "",
+            attrs: Mapping[str, Any] | None = None) -> Tensor: ...
+
+
 def compute(
     shape: int | Sequence[int],
-    fn: Callable[..., ExprLike],
+    fn: Callable[..., ExprLike | Values],
     name: str = "T",
     tag: str = "",
     attrs: Mapping[str, Any] | None = None,
-) -> Tensor:
-    """Define a tensor by the value at each index: `fn` gets one Var per dimension. The Vars take the lambda's own names."""
+) -> Tensor | tuple[Tensor, ...]:
+    """Define a tensor by the value at each index: `fn` gets one Var per dimension. The Vars take the lambda's own names.
+
+    A function that gives several values, as a tuple or by a reducer of several (te.comm_reducer), defines as many tensors,
+    NAME.v0, NAME.v1, ..., which are computed together.
+    """
     dims = _shape(shape)
     parameters = list(inspect.signature(fn).parameters.values())
     if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
@@ -113,37 +148,18 @@ def compute(
     if len(names) != len(dims):
         raise ScheduleError(f"compute {name}: the function takes {len(names)} indices, the shape {dims} has {len(dims)}")
     axis = tuple(Var(n, extent) for n, extent in zip(names, dims, strict=True))
-    body = as_expr(fn(*axis))
+    given = fn(*axis)
+    body = Tuple(tuple(as_expr(v) for v in given)) if isinstance(given, tuple | list) else as_expr(given)
     op = Compute(axis, body, tag, dict(attrs or {}))
-    tensor = Tensor(name, dims, body.dtype, op)
-    object.__setattr__(op, "output", tensor)        # the one cycle: TVM's create_schedule(C.op) needs the way back
-    return tensor
-
-
-def identity(combiner: str, dtype: str) -> float | int:
-    """The value a combiner starts from: 0, 1, the lowest or the highest of the dtype."""
-    match combiner:
-        case "sum":
-            return 0
-        case "prod":
-            return 1
-        case "max":
-            return dtypes.lowest(dtype)
-        case "min":
-            return dtypes.highest(dtype)
-    raise ScheduleError(f"no combiner '{combiner}'", fix="one of sum, prod, max, min")
-
-
-Axes: TypeAlias = Var | Sequence[Var]
+    many = isinstance(body, Tuple | TupleReduce)
+    tensors = tuple(Tensor(f"{name}.v{n}" if many else name, dims, v.dtype, op) for n, v in enumerate(op.values))
+    object.__setattr__(op, "outputs", tensors)      # the one cycle: TVM's create_schedule(C.op) needs the way back
+    return tensors if many else tensors[0]
 
 
 def _reduce(combiner: str, value: ExprLike, axis: Axes, init: ExprLike | None) -> Reduce:
     expr = as_expr(value)
-    axes = (axis,) if isinstance(axis, Var) else tuple(axis)
-    start = const(identity(combiner, expr.dtype), expr.dtype) if init is None else as_expr(init, expr)
-    if start.dtype != expr.dtype:
-        raise ScheduleError(f"{combiner} of {expr.dtype} starts from {start.dtype}")
-    return Reduce(combiner, expr, axes, start)
+    return reduce(combiner, expr, axis, identity(combiner, expr.dtype) if init is None else as_expr(init, expr))
 
 
 def sum(value: ExprLike, axis: Axes, init: ExprLike | None = None) -> Reduce:
@@ -164,6 +180,6 @@ def min(value: ExprLike, axis: Axes, init: ExprLike | None = None) -> Reduce:
 
 
 __all__ = [
-    "Compute", "Const", "Dynamic", "Index", "Placeholder", "Tensor", "compute", "identity", "max", "min", "placeholder",
-    "prod", "reduce_axis", "sum",
+    "Compute", "Const", "Dynamic", "Index", "Placeholder", "Tensor", "compute", "max", "min", "placeholder", "prod",
+    "reduce_axis", "sum",
 ]

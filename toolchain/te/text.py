@@ -7,13 +7,16 @@
           ...
               C_local[i, j] += A[4*i_0 + i, k]*B[k, 16*j_0 + j]  init 0.0
 
+A combiner of a user's stands in the head, `argmax((lhs0, lhs1), (rhs0, rhs1)) = (select(...), ...)`, an Update of tuples is
+`(V[i], P[i]) = argmax((V[i], P[i]), (A[i, k], k))  init (-inf, -1)`, stores at once `(V[i], P[i]) = (..., ...)`.
 Two functions that differ in meaning differ in text: constants other than float32, int64 and bool carry their type.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+from toolchain.te.combiner import Combiner, Operand
 from toolchain.te.expr import (
     COMBINERS,
     Bin,
@@ -31,9 +34,10 @@ from toolchain.te.expr import (
     Ramp,
     Reduce,
     Select,
+    Tuple,
     Var,
 )
-from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, Stmt, Store, Update
+from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, Stmt, Store, Together, Update, walk_statements
 
 PRECEDENCE = {
     "or": 1, "and": 2, "<": 3, "<=": 3, ">": 3, ">=": 3, "==": 3, "!=": 3, "xor": 4, "<<": 5, ">>": 5, "+": 6, "-": 6,
@@ -61,8 +65,8 @@ def _func(func: PrimFunc) -> Iterator[str]:
     def typed(tensor: object) -> str:
         return f"{tensor.name}: {types.get(tensor.name, func.buffers[tensor].type)}"  # type: ignore[attr-defined, index]
 
-    inputs = ", ".join(typed(t) for t in func.params if t not in func.stages)
-    outputs = ", ".join(typed(t) for t in func.params if t in func.stages)
+    inputs = ", ".join(typed(t) for t in func.inputs)
+    outputs = ", ".join(typed(t) for t in func.outputs)
     yield f"{func.name}({inputs}) -> ({outputs}):"
     for tensor, buffer in func.buffers.items():
         if tensor not in func.params:
@@ -70,8 +74,27 @@ def _func(func: PrimFunc) -> Iterator[str]:
     for key, value in func.attrs.items():
         if key != "types":
             yield f"  {key} = {', '.join(value) if isinstance(value, Mapping | tuple) else value}"
+    for combiner in _combiners(func.body):
+        yield f"  {_definition(combiner)}"
     for line in _stmt(func.body):
         yield "  " + line
+
+
+def _combiners(stmt: Stmt) -> tuple[Combiner, ...]:
+    """Those a user defined, each once, in order of use."""
+    return tuple(dict.fromkeys(
+        s.combiner for s in walk_statements(stmt) if isinstance(s, Update) and isinstance(s.combiner, Combiner)
+    ))
+
+
+def _definition(combiner: Combiner) -> str:
+    lhs, rhs, results = (_tuple([to_text(e) for e in side]) for side in (combiner.lhs, combiner.rhs, combiner.results))
+    kinds = _tuple([o.dtype for o in combiner.lhs])
+    return f"{combiner.name}({lhs}, {rhs}): {kinds} = {results}"
+
+
+def _tuple(items: Sequence[str]) -> str:
+    return items[0] if len(items) == 1 else f"({', '.join(items)})"
 
 
 def _stmt(stmt: Stmt) -> Iterator[str]:
@@ -90,13 +113,20 @@ def _stmt(stmt: Stmt) -> Iterator[str]:
         case Store(tensor, at, value, mask):
             where = "" if mask is None else f"  where {to_text(mask)}"
             yield f"{_access(tensor.name, at)} = {to_text(value)}{where}"
-        case Update(tensor, at, combiner, value, init):
-            target = _access(tensor.name, at)
+        case Together(stores):
+            targets, values = (_tuple(side) for side in (
+                [_access(s.tensor.name, s.index) for s in stores], [to_text(s.value) for s in stores]))
+            masks = ["true" if s.mask is None else to_text(s.mask) for s in stores]
+            where = masks[0] if len(set(masks)) == 1 else _tuple(masks)
+            yield f"{targets} = {values}" + ("" if where == "true" else f"  where {where}")
+        case Update(tensors, at, combiner, value, init):
+            target = _tuple([_access(t.name, at) for t in tensors])
             start = "" if init is None else f"  init {to_text(init)}"
-            if combiner in UPDATES:
+            if isinstance(combiner, str) and combiner in UPDATES:
                 yield f"{target} {UPDATES[combiner]} {to_text(value)}{start}"
             else:
-                yield f"{target} = {COMBINERS.get(combiner, combiner)}({target}, {to_text(value)}){start}"
+                name = COMBINERS[combiner] if isinstance(combiner, str) else combiner.name
+                yield f"{target} = {name}({target}, {to_text(value)}){start}"
         case Evaluate(call):
             yield to_text(call)
         case _:
@@ -151,7 +181,12 @@ def _expr(e: Expr) -> tuple[str, int]:
             return f"broadcast({to_text(value)}, {lanes})", ATOM
         case Reduce(combiner, value, axes, init):
             over = ", ".join(v.name for v in axes)
-            return f"{combiner}({to_text(value)}, over {over}, init {to_text(init)})", ATOM
+            called = combiner if isinstance(combiner, str) else combiner.name
+            return f"{called}({to_text(value)}, over {over}, init {to_text(init)})", ATOM
+        case Tuple(values):
+            return _tuple([to_text(v) for v in values]), ATOM
+        case Operand(name):
+            return name, ATOM
     raise TypeError(f"no text form for {type(e).__name__}")
 
 

@@ -162,6 +162,28 @@ def test_functions(op: str) -> None:
     assert_same(graph, run_passes(after, PASSES))
 
 
+@pytest.mark.parametrize("axes", [(1, 0), (-1, 1), (0, -1), (2, 2)])
+@pytest.mark.parametrize("back", [0, 1])
+def test_scans_run_along_the_first_axis(axes: tuple[int, int], back: int) -> None:
+    """Whatever axes the model scans along: the rounds of a plan move on by a fixed number of bytes."""
+    inside = Builder()
+    state, x = inside.input(1, 1, name="state"), inside.input(4, 5, name="x")
+    out = inside.node("ReduceSum", x, out="sum")
+    body = inside.graph(inside.node("Add", state, out), inside.node("Mul", x, out))
+    shape = [4, 5]
+    shape.insert(axes[0] % 3, 3)
+    b = Builder()
+    made = b.node("Scan", b.input(1, 1), b.input(*shape), out=("last", "all"), body=body, num_scan_inputs=1, captures=0,
+                  scan_input_axes=axes[:1], scan_output_axes=axes[1:], scan_input_directions=(back,),
+                  scan_output_directions=(back,))
+    graph = b.graph(*made)
+    after = decompose(graph, SUPPORTED)
+    (scan,) = (n for n in after.nodes if n.op == "Scan")
+    assert not any(name.endswith("_axes") for name in scan.attrs)
+    assert_same(graph, after)
+    assert_same(graph, run_passes(after, PASSES))
+
+
 def test_leaves_supported_operators_and_those_without_a_function_alone() -> None:
     b = Builder()
     x = b.input(2, 4, 5, 5)

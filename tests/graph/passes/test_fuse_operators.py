@@ -210,3 +210,28 @@ def test_keys_hold_the_contents_of_longer_constants() -> None:
         (node,) = fuse_operators(b.graph(b.node("Gather", b.input(9, 2), b.ints(0, 1, 2, 3, 4, 5, 6, 7, 8, last)))).nodes
         keys.append(canonical(node.attrs["body"])[1])
     assert keys[0] != keys[1]
+
+
+def shuffled(b: Builder, x: str) -> str:
+    """ShuffleNet's exchange of channels between groups: 2 x 4 -> 4 x 2."""
+    apart = b.node("Reshape", x, b.ints(1, 2, 4, 4, 4))
+    return b.node("Reshape", b.node("Transpose", apart, perm=(0, 2, 1, 3, 4)), b.ints(1, 8, 4, 4))
+
+
+def test_a_channel_shuffle_and_the_conversion_behind_it_are_one_move() -> None:
+    b = Builder()
+    graph = b.graph(b.conv(shuffled(b, b.node("Relu", b.input(1, 8, 4, 4))), 8, 3))
+    planned = plan_layouts(graph, conv_options)
+    after = fuse_operators(planned)
+    assert "Transpose+Reshape+Layout" in fused_ops(after)
+    assert_same(graph, after)
+
+
+def test_a_view_that_others_read_too_stays_a_view() -> None:
+    b = Builder()
+    y = shuffled(b, b.node("Relu", b.input(1, 8, 4, 4)))
+    graph = b.graph(b.conv(y, 8, 3), b.node("Softmax", y, axis=1))
+    after = fuse_operators(plan_layouts(graph, conv_options))
+    assert "Reshape" in [n.op for n in after.nodes]
+    assert "Transpose" in fused_ops(after)
+    assert_same(graph, after)

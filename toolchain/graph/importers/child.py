@@ -159,7 +159,7 @@ def _import(request: Mapping[str, Any], path: Path, out: Path, limits: Limits) -
         (out / METADATA_FILE).write_text(json.dumps(metadata, sort_keys=True, ensure_ascii=False), encoding="utf-8")
     return {
         "inputs": {name: str(graph.types[name]) for name in graph.inputs},
-        "outputs": {name: str(graph.types[name]) for name in graph.outputs},
+        "outputs": {name: str(graph.types[name]) for name in graph.own_outputs},
         "nodes": len(graph.nodes),
         "params_bytes": sum(a.nbytes for a in graph.params.values()),
         "opset": OPSET,

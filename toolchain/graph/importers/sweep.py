@@ -15,8 +15,11 @@ import numpy as np
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto
 
 from toolchain.core.dtype import itemsize, to_numpy
-from toolchain.core.errors import ImportModelError
+from toolchain.core.errors import ImportModelError, MisfitError
 from toolchain.core.layout import TensorType
+from toolchain.graph.importers.bounded import Bounding, Extents, Number, finish
+from toolchain.graph.importers.bounded_rules import MAKES, apply_rule
+from toolchain.graph.importers.bounded_shapes import DECIDED_BY, follow
 from toolchain.graph.importers.coverage import has_function, is_covered
 from toolchain.graph.importers.forms import check_form, constant_of, plain
 from toolchain.graph.importers.limits import Limits
@@ -31,9 +34,6 @@ from toolchain.graph.protos import OPSET, attribute_value, node_proto, schema, t
 CONTROL = frozenset({"If", "Loop", "Scan"})
 BY_SHAPE = frozenset({"Shape", "Size"})
 """Operators that read only the shape of their input: constant even when the input is not."""
-
-BY_DATA = frozenset({"Compress", "NonZero", "Unique"})
-"""Operators whose output shape depends on the elements of their inputs."""
 
 
 @dataclass
@@ -108,6 +108,10 @@ class Scope:
         self.nodes: list[Node] = []
         self.inputs: list[str] = []
         self.captured: dict[str, str] = {}              # value of the parent -> input here
+        self.extents: dict[str, Extents] = {}           # of values whose shape depends on data: see bounded.py
+        self.numbers: dict[str, tuple[Number, ...]] = {}
+        self.bounds: dict[str, int] = {}
+        self.masks: dict[Any, str] = {}
         self._reserved = set(reserved)                  # names of the model that stand for themselves, defined or not yet
         self._node_names: set[str] = set()
 
@@ -140,6 +144,8 @@ class Scope:
             raise ImportModelError(f"reads {name!r}, which is defined later or nowhere", where=here)
         scope, outside = self.parent
         value = scope.resolve(name, outside, here)
+        if value in scope.extents:
+            raise ImportModelError(f"a body reads {name!r}, whose shape depends on data; that is not supported", where=here)
         if value not in self.captured:
             local = self.fresh(value)
             if value in scope.params:
@@ -169,9 +175,15 @@ class Scope:
         self._read_initializers(proto, names)
         self._read_nodes(proto.node, names)
         if self.parent is not None:                     # nobody asks a body's outputs by name
-            return self._graph(tuple(self.resolve(o.name, names, f"output {o.name!r}") for o in proto.output))
-        self._name_outputs(dict.fromkeys(o.name for o in proto.output), names)
-        return self._graph(tuple(o.name for o in proto.output))
+            results = tuple(self.resolve(o.name, names, f"output {o.name!r}") for o in proto.output)
+            if open_ := [o.name for o, value in zip(proto.output, results) if value in self.extents]:
+                raise ImportModelError(f"the shape of a body's output {open_[0]!r} depends on data; that is not supported",
+                                       where=f"graph {self.name!r}")
+            return self._graph(results)
+        outputs = tuple(o.name for o in proto.output)
+        self._name_outputs(dict.fromkeys(outputs), names)
+        extents, counts = finish(self, outputs)
+        return replace(self._graph((*outputs, *counts)), extents=extents)
 
     def _graph(self, outputs: tuple[str, ...]) -> Graph:
         """What was built, without the constants that only folded nodes read."""
@@ -209,16 +221,33 @@ class Scope:
             self.types[name] = self.types[value]
             if value in self.params:
                 self.params[name] = self.params[value]
+                if value in self.extents:
+                    self.extents[name] = self.extents[value]
             elif value in computed and value not in values and value not in renamed:
                 renamed[value] = name
             else:
-                self.nodes.append(Node("Identity", (value,), (name,), {}, self._node_name(f"Identity_{name}")))
+                self.nodes.append(Node("Identity", (value,), (name,), {}, self.node_name(f"Identity_{name}")))
+                if value in self.extents:
+                    self.extents[name] = self.extents[value]
         if renamed:
-            self.nodes = [_renamed(n, renamed) for n in self.nodes]
+            self.rename(renamed)
+
+    def rename(self, names: Mapping[str, str], start: int = 0) -> None:
+        """Give computed values other names, in the nodes from `start` on (which are all that know them)."""
+        self.nodes[start:] = [_renamed(n, names) for n in self.nodes[start:]]
+        for old, new in names.items():
+            self.types[new] = self.types[old]
+            if old in self.params:
+                self.params[new] = self.params.pop(old)
+        self.extents = {names.get(v, v): tuple(names.get(e, e) for e in known) for v, known in self.extents.items()}
+        self.numbers = {names.get(v, v): tuple(names.get(n, n) if isinstance(n, str) else n for n in known)
+                        for v, known in self.numbers.items()}
+        self.bounds = {names.get(v, v): bound for v, bound in self.bounds.items()}
+        self.masks = {}                                 # its keys have names of values
 
     # --- nodes
 
-    def _node_name(self, wanted: str) -> str:
+    def node_name(self, wanted: str) -> str:
         name, n = wanted, 0
         while name in self._node_names:
             n += 1
@@ -240,7 +269,7 @@ class Scope:
         inputs = tuple(self.resolve(i, names, here) if i else "" for i in proto.input)
         check_form(proto, known, here)
         source = names.source or name
-        node = Node(proto.op_type, _trimmed(inputs), (), self._attrs(proto, names, here), self._node_name(name), (source,))
+        node = Node(proto.op_type, _trimmed(inputs), (), self._attrs(proto, names, here), self.node_name(name), (source,))
         if proto.op_type == "Constant":
             self._add_param(self._define(proto.output[0], names, here), constant_of(node, here))
             return
@@ -262,18 +291,36 @@ class Scope:
         """Add a converted node: its value when all it reads is constant, else itself; expanded when nobody supports it."""
         here = where(node)
         known = node.op not in RANDOM and node.op not in CONTROL
-        constant = known and all(i in self.params for i in node.inputs if i)
+        constant = known and all(i in self.params and i not in self.extents for i in node.inputs if i)
         if not constant and self._is_foreign(node.op) and self._expand(node, names):
             return
-        if constant and node.op in BY_DATA:
+        if constant and node.op in MAKES:
             self._fold_by_data(node, here)
             return
+        if not constant and self._depends_on_data(node):
+            apply_rule(Bounding(self, node), node)
+            return
+        self.emit_static(node)
+        if any(i in self.numbers for i in node.inputs):
+            follow(Bounding(self, node), node)
+
+    def _depends_on_data(self, node: Node) -> bool:
+        """Whether a shape of the node does: that of an input, or of what it makes."""
+        if node.op in MAKES or any(i in self.extents for i in node.inputs):
+            return True
+        decided = [node.inputs[n] for n in DECIDED_BY.get(node.op, ()) if n < len(node.inputs) and node.inputs[n]]
+        return any(i not in self.params for i in decided)
+
+    def emit_static(self, node: Node) -> None:
+        """Add a node all of whose shapes are static, or its value when all it reads is constant."""
+        here = where(node)
         types = infer(node, self.types, self.params)
         for name, t in zip(node.outputs, types, strict=True):
             if name:
                 self.model.check_value(name, t, here)
                 self.types[name] = t
-        if constant or node.op in BY_SHAPE:
+        known = node.op not in RANDOM and node.op not in CONTROL
+        if node.op in BY_SHAPE or (known and all(i in self.params for i in node.inputs if i)):
             self._fold(node, types, here)
         else:
             self.nodes.append(node)
@@ -380,12 +427,14 @@ class Scope:
     def _rename(self, value: str, out: str, start: int, node: Node) -> None:
         """The expanded value takes the name the rest of the model reads; nodes from `start` on made it."""
         self.types[out] = self.types[value]
+        if value in self.extents:
+            self.extents[out] = self.extents[value]
         if value in self.params:
             self.params[out] = self.params[value]
         elif any(value in n.outputs for n in self.nodes[start:]):
-            self.nodes[start:] = [_renamed(n, {value: out}) for n in self.nodes[start:]]
+            self.rename({value: out}, start)
         else:
-            self.nodes.append(Node("Identity", (value,), (out,), {}, self._node_name(f"{node.name}/{out}"), node.sources))
+            self.nodes.append(Node("Identity", (value,), (out,), {}, self.node_name(f"{node.name}/{out}"), node.sources))
 
     # --- control flow
 
@@ -400,12 +449,21 @@ class Scope:
         given = self._body_inputs(node, names, here)
         scopes: dict[str, Scope] = {}
         graphs: dict[str, Graph] = {}
+        misfits: dict[str, MisfitError] = {}
         for key, body in bodies.items():
             if len(body.input) != len(given):
                 raise ImportModelError(f"its {key} has {len(body.input)} inputs, {len(given)} are given", where=here)
             scope = scopes[key] = Scope(self.model, f"{node.name}.{key}", _all_names(body), (self, names))
             inner = Names(names.opset, names.depth + 1, attrs=None)
-            graphs[key] = scope.read(body, dict(zip((i.name for i in body.input), given)), inner)
+            try:
+                graphs[key] = scope.read(body, dict(zip((i.name for i in body.input), given)), inner)
+            except MisfitError as error:
+                misfits[key] = error
+                if node.op != "If" or len(misfits) == len(bodies):
+                    raise
+        for key, misfit in misfits.items():
+            (other,) = graphs.values()
+            scopes[key], graphs[key] = self._failing_branch(node, key, other, misfit)
         captured = tuple(dict.fromkeys(
             value for scope in scopes.values() for value, local in scope.captured.items() if local not in scope.params))
         for key, scope in scopes.items():
@@ -418,6 +476,19 @@ class Scope:
             inputs = (*inputs, "", "")[:2] + inputs[2:] if len(inputs) >= 2 else (*inputs, *("",) * (2 - len(inputs)))
         self._convert(replace(node, inputs=(*inputs, *captured), attrs=attrs), proto.output, names, here)
         return True
+
+    def _failing_branch(self, node: Node, key: str, other: Graph, error: MisfitError) -> tuple[Scope, Graph]:
+        """In place of a branch that these shapes do not fit, one that ends the run: ONNX asks of a branch to fit when it is
+        taken, and a model for two sample rates has frames of one length in each.
+
+            If(c) {then: y = MatMul(x: [1, 3], w: [4, 5])}   ->   If(c) {then: y = Fail()}
+        """
+        types = {f"{o}.failed": other.types[o] for o in other.outputs}
+        reason = f"{error.where}: {error.what}"
+        made = Node("Fail", (), tuple(types), {"types": tuple(types.values()), "reason": reason}, f"{node.name}.{key}.fail",
+                    node.sources)
+        name = f"{node.name}.{key}"
+        return Scope(self.model, name, (), None), Graph(name, (made,), (), tuple(types), types)
 
     def with_captures(self, body: Graph, captured: tuple[str, ...], types: Mapping[str, TensorType]) -> Graph:
         """`body` with one last input per captured value, in that order; one it does not read gets an unused input."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Protocol
 
-from toolchain.core.errors import ImportModelError
+from toolchain.core.errors import MisfitError
 from toolchain.core.layout import TensorType
 from toolchain.graph.infer import where
 from toolchain.graph.ir import Node
@@ -27,7 +27,7 @@ _WEIGHT = {"Conv": 1, "ConvInteger": 1, "ConvTranspose": 1, "QLinearConv": 3}
 def explicit_window(node: Node, context: _Types) -> tuple[Node, ...]:
     """Conv(x, w) {auto_pad=SAME_UPPER, strides=[2, 2]}   ->   Conv(x, w) {kernel_shape, strides, dilations, pads}
 
-    Needs: static types. Raises ImportModelError for lists of the wrong length, a stride or dilation below 1,
+    Needs: static types. Raises MisfitError for lists of the wrong length, a stride or dilation below 1,
     or a window larger than the padded input.
     """
     spatial = context.types[node.inputs[0]].shape[2:]
@@ -39,10 +39,10 @@ def explicit_window(node: Node, context: _Types) -> tuple[Node, ...]:
     for name, values, length in (("kernel_shape", node.attrs.get("kernel_shape", kernel), rank), ("strides", strides, rank),
                                  ("dilations", dilations, rank), ("pads", pads, 2 * rank)):
         if len(values) != length or (name != "pads" and any(v < 1 for v in values)):
-            raise ImportModelError(f"{name}={list(values)} does not fit {rank} spatial dimensions", where=where(node))
+            raise MisfitError(f"{name}={list(values)} does not fit {rank} spatial dimensions", where=where(node))
     if tuple(node.attrs.get("kernel_shape", kernel)) != tuple(kernel):
-        raise ImportModelError(f"kernel_shape={list(node.attrs['kernel_shape'])}, but its weights have {list(kernel)}",
-                               where=where(node))
+        raise MisfitError(f"kernel_shape={list(node.attrs['kernel_shape'])}, but its weights have {list(kernel)}",
+                          where=where(node))
     attrs = {k: v for k, v in node.attrs.items() if k != "auto_pad"}
     mode = node.attrs.get("auto_pad", "NOTSET")
     reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations))
@@ -56,8 +56,8 @@ def explicit_window(node: Node, context: _Types) -> tuple[Node, ...]:
         pads = (0,) * (2 * rank)
         attrs.pop("ceil_mode", None)
     if node.op != "ConvTranspose" and any(n + pads[d] + pads[d + rank] < reach[d] for d, n in enumerate(spatial)):
-        raise ImportModelError(f"a window of {list(reach)} does not fit {list(spatial)} padded by {list(pads)}",
-                               where=where(node))
+        raise MisfitError(f"a window of {list(reach)} does not fit {list(spatial)} padded by {list(pads)}",
+                          where=where(node))
     return (replace(node, attrs={**attrs, "kernel_shape": tuple(kernel), "strides": strides, "dilations": dilations,
                                  "pads": pads}),)
 

@@ -13,7 +13,7 @@ from onnx import helper
 from toolchain.graph.importers.coverage import has_function
 from toolchain.graph.importers.onnx import import_model
 from toolchain.graph.ir import Graph, Node
-from toolchain.graph.passes.decompose_loops import decompose_loop
+from toolchain.graph.passes.decompose_loops import decompose_loop, decompose_scan
 from toolchain.graph.passes.decompose_recurrent import CELLS, decompose_recurrent, is_simple
 from toolchain.graph.passes.decompose_recurrent_general import decompose_recurrent_general
 from toolchain.graph.passes.decompose_spectral import SPECTRAL, decompose_spectral
@@ -33,14 +33,17 @@ def decompose(graph: Graph, supported: Collection[str]) -> Graph:
         Y = LSTM(X, W, R, B)   ->   P = MatMul(X, W') + b; Yh, Yc, Y = Scan(H0, C0, P) {...}
         y = Mish(x)            ->   s = Softplus(x); t = Tanh(s); y = Mul(x, t)         (its ONNX function body)
 
-    LSTM, GRU and RNN: see decompose_recurrent.py and decompose_recurrent_general.py; Loop: decompose_loops.py; DFT and STFT:
-    decompose_spectral.py. Others: the function ONNX defines them by. Left alone: supported operators, and those ONNX has no
-    function for. Raises ImportModelError naming the node: activations with parameters, a function of unsupported ones.
+    LSTM, GRU and RNN: see decompose_recurrent.py and decompose_recurrent_general.py; Loop and Scan: decompose_loops.py;
+    DFT and STFT: decompose_spectral.py. Others: the function ONNX defines them by. Left alone: supported operators, and
+    those ONNX has no function for. Raises ImportModelError naming the node: activations with parameters, a function of
+    unsupported operators.
     """
 
     def rule(node: Node, state: Rewriting) -> Sequence[Node] | None:
         if node.op == "Loop":
             return decompose_loop(node, state)
+        if node.op == "Scan":
+            return decompose_scan(node, state)
         if node.op in supported:
             return None
         if node.op in CELLS:

@@ -1,8 +1,10 @@
-"""ONNX's Loop in the two forms that plans have: a Scan when the number of rounds is known, else a Loop on a condition.
+"""ONNX's Loop and Scan in the forms that plans have: a Scan along axis 0 when the number of rounds is known, else a Loop on
+a condition.
 
     Loop(10, true, s...) {body(i, c, s...) -> c, s'..., y}   ->   Scan(s..., [0, ..., 9]) {body(s..., i) -> s'..., y}
     Loop(M, c, s...) {body(i, c, s...) -> c', s'...}         ->   Loop(_, c and 0 < M, s..., 0, M)
                                                                       {body(_, _, s..., i, M) -> c' and i+1 < M, s'..., i+1}
+    y = Scan(s..., x) along axis 1                           ->   y' = Scan(s..., Transpose(x)) along 0; y = Transpose(y')
 """
 
 from __future__ import annotations
@@ -18,6 +20,45 @@ from toolchain.graph.ir import Graph, Node, array_type, rename_inputs
 from toolchain.graph.passes.rewriting import Rewriting
 
 INT = TensorType.plain((), "int64")
+
+
+def decompose_scan(node: Node, state: Rewriting) -> Sequence[Node] | None:
+    """See the module: slices lie one behind the other, so that a round moves on by a fixed number of bytes.
+
+    None: every axis is 0 already.
+    """
+    body: Graph = node.attrs["body"]
+    width, captures = int(node.attrs["num_scan_inputs"]), int(node.attrs.get("captures", 0))
+    count = len(node.inputs) - width - captures
+    ins = node.attrs.get("scan_input_axes") or (0,) * width
+    outs = node.attrs.get("scan_output_axes") or (0,) * (len(body.outputs) - count)
+    if not any(ins) and not any(outs):
+        return None
+    label = node.name or node.output
+    before: list[Node] = []
+    after: list[Node] = []
+    inputs, outputs = list(node.inputs), list(node.outputs)
+    for k, axis in enumerate(ins, count):
+        t = state.types[inputs[k]]
+        if at := axis % len(t.shape):
+            turned = state.value(f"{label}.{inputs[k]}", _in_front(t, at))
+            perm = (at, *(n for n in range(len(t.shape)) if n != at))
+            before.append(Node("Transpose", (inputs[k],), (turned,), {"perm": perm}, turned))
+            inputs[k] = turned
+    for k, axis in enumerate(outs, count):
+        if k >= len(outputs) or not (out := outputs[k]):
+            continue
+        t = state.types[out]
+        if at := axis % len(t.shape):
+            outputs[k] = state.value(f"{label}.{out}", _in_front(t, at))
+            perm = (*range(1, at + 1), 0, *range(at + 1, len(t.shape)))
+            after.append(Node("Transpose", (outputs[k],), (out,), {"perm": perm}, out))
+    attrs = {name: value for name, value in node.attrs.items() if name not in ("scan_input_axes", "scan_output_axes")}
+    return [*before, replace(node, inputs=tuple(inputs), outputs=tuple(outputs), attrs=attrs), *after]
+
+
+def _in_front(t: TensorType, at: int) -> TensorType:
+    return TensorType.plain((t.shape[at], *t.shape[:at], *t.shape[at + 1:]), t.dtype)
 
 
 def decompose_loop(node: Node, state: Rewriting) -> Sequence[Node] | None:

@@ -14,7 +14,7 @@ from toolchain.graph.ops import FusionClass, info
 from toolchain.graph.passes.canonical import canonical
 from toolchain.graph.passes.layout_options import base, is_elementwise
 from toolchain.graph.passes.rewriting import unique_names, used_only
-from toolchain.graph.passes.views import view_nodes
+from toolchain.graph.passes.views import could_be_view, view_nodes
 
 MAX_NODES = 32              # members of one group
 MAX_INPUTS = 24             # values one group reads
@@ -28,7 +28,6 @@ ROW_REDUCTIONS = frozenset({
 ALONE = frozenset({"Concat"})
 """Never fused by default: a Concat is a view often (views.py), else one copy per operand; fused it would be a chain of
 selects per element."""
-
 
 ONCE_EACH = frozenset({"Pad", "Concat", "Layout"})
 """Outputs may be larger than operands, but no element is read twice."""
@@ -66,7 +65,7 @@ class _Groups:
 
     def __init__(self, graph: Graph, alone: frozenset[str]) -> None:
         self.graph = graph
-        views = view_nodes(graph)
+        views = view_nodes(graph) - _before_conversions(graph)
         self.position = {node: n for n, node in enumerate(graph.nodes)}
         left_out = views | {node for node in graph.nodes if node.op in alone}
         self.kind = {node: FusionClass.OPAQUE if node in left_out else _kind(node, graph) for node in graph.nodes}
@@ -148,6 +147,20 @@ class _Groups:
             if anchor is not None:
                 self.anchor[member] = anchor
         return True
+
+
+def _before_conversions(graph: Graph) -> frozenset[Node]:
+    """Views between a move of data and the conversion to another layout, which then are one move (a channel shuffle):
+
+        Transpose, Reshape, Layout   ->   Fused {Transpose, Reshape, Layout}
+    """
+    def is_alone(value: str) -> bool:
+        return len(graph.readers(value)) == 1 and value not in graph.outputs
+
+    return frozenset(
+        view for conversion in graph.nodes if conversion.op == "Layout"
+        if (view := graph.producer(conversion.inputs[0])) is not None and could_be_view(view) and is_alone(view.output)
+        if (move := graph.producer(view.inputs[0])) is not None and move.op == "Transpose" and is_alone(move.output))
 
 
 def _kind(node: Node, graph: Graph) -> FusionClass:

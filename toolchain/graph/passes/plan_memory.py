@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -232,6 +232,22 @@ def _moved(plan: MemoryPlan, offset: int) -> MemoryPlan:
         workspace={k: tuple(at + offset for at in found) for k, found in plan.workspace.items()},
         bodies={k: _moved(inner, offset) for k, inner in plan.bodies.items()},
         arena_base=plan.arena_base + offset,
+    )
+
+
+def with_weights_at(plan: MemoryPlan, places: Mapping[int, int], weights_bytes: int) -> MemoryPlan:
+    """`plan` with its weights elsewhere: several graphs share one segment, in which equal weights lie once.
+
+        slots %w: weights 0, %v: weights 64   ->   %w: weights 64, %v: weights 0          with places {0: 64, 64: 0}
+
+    places: from each weight's offset to the one in the segment of `weights_bytes`.
+    """
+    return replace(
+        plan,
+        slots={k: Slot("weights", places[s.offset]) if s.segment == "weights" else s for k, s in plan.slots.items()},
+        weights=tuple(replace(w, offset=places[w.offset]) for w in plan.weights),
+        weights_bytes=weights_bytes,
+        bodies={k: with_weights_at(inner, places, weights_bytes) for k, inner in plan.bodies.items()},
     )
 
 

@@ -26,9 +26,10 @@ from toolchain.kernels.sketches.stages import (
     share_first,
     split,
 )
-from toolchain.kernels.tiling import Tile, conv_tiles, divisors, largest_divisor
+from toolchain.kernels.tiling import Tile, conv_tiles, largest_divisor, matmul_tiles, plane_tiles
 from toolchain.te.tensor import Tensor
 
+UNROLLED_TAPS = 11           # a window row of a first layer; a longer one (a Fourier transform, say) stays a loop
 UNROLLED_CHANNELS = 4        # more in one basic block gains nothing and lets loads of overlapping windows merge into spills
 
 
@@ -51,8 +52,9 @@ def conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> No
     ov, ol = s[out].split(o, factor=lanes)
     outer, inner = _tile_spatial(s, out, spatial, tile, ragged)
     shared = _shared(s, n, g, outer, acc, target, choices)
-    s[out].reorder(*share_first(shared, ragged, [n, g, *outer]), *inner, ov, ol)
-    s[acc].compute_at(s[out], outer[-1])
+    order = share_first(shared, ragged, [n, g, *outer])
+    s[out].reorder(*order, *inner, ov, ol)
+    s[acc].compute_at(s[out], order[-1])
     _, ao, *at = s[acc].op.axis
     ic, *taps = s[acc].op.reduce_axis
     av, al = s[acc].split(ao, factor=lanes)
@@ -93,10 +95,16 @@ def _tile_spatial(
 
 
 def _channel_loops(s: te.Schedule, acc: Tensor, ic: te.Var, taps: Sequence[te.Var], lanes: int) -> list[te.Var]:
-    """Input channels in blocks outside the taps, a few of them unrolled inside; few channels stay outside whole."""
+    """Input channels in blocks outside the taps, a few of them unrolled inside; few channels stay outside whole, and taps of
+    a window row are unrolled."""
     if ic.extent < lanes and taps:
-        s[acc].unroll(taps[-1])
-        return [ic, *taps]
+        *rows, tap = taps
+        rolled: list[te.Var] = []
+        if tap.extent > UNROLLED_TAPS:
+            outer, tap = s[acc].split(tap, factor=largest_divisor(tap.extent, UNROLLED_CHANNELS))
+            rolled.append(outer)
+        s[acc].unroll(tap)
+        return [ic, *rows, *rolled, tap]
     block, channel = s[acc].split(ic, factor=lanes)
     rolled, unrolled = s[acc].split(channel, factor=largest_divisor(lanes, UNROLLED_CHANNELS))
     s[acc].unroll(unrolled)
@@ -133,8 +141,9 @@ def depthwise(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) 
     ragged: list[te.Var] = []
     outer, inner = _tile_spatial(s, out, spatial, Tile(1, columns, 1), ragged)
     shared = max((n, g, outer[0]), key=lambda axis: min(axis.extent, 2 * target.cores))
-    s[out].reorder(*share_first(shared, ragged, [n, g, *outer]), *inner, ol)
-    s[acc].compute_at(s[out], outer[-1])
+    order = share_first(shared, ragged, [n, g, *outer])
+    s[out].reorder(*order, *inner, ol)
+    s[acc].compute_at(s[out], order[-1])
     _, ao, *at = s[acc].op.axis
     taps = [r for r in s[acc].op.reduce_axis if r.extent > 1] or list(s[acc].op.reduce_axis)
     s[acc].reorder(*s[acc].op.reduce_axis, *at, ao)
@@ -174,9 +183,10 @@ def conv_transpose(s: te.Schedule, anchor: Tensor, target: Target, choices: Choi
     xo, xi = split(s, out, outer[-1], tile.columns, ragged)
     if uneven and not any(xo is r for r in ragged):
         ragged.append(xo)
-    shared = max((n, g, outer[0]), key=lambda axis: min(axis.extent, 2 * target.cores))
-    s[out].reorder(*share_first(shared, ragged, [n, g, *outer[:-1], *phases, xo]), xi, ov, ol)
-    s[acc].compute_at(s[out], xo)
+    shared = max((n, g, (*outer[:-1], xo)[0]), key=lambda axis: min(axis.extent, 2 * target.cores))
+    order = share_first(shared, ragged, [n, g, *outer[:-1], *phases, xo])
+    s[out].reorder(*order, xi, ov, ol)
+    s[acc].compute_at(s[out], order[-1])
     _, ao, *at = s[acc].op.axis
     ic, *taps = s[acc].op.reduce_axis
     av, al = s[acc].split(ao, factor=lanes)
@@ -193,28 +203,31 @@ def conv_transpose(s: te.Schedule, anchor: Tensor, target: Target, choices: Choi
     peel(s, out, ragged)
 
 
-PLAIN_CHANNELS = 8           # output channels of one register tile in plain layout: their weights are broadcast one by one
-
-
-def plain_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> None:
-    """Row-major in and out: vectors along a row, a few output channels of one group per tile. For what cannot be blocked."""
+def plain_transpose(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> None:
+    """A transposed convolution, row-major in and out: for few output channels. Vectors along a row of the input; a tile is
+    some output channels by the phases of a column, which share what they load. The other phases are loops outside."""
     lanes = target.lanes(dtypes.bits(anchor.dtype))
-    attrs = s.func.stages[anchor].attrs
-    per_group = anchor.shape[1] // attrs.get("group", 1)
-    reuse = s.func.stages[anchor].tag == "conv"                 # each input is read by every output channel of its group
-    options = divisors(per_group, PLAIN_CHANNELS) if reuse else [1]
-    channels = choices.one_of("channels", options, options[-1])
-    vectors = choices.one_of("vectors", (1, 2, 3), min(3, -(-anchor.shape[-1] // lanes)))
+    rank = (len(anchor.shape) - 2) // 2
+    strides = anchor.shape[2:2 + rank]
+    per_group, width = anchor.shape[1] // s.func.stages[anchor].attrs.get("group", 1), anchor.shape[-1]
+    tiles = [t for t in matmul_tiles(per_group * strides[-1], -(-width // lanes), target)
+             if t.columns % strides[-1] == 0 and per_group * strides[-1] % t.columns == 0] or [Tile(1, strides[-1], 1)]
+    tile = choices.one_of("tile", tiles, tiles[0])
     acc, out = accumulator(s, anchor)
     n, o, *spatial = s[out].op.axis
     ragged: list[te.Var] = []
-    og, oi = s[out].split(o, factor=channels)
-    xo, x = s[out].split(spatial[-1], factor=vectors * lanes)
-    if anchor.shape[-1] % (vectors * lanes):
-        ragged.append(xo)
-    xv, xl = s[out].split(x, factor=lanes)
-    outer = [n, og, *spatial[:-1]]
-    s[out].reorder(*outer, xo, oi, xv, xl)
+    og, oi = s[out].split(o, factor=max(1, tile.columns // strides[-1]))
+    outer, phases = [], []
+    for axis, stride in zip(spatial, strides, strict=True):
+        i, phase = s[out].split(axis, factor=min(stride, axis.extent))
+        outer.append(i)
+        phases.append(phase)
+    xo, x = split(s, out, outer[-1], tile.vectors * lanes, ragged)
+    if spatial[-1].extent % (tile.vectors * lanes * strides[-1]) and not ragged:
+        ragged.append(xo)                                    # the last phases lack a column
+    xv, xl = s[out].split(x, factor=min(lanes, x.extent))
+    shared = max((n, og, *outer[:-1]), key=lambda axis: min(axis.extent, 2 * target.cores))
+    s[out].reorder(*share_first(shared, ragged, [n, og, *outer[:-1], *phases[:-1], xo]), oi, phases[-1], xv, xl)
     s[acc].compute_at(s[out], xo)
     *an, ax = s[acc].op.axis
     av, al = s[acc].split(ax, factor=lanes)
@@ -222,9 +235,59 @@ def plain_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices)
     s.set_layout(acc, row_registers(len(anchor.shape), lanes))
     for axis in (*an, av):
         s[acc].unroll(axis)
-    for axis in (oi, xv):
+    for axis in (oi, phases[-1], xv):
         s[out].unroll(axis)
     s[acc].vectorize(al)
     s[out].vectorize(xl)
-    s[out].parallel(max(outer, key=lambda axis: min(axis.extent, 2 * target.cores)))
+    s[out].parallel(shared)
     peel(s, out, ragged)
+
+
+def plain_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> None:
+    """Row-major in and out: vectors along a row; a tile is several output channels of one group, which share what they load,
+    or several rows where each channel has an input of its own. For what cannot be blocked."""
+    lanes = target.lanes(dtypes.bits(anchor.dtype))
+    channels, rows, vectors = _plain_tile(s, anchor, lanes, target, choices)
+    acc, out = accumulator(s, anchor)
+    n, o, *spatial = s[out].op.axis
+    ragged: list[te.Var] = []
+    og, oi = s[out].split(o, factor=channels)
+    outer, inner = [n, og, *spatial[:-1]], [oi]
+    if rows > 1:
+        outer[-1], yi = split(s, out, spatial[-2], rows, ragged)
+        inner.append(yi)
+    xo, x = s[out].split(spatial[-1], factor=vectors * lanes)
+    if anchor.shape[-1] % (vectors * lanes):
+        ragged.append(xo)
+    xv, xl = s[out].split(x, factor=lanes)
+    shared = max(outer, key=lambda axis: min(axis.extent, 2 * target.cores))
+    s[out].reorder(*share_first(shared, ragged, [*outer, xo]), *inner, xv, xl)
+    s[acc].compute_at(s[out], xo)
+    *an, ax = s[acc].op.axis
+    av, al = s[acc].split(ax, factor=lanes)
+    s[acc].reorder(*s[acc].op.reduce_axis, *an, av, al)
+    s.set_layout(acc, row_registers(len(anchor.shape), lanes))
+    for axis in (*an, av):
+        s[acc].unroll(axis)
+    for axis in (*inner, xv):
+        s[out].unroll(axis)
+    s[acc].vectorize(al)
+    s[out].vectorize(xl)
+    s[out].parallel(shared)
+    peel(s, out, ragged)
+
+
+def _plain_tile(s: te.Schedule, anchor: Tensor, lanes: int, target: Target, choices: Choices) -> tuple[int, int, int]:
+    """(output channels, rows, vectors along a row) of one register tile."""
+    attrs = s.func.stages[anchor].attrs
+    per_group, vectors = anchor.shape[1] // attrs.get("group", 1), -(-anchor.shape[-1] // lanes)
+    if s.func.stages[anchor].tag == "conv":                     # each input is read by every output channel of its group
+        step = attrs.get("strides", [1])[-1]
+        loads = 1 if step == 1 else 2 * step                    # strided: a load and a shuffle for each piece of a vector
+        tiles = [t for t in matmul_tiles(per_group, vectors, target, loads) if per_group % t.columns == 0]
+        tile: Tile = choices.one_of("tile", tiles, tiles[0])
+        return tile.columns, 1, tile.vectors
+    height = anchor.shape[-2] if len(anchor.shape) > 3 else 1
+    tiles = plane_tiles(height, vectors, target)
+    tile = choices.one_of("tile", tiles, tiles[0])
+    return 1, tile.rows, tile.vectors

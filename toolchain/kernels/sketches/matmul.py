@@ -8,15 +8,28 @@
 
 from __future__ import annotations
 
+import math
+
 from toolchain import te
 from toolchain.core import dtype as dtypes
 from toolchain.core.target import Target
 from toolchain.kernels.choices import Choices
-from toolchain.kernels.sketches.stages import accumulator, fuse_all, packed_columns, peel, row_registers, share_first, split
+from toolchain.kernels.sketches.stages import (
+    accumulator,
+    fuse_all,
+    operands,
+    packed_columns,
+    peel,
+    row_registers,
+    share_first,
+    split,
+)
 from toolchain.kernels.tiling import Tile, largest_divisor, matmul_tiles
 from toolchain.te.tensor import Tensor
 
 UNROLLED_K = 4
+HIDDEN = 4                      # multiply-adds per line of weights, below which memory is the limit whoever asks first
+REUSED = 8                      # row tiles per panel of weights, above which its misses are few among its hits
 
 
 def matmul(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> None:
@@ -48,14 +61,28 @@ def matmul(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> 
         s[acc].unroll(axis)
     for axis in (*inner, jv):
         s[out].unroll(axis)
+    _stream(s, acc, ko, io.extent if outer else 1, tile, target)
     s[acc].vectorize(al)
     s[out].vectorize(jl)
     s[out].parallel(shared)
     peel(s, out, ragged)
 
 
+def _stream(s: te.Schedule, acc: Tensor, ko: te.Var, tiles: int, tile: Tile, target: Target) -> None:
+    """Prefetch weights that are too many for a core's cache: at each step of k the same place in the next panel (the
+    hardware waits for each panel's first misses), where few row tiles use a panel and a quarter of the cache holds it."""
+    w = operands(s, acc)[1]
+    column_bytes = packed_columns(s, acc) * dtypes.itemsize(w.dtype)
+    steps = math.prod(r.extent for r in s.func.stages[acc].reduce_axis)
+    few = math.prod(w.shape) * dtypes.itemsize(w.dtype) < target.l2_bytes
+    if few or tiles > REUSED or tile.columns < HIDDEN or not 0 < steps * column_bytes <= target.l2_bytes // 4:
+        return
+    for lines in s[acc].prefetch(w, ko, ko.extent, level=2):
+        s[acc].unroll(lines)
+
+
 def _tile(s: te.Schedule, anchor: Tensor, rows: int, columns: int, lanes: int, target: Target, choices: Choices) -> Tile:
-    tiles = matmul_tiles(rows, -(-columns // lanes), target)
+    tiles = matmul_tiles(rows, -(-columns // lanes), target, streamed=True)
     packed = packed_columns(s, anchor)
     if packed:
         vectors = packed // lanes

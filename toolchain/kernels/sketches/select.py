@@ -5,7 +5,7 @@ from __future__ import annotations
 from toolchain import te
 from toolchain.core.target import Target
 from toolchain.kernels.choices import Choices
-from toolchain.kernels.sketches.conv import conv, conv_transpose, depthwise, plain_conv
+from toolchain.kernels.sketches.conv import conv, conv_transpose, depthwise, plain_conv, plain_transpose
 from toolchain.kernels.sketches.matmul import matmul
 from toolchain.kernels.sketches.pointwise import pointwise
 from toolchain.kernels.sketches.rows import rows
@@ -14,7 +14,7 @@ from toolchain.kernels.sketches.winograd import winograd
 
 BLOCKED = {"conv": conv, "conv_transpose": conv_transpose, "depthwise": depthwise, "pool": depthwise}
 
-PLAIN = frozenset(("conv", "depthwise", "pool"))
+PLAIN = {"conv": plain_conv, "conv_transpose": plain_transpose, "depthwise": plain_conv, "pool": plain_conv}
 
 
 def sketch(s: te.Schedule, target: Target, choices: Choices) -> None:
@@ -37,7 +37,7 @@ def sketch(s: te.Schedule, target: Target, choices: Choices) -> None:
     if alone and tag in BLOCKED and channel_lanes(s, s.func.outputs[0]) > 1:
         BLOCKED[tag](s, first, target, choices)
     elif alone and tag in PLAIN and first.shape[-1] > 1:
-        plain_conv(s, first, target, choices)
+        PLAIN[tag](s, first, target, choices)
     elif alone and tag == "matmul" and first.shape and first.shape[-1] > 1 and s.func.outputs[0].shape:
         matmul(s, first, target, choices)
     else:

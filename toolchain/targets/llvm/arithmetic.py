@@ -50,8 +50,12 @@ class Arithmetic:
 
     def pick(self, value: str, element: str, lanes: int, chosen: Sequence[int]) -> str:
         """Some lanes of a vector, in that order."""
+        return self.shuffle(element, lanes, value, "poison", chosen)
+
+    def shuffle(self, element: str, lanes: int, a: str, b: str, chosen: Sequence[int]) -> str:
+        """Some lanes of two vectors: n of `a`, lanes + n of `b`."""
         type, picks = vector(element, lanes), ", ".join(f"i32 {n}" for n in chosen)
-        return self.emit(f"shufflevector {type} {value}, {type} poison, <{len(chosen)} x i32> <{picks}>")
+        return self.emit(f"shufflevector {type} {a}, {type} {b}, <{len(chosen)} x i32> <{picks}>")
 
     def transpose(self, rows: Sequence[str], element: str) -> list[str]:
         """The columns of a square of as many rows as each has lanes, a power of two: first within pieces of 128 bits, whose
@@ -72,7 +76,7 @@ class Arithmetic:
         low = [piece + n // 2 + (size if n % 2 else 0) for piece in range(0, size, width) for n in range(width)]
         now = list(rows)
         for _ in range(width.bit_length() - 1):
-            now = [self.shuffle(a, b, element, size, [n + shift for n in low])
+            now = [self.shuffle(element, size, a, b, [n + shift for n in low])
                    for a, b in zip(now[:half], now[half:], strict=True) for shift in (0, half)]
         return now
 
@@ -82,16 +86,11 @@ class Arithmetic:
             return list(rows)
         even = [p + n for p in range(0, 2 * size, 2 * width) for n in range(width)]
         turned = [
-            self._exchange([self.shuffle(a, b, element, size, [n + shift for n in even])
+            self._exchange([self.shuffle(element, size, a, b, [n + shift for n in even])
                             for a, b in zip(rows[::2], rows[1::2], strict=True)], element, size, width)
             for shift in (0, width)
         ]
         return [column for pair in zip(*turned, strict=True) for column in pair]
-
-    def shuffle(self, a: str, b: str, element: str, lanes: int, chosen: Sequence[int]) -> str:
-        """Lanes of two vectors, the second's counted on from the first's."""
-        type, picks = vector(element, lanes), ", ".join(f"i32 {n}" for n in chosen)
-        return self.emit(f"shufflevector {type} {a}, {type} {b}, <{len(chosen)} x i32> <{picks}>")
 
     def arithmetic(self, op: str, dtype: str, lanes: int, a: str, b: str) -> str:
         type = value_type(dtype, lanes)

@@ -3,7 +3,7 @@
     lib<name>.so    kernels, plan and runtime; exports the functions of <name>.h, imports nothing
     <name>.h        the C API, with how to use it
     weights.bin     64 bytes of header (magic, size, SHA-256 of the rest), then the weights, to be mapped
-    plan.json       what the library does, op by op
+    plan.json       what the library does, op by op: one plan per shape bucket
     manifest.json   inputs, outputs, target, digests of the files and of all that went in, versions; written last
 
 Equal inputs give equal bytes, wherever and whenever.
@@ -14,16 +14,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 import tempfile
-from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from toolchain.core.digest import digest_bytes, digest_file
+from toolchain.core.digest import digest_bytes
 from toolchain.core.errors import CodegenError
 from toolchain.core.target import Target
+from toolchain.core.versions import installed_version
+from toolchain.targets.llvm.buckets import verify_buckets
+from toolchain.targets.llvm.format import FORMAT, RUNTIME_VERSION, WEIGHTS_FILE, WEIGHTS_HEADER_BYTES, weights_header
 from toolchain.targets.llvm.header import c_identifier, header_text
 from toolchain.targets.llvm.link import (
     cached_runtime_object,
@@ -33,24 +34,15 @@ from toolchain.targets.llvm.link import (
     write_atomically,
     zig_version,
 )
-from toolchain.targets.llvm.plan import Plan, verify_plan
-from toolchain.targets.llvm.table import RUNTIME_VERSION
+from toolchain.targets.llvm.plan import Plan, plans_to_text
 
-FORMAT = 1
-WEIGHTS_FILE = "weights.bin"
-WEIGHTS_HEADER_BYTES = 64
 _BLOCK_BYTES = 1 << 20
-
-
-def weights_header(digest: str, size_bytes: int) -> bytes:
-    """The first 64 bytes of weights.bin; `weights_header` in runtime/runtime.c."""
-    return struct.pack("<8sIIQ32s8x", b"TCWEIGHT", FORMAT, WEIGHTS_HEADER_BYTES, size_bytes, bytes.fromhex(digest))
 
 
 def write_artifact(
     out: Path,
     name: str,
-    plan: Plan,
+    plans: Sequence[Plan],
     objects: Mapping[str, bytes],
     weights: Path | bytes | memoryview,
     target: Target,
@@ -58,25 +50,26 @@ def write_artifact(
 ) -> None:
     """Link and write the artifact of one network into the folder `out` (made if it is not there).
 
-    objects: object files by kernel name. weights: the weights segment, laid out as the plan's slots say, 64-byte aligned
-    pieces (a file is copied, never held in memory). manifest_extra: more for the manifest (schedules, digests of sources).
+    plans: one per shape bucket, in the order of the C API. objects: object files by kernel name, each once for all plans.
+    weights: the weights segment, laid out as the plans' slots say, 64-byte aligned pieces (a file is copied, never held in
+    memory). manifest_extra: more for the manifest (schedules, digests of sources).
     Raises CodegenError for a plan that cannot run or objects that do not link.
     """
-    verify_plan(plan)
+    verify_buckets(plans)
     identifier = c_identifier(name)
     out.mkdir(parents=True, exist_ok=True)
-    weights_digest = _write_weights(out / WEIGHTS_FILE, weights, plan)
+    weights_digest = _write_weights(out / WEIGHTS_FILE, weights, plans[0])
     library = link_shared(
         objects,
-        table_object(plan, target, weights_digest),
+        table_object(plans, target, weights_digest),
         cached_runtime_object(target).read_bytes(),
         target,
         name=identifier,
     )
     files = {
         f"lib{identifier}.so": library,
-        f"{identifier}.h": header_text(plan, identifier).encode(),
-        "plan.json": plan.to_text().encode(),
+        f"{identifier}.h": header_text(plans, identifier).encode(),
+        "plan.json": plans_to_text(plans).encode(),
     }
     for file, data in files.items():
         write_atomically(out / file, data)
@@ -85,19 +78,18 @@ def write_artifact(
         "runtime_version": RUNTIME_VERSION,
         "name": name,
         "identifier": identifier,
-        "inputs": [_value(v) for v in plan.inputs],
-        "outputs": [_value(v) for v in plan.outputs],
+        "buckets": [{"inputs": [_value(v) for v in p.inputs], "outputs": [_value(v) for v in p.outputs]} for p in plans],
         "target": target.to_json(),
         "files": {
             **{file: {"sha256": digest_bytes(data), "size_bytes": len(data)} for file, data in files.items()},
             # the digest of what follows the header, which the header repeats
-            WEIGHTS_FILE: {"sha256": weights_digest, "size_bytes": plan.weights_bytes + WEIGHTS_HEADER_BYTES},
+            WEIGHTS_FILE: {"sha256": weights_digest, "size_bytes": plans[0].weights_bytes + WEIGHTS_HEADER_BYTES},
         },
         "made_from": {
             "kernels": {kernel: digest_bytes(data) for kernel, data in objects.items()},
             "runtime": runtime_digest(target),
         },
-        "versions": {"toolchain": _own_version(), "ziglang": zig_version()},
+        "versions": {"toolchain": installed_version("toolchain") or "unknown", "ziglang": zig_version()},
     }
     if both := sorted(manifest.keys() & (manifest_extra or {}).keys()):
         raise CodegenError(f"the manifest has its own {both[0]!r}", where=f"artifact {name!r}")
@@ -105,18 +97,12 @@ def write_artifact(
 
 
 def _value(value: Any) -> dict[str, Any]:
-    return {"name": value.name, "dtype": value.dtype, "shape": list(value.shape)}
+    bounded = {"bounded": [d for d, at in enumerate(value.extents) if at >= 0]} if value.extents else {}
+    return {"name": value.name, "dtype": value.dtype, "shape": list(value.shape), **bounded}
 
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
-
-
-def _own_version() -> str:
-    try:
-        return version("toolchain")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        return "unknown"
 
 
 def _write_weights(path: Path, weights: Path | bytes | memoryview, plan: Plan) -> str:
@@ -151,30 +137,3 @@ def _copy(weights: Path | bytes | memoryview, file: BinaryIO) -> str:
             digest.update(block)
             file.write(block)
     return digest.hexdigest()
-
-
-def damage(folder: Path, manifest: Mapping[str, Any], *, contents: bool) -> str:
-    """What is wrong with an artifact's files, or "": sizes and the library's digest; with `contents` all digests."""
-    library = f"lib{manifest['identifier']}.so"
-    for file, facts in manifest["files"].items():
-        path = folder / file
-        if not path.is_file():
-            return f"{file} is missing"
-        if (size := path.stat().st_size) != facts["size_bytes"]:
-            return f"{file} has {size} bytes, not {facts['size_bytes']}"
-        if (contents or file == library) and _digest(path) != facts["sha256"]:
-            return f"{file} is not what was built: its SHA-256 differs"
-    return ""
-
-
-def _digest(path: Path) -> str:
-    """As the manifest has it: weights without their header, which must be the one that belongs to them."""
-    if path.name != WEIGHTS_FILE:
-        return digest_file(path)
-    with path.open("rb") as file:
-        header = file.read(WEIGHTS_HEADER_BYTES)
-        digest = hashlib.sha256()
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    size = path.stat().st_size - WEIGHTS_HEADER_BYTES
-    return digest.hexdigest() if header == weights_header(digest.hexdigest(), size) else "wrong header"

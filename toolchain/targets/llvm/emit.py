@@ -17,7 +17,7 @@ from toolchain.targets.llvm.spelling import FALSE, MEMORY, TRUE, value_type, vec
 from toolchain.targets.llvm.split_tasks import Phase, Tasks
 from toolchain.targets.llvm.values import LINE_BYTES, SPLAT_TRUE, Place, Values
 from toolchain.te.expr import Call, Const, Index, Load, Ramp
-from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, Stmt, Store
+from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, Stmt, Store, Together
 from toolchain.te.lower.shared import Lanes, nodes
 from toolchain.te.tensor import Tensor
 
@@ -98,7 +98,9 @@ class _Task(Values):
     def stmt(self, s: Stmt) -> None:
         match s:
             case Store():
-                self.store(s)
+                self.stores((s,))
+            case Together(stores):
+                self.stores(stores)
             case Block(stmts):
                 for part in stmts:
                     self.stmt(part)
@@ -165,14 +167,22 @@ class _Task(Values):
         self.turned = {k: v for k, v in turned.items() if k in self.turned}
         self.memo.clear()
 
-    def store(self, s: Store) -> None:
+    def stores(self, stores: tuple[Store, ...]) -> None:
+        """All values, then all stores; what the values share is computed once."""
         self.memo.clear()
-        mask = "" if s.mask is None else self.value(s.mask)
-        if mask == FALSE or (mask.startswith("<") and TRUE not in mask):
-            return
-        mask = "" if mask in (TRUE, SPLAT_TRUE) else mask
+        made: list[tuple[Store, str, str]] = []
+        for s in stores:
+            mask = "" if s.mask is None else self.value(s.mask)
+            if mask == FALSE or (mask.startswith("<") and TRUE not in mask):
+                continue
+            mask = "" if mask in (TRUE, SPLAT_TRUE) else mask
+            value = self.guarded(s.value, mask, vector("i1", self.lanes(s.index[0]))) if mask else self.value(s.value)
+            made.append((s, value, mask))
+        for s, value, mask in made:
+            self.store(s, value, mask)
+
+    def store(self, s: Store, value: str, mask: str) -> None:
         lanes, place = self.lanes(s.index[0]), self.places[s.tensor]
-        value = self.guarded(s.value, mask, vector("i1", lanes)) if mask else self.value(s.value)
         element, size = MEMORY[s.tensor.dtype], dtypes.itemsize(s.tensor.dtype)
         if s.tensor.dtype == "bool":
             value = self.emit(f"zext {value_type('bool', lanes)} {value} to {vector('i8', lanes)}")

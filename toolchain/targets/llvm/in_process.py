@@ -11,9 +11,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from toolchain.core.dtype import to_numpy
-from toolchain.core.errors import InternalError
+from toolchain.core.errors import InternalError, UsageError
 from toolchain.targets.llvm.load import LoadedKernel, aligned, aligned_copy
-from toolchain.targets.llvm.plan import Call, Copy, If, Loop, Op, Plan, Repeat, Slot, Zero, own_slots, slots_of, verify_plan
+from toolchain.targets.llvm.plan import (
+    Call,
+    Copy,
+    Fail,
+    If,
+    Loop,
+    Op,
+    Plan,
+    Repeat,
+    Slot,
+    Zero,
+    own_slots,
+    slots_of,
+    verify_plan,
+)
 
 Moved = Mapping[int, int]                   # number of a slot, in the order of slots_of(plan.ops) -> bytes it has moved
 
@@ -40,7 +54,8 @@ class LoadedPlan:
         outputs = [aligned(max(1, int(np.prod(v.shape))), to_numpy(v.dtype)) for v in self.plan.outputs]
         run = _Run(self, [aligned_copy(np.asarray(a)) for a in inputs], outputs)
         run.ops(self.plan.ops, 0, {})
-        return [o[:int(np.prod(v.shape))].reshape(v.shape) for o, v in zip(outputs, self.plan.outputs, strict=True)]
+        whole = (o[:int(np.prod(v.shape))].reshape(v.shape) for o, v in zip(outputs, self.plan.outputs, strict=True))
+        return [v.result(o, self._arena) for o, v in zip(whole, self.plan.outputs, strict=True)]
 
 
 class _Run:
@@ -88,6 +103,8 @@ class _Run:
                 while n < count and _byte(at[0]):
                     self.ops(body, first + 1, _advanced(moved, first + 1, strides, n))
                     n += 1
+            case Fail(name=reason):
+                raise UsageError(f"the inputs lead to a part of the model that does not fit their shapes: {reason}")
 
     def call(self, symbol: str, at: Sequence[int]) -> None:
         table = (ctypes.c_void_p * len(at))(*at)

@@ -10,7 +10,7 @@ from toolchain.core.errors import CodegenError
 from toolchain.core.rewrite import children
 from toolchain.core.target import Target
 from toolchain.te.expr import Bin, Broadcast, Call, Cast, Const, Expr, Index, Load, Ramp, Select
-from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, Stmt, Store
+from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, Stmt, Store, Together
 from toolchain.te.lower.shared import Lanes, dynamic_values, nodes
 from toolchain.te.tensor import Tensor
 
@@ -60,8 +60,8 @@ def instructions(func: PrimFunc, target: Target) -> int:
 
     def stmt(s: Stmt) -> int:
         match s:
-            case Block(stmts):
-                return sum(map(stmt, stmts))
+            case Block(parts) | Together(parts):
+                return sum(map(stmt, parts))
             case For(var, body, kind):
                 if kind is not ForKind.UNROLLED:
                     return stmt(body) + 4

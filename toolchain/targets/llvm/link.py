@@ -155,14 +155,14 @@ def cached_runtime_object(target: Target) -> Path:
     return path
 
 
-def table_object(plan: Plan, target: Target, weights_digest: str) -> bytes:
-    """The plan's constant tables as an object file."""
-    text = table_source(plan, target, weights_digest)
+def table_object(plans: Sequence[Plan], target: Target, weights_digest: str) -> bytes:
+    """The constant tables of the plans, one per shape bucket, as an object file."""
+    text = table_source(plans, target, weights_digest)
     return compile_c(text, target, name="table.c", includes={"plan.h": (RUNTIME / "plan.h").read_text()})
 
 
 def link_shared(objects: Mapping[str, bytes], table: bytes, runtime: bytes, target: Target, *, name: str) -> bytes:
-    """Link kernels (by name), the plan's table and the runtime into the bytes of lib<name>.so.
+    """Link kernels (by name), the plans' table and the runtime into the bytes of lib<name>.so.
 
     Exports <name>_create and so on (header.API), nothing else, and imports nothing. Equal inputs give equal bytes: objects
     go in by the order of their names, under names that do not depend on where this runs.

@@ -58,9 +58,8 @@ def run(func: PrimFunc, target: Target, arrays: Mapping[str, np.ndarray]) -> dic
     """Compile, pack, run, unpack: what `te.interpret` does with NumPy, done by the machine. Logical arrays by name."""
     kernel = load(compile_kernel(func, target))
     types = {t.name: func.buffers[t].type for t in func.params}
-    inputs = [t for t in func.params if t not in func.stages]
     storage = {name: aligned(type.layout.size(type.shape), to_numpy(type.dtype)) for name, type in types.items()}
-    for t in inputs:
+    for t in func.inputs:
         storage[t.name][:] = types[t.name].layout.pack(np.asarray(arrays[t.name])).reshape(-1)
     kernel(*(storage[t.name] for t in func.params))
     return {t.name: types[t.name].layout.unpack(storage[t.name], types[t.name].shape) for t in func.outputs}

@@ -5,14 +5,13 @@ from __future__ import annotations
 import _ctypes
 import ctypes
 import json
+import math
 import os
 import re
-import shutil
-import statistics
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,13 @@ import numpy as np
 
 from toolchain.core.dtype import to_numpy
 from toolchain.core.errors import DeviceError, ToolchainError, UsageError
-from toolchain.targets.llvm.artifact import FORMAT, WEIGHTS_FILE, damage
-from toolchain.targets.llvm.plan import Op, Plan, Value, children, walk
-from toolchain.targets.llvm.table import RUNTIME_VERSION, VERSION
+from toolchain.targets.llvm.buckets import shape_text, shapes_of
+from toolchain.targets.llvm.format import FORMAT, RUNTIME_VERSION, VERSION, WEIGHTS_FILE, damage
+from toolchain.targets.llvm.plan import Fail, Op, Plan, Value, children, plans_from_json, walk
 
 _Pointers = ctypes.Array[ctypes.c_void_p]
 _HOOK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
-_MISSING_FEATURE, _NO_PERMISSION = 2, 8
+_MISSING_FEATURE, _NO_PERMISSION, _MISFIT = 2, 8, 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +83,20 @@ os.register_at_fork(after_in_child=_free_turns)
 
 
 class Bound:
-    """A run on fixed arrays: calling it computes `outputs` from what is in `inputs` then. Costs about a microsecond."""
+    """A run on fixed arrays: calling it computes `outputs` from what is in `inputs` then. Costs about a microsecond.
 
-    def __init__(self, module: Module, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
-        self.inputs, self.outputs = dict(inputs), dict(outputs)  # keeps the memory alive
-        self._module = module
-        self._pointers = (_pointers(inputs, module.inputs), _pointers(outputs, module.outputs))
+    outputs: arrays of the largest shape each output can have; `results()` are views of them in the shapes of the last run.
+    """
+
+    def __init__(
+        self, module: Module, bucket: int, inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray]
+    ) -> None:
+        self.inputs, self.outputs = inputs, outputs             # keeps the memory alive
+        self._module, self._bucket = module, bucket
+        self.plan = module.buckets[bucket]
+        self._pointers = (module._inputs.pointers(inputs), module._outputs.pointers(outputs))
+        self._shapes: dict[str, tuple[int, ...]] = {}   # of outputs whose shape depends on data, after the last run
+        self._bounded = tuple((n, v) for n, v in enumerate(self.plan.outputs) if v.extents)
 
     def __call__(self) -> None:
         with self._module._turn:
@@ -97,20 +104,79 @@ class Bound:
 
     def _run(self) -> None:
         """For who has the turn already."""
-        self._module._native("run", *self._pointers)
+        module = self._module
+        if status := module._run_bucket(module._handle(), self._bucket, *self._pointers):
+            raise module._error(status)
+        for n, value in self._bounded:
+            self._shapes[value.name] = module._output_shape(n, len(value.shape))
+
+    def results(self) -> dict[str, np.ndarray]:
+        """What the last run computed: views of `outputs`, in their true shapes."""
+        return {name: array if (shape := self._shapes.get(name)) is None
+                else array.reshape(-1)[:math.prod(shape)].reshape(shape) for name, array in self.outputs.items()}
+
+
+class _Arrays:
+    """The inputs, or the outputs, of a module: what `run` asks of the arrays it is given. Every call pays for this."""
+
+    def __init__(self, kind: str, values: tuple[Value, ...]) -> None:
+        self.kind = kind
+        self.expected = tuple((v.name, np.dtype(to_numpy(v.dtype)), v.shape) for v in values)
+        self._pointers: type[_Pointers] = ctypes.c_void_p * max(1, len(values))
+
+    def new(self, shapes: Sequence[tuple[int, ...]]) -> dict[str, np.ndarray]:
+        return {name: np.empty(shape, dtype) for (name, dtype, _), shape in zip(self.expected, shapes, strict=True)}
+
+    def pointers(self, arrays: Mapping[str, np.ndarray]) -> _Pointers:
+        return self._pointers(*[arrays[name].ctypes.data for name, _, _ in self.expected])
+
+    def check(self, arrays: Mapping[str, np.ndarray], *, in_place: bool = False) -> dict[str, np.ndarray]:
+        """The arrays in row-major order, copied only where they are not (or refused, when they are used `in_place`).
+
+        Names, dtypes and ranks are checked here; extents depend on the bucket.
+        """
+        checked = {}
+        if unknown := [n for n in arrays if n not in {name for name, _, _ in self.expected}]:
+            raise UsageError(f"there is no {self.kind} {unknown[0]!r}", fix=self._names())
+        for name, dtype, shape in self.expected:
+            if name not in arrays:
+                raise UsageError(f"{self.kind} {name!r} is missing", fix=self._names())
+            array = np.asarray(arrays[name])
+            if array.dtype != dtype:
+                what = f"{self.kind} {name!r} has dtype {array.dtype}, not {dtype}"
+                raise UsageError(what, fix="convert it with .astype()")
+            if array.ndim != len(shape):
+                raise UsageError(f"{self.kind} {name!r} has shape {array.shape}: {array.ndim} dimensions, not {len(shape)} "
+                                 f"as {shape}")
+            flags = array.flags
+            if not (flags.c_contiguous and flags.aligned and (self.kind == "input" or flags.writeable)):
+                if in_place:
+                    what = f"{self.kind} {name!r} is not contiguous, aligned and (outputs) writeable, but is used in place"
+                    raise UsageError(what)
+                array = np.require(array, requirements=["C", "A"])
+            checked[name] = array
+        return checked
+
+    def _names(self) -> str:
+        return f"the {self.kind}s are: {', '.join(name for name, _, _ in self.expected) or 'none'}"
 
 
 class Module:
     """A compiled network in this process. Any thread may call it, and calls take turns; close() (or `with`) frees it.
 
-    threads: lanes that compute, the calling thread included.
+    threads: lanes that compute, the calling thread included. buckets: what runs for each set of input shapes it was built
+    for, each with its `inputs` and `outputs`; labels: what tools call them ("1x3x48x320"). Every method takes inputs of any
+    of them. inputs, outputs: of the first.
     """
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any], plan: Plan, threads: int) -> None:
-        self.folder, self.manifest, self.plan = folder, manifest, plan
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], buckets: Sequence[Plan], threads: int) -> None:
+        self.folder, self.manifest, self.buckets = folder, manifest, tuple(buckets)
         self.name: str = manifest["name"]
-        self.inputs: tuple[Value, ...] = plan.inputs
-        self.outputs: tuple[Value, ...] = plan.outputs
+        self.inputs: tuple[Value, ...] = self.buckets[0].inputs
+        self.outputs: tuple[Value, ...] = self.buckets[0].outputs
+        self.labels = tuple(shape_text(plan.inputs) for plan in self.buckets)
+        self._inputs, self._outputs = _Arrays("input", self.inputs), _Arrays("output", self.outputs)
+        self._by_shapes = {shapes_of(plan.inputs): n for n, plan in enumerate(self.buckets)}
         self._model: ctypes.c_void_p | None = None
         self._turn = _Turn()
         _turns.add(self._turn)
@@ -121,7 +187,7 @@ class Module:
             error = self._error(status)
             _ctypes.dlclose(self._library._handle)
             raise error
-        self._model = model
+        self._model, self._run_bucket = model, self._function("run_bucket")
         self.threads = int(self._function("threads")(model))
 
     @classmethod
@@ -154,16 +220,20 @@ class Module:
                 raise ValueError("files")
             if problem := damage(folder, manifest, contents=verify):
                 raise UsageError(f"damaged artifact: {problem}", where=str(folder), fix="build it again")
-            plan = Plan.from_json(json.loads((folder / "plan.json").read_bytes()))
+            plans = plans_from_json(json.loads((folder / "plan.json").read_bytes()))
+            if not plans:
+                raise ValueError("no plan")
         except FileNotFoundError as error:
             raise UsageError(f"no artifact here: {error.filename} is missing", where=str(folder)) from None
         except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
             what = f"damaged artifact: unreadable manifest or plan ({type(error).__name__}: {error})"
             raise UsageError(what, where=str(folder), fix="build it again") from None
-        return cls(folder, manifest, plan, threads or len(os.sched_getaffinity(0)))
+        return cls(folder, manifest, plans, threads or len(os.sched_getaffinity(0)))
 
     def save(self, folder: Path | str) -> None:
         """Copy the artifact into `folder`."""
+        import shutil  # loading an artifact should not pay for it
+
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         for file in (*self.manifest["files"], "manifest.json"):  # the manifest last: without it nothing is an artifact
@@ -172,22 +242,27 @@ class Module:
             os.replace(part, target / file)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Compute the outputs, in new arrays. Raises UsageError for a wrong name, dtype or shape."""
-        arrays = _check("input", inputs, self.inputs)
-        outputs = self._new_outputs()
-        Bound(self, arrays, outputs)()
-        return outputs
+        """Compute the outputs, in new arrays. Raises UsageError for a wrong name or dtype, and for shapes of no bucket."""
+        bound = self._bound(inputs)
+        bound()
+        return bound.results()
+
+    def bucket_of(self, inputs: Mapping[str, np.ndarray]) -> int:
+        """The number, from 0, of the shape bucket that takes these inputs. Raises UsageError, as `run` does."""
+        return self._bucket(self._inputs.check(inputs))
 
     def run_range(
         self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray], first: int, end: int
     ) -> None:
         """Run the ops [first, end) of the outermost level only, in pre-order numbers, on what is in the arena."""
-        if not {first, end} <= self._outermost():
+        checked = self._inputs.check(inputs)
+        bucket = self._bucket(checked)
+        if not {first, end} <= self._outermost(bucket):
             raise UsageError(f"ops {first} to {end} do not begin and end on the outermost level", where=self.name)
-        _check("output", outputs, self.outputs, in_place=True)
-        checked = _check("input", inputs, self.inputs)
+        self._check_outputs(bucket, outputs)
+        pointers = self._inputs.pointers(checked), self._outputs.pointers(outputs)
         with self._turn:
-            self._native("run_range", _pointers(checked, self.inputs), _pointers(outputs, self.outputs), first, end)
+            self._native("run_range", bucket, *pointers, first, end)
 
     def bind(
         self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray] | None = None
@@ -196,15 +271,13 @@ class Module:
 
         Arrays must be contiguous, because they are used in place. Without `outputs` new arrays are made.
         """
-        checked = _check("input", inputs, self.inputs, in_place=True)
-        made = self._new_outputs() if outputs is None else _check("output", outputs, self.outputs, in_place=True)
-        return Bound(self, checked, made)
+        return self._bound(inputs, outputs, in_place=True)
 
     def benchmark(
         self, inputs: Mapping[str, np.ndarray], min_time_s: float = 0.5, min_repeats: int = 5, warmup: int = 3
     ) -> Stats:
         """Time runs, back to back, until `min_time_s` have passed and `min_repeats` are done."""
-        bound = Bound(self, _check("input", inputs, self.inputs), self._new_outputs())
+        bound = self._bound(inputs)
         for _ in range(warmup):
             bound()
         times_ns: list[int] = []
@@ -219,9 +292,9 @@ class Module:
 
     def profile(self, inputs: Mapping[str, np.ndarray], repeats: int = 10) -> tuple[OpTime, ...]:
         """The time of each op that computes or moves data (loops and branches count as what is inside them)."""
-        bound = Bound(self, _check("input", inputs, self.inputs), self._new_outputs())
+        bound = self._bound(inputs)
         bound()
-        ops = tuple(walk(self.plan.ops))
+        ops = tuple(walk(bound.plan.ops))
         ns = np.zeros((repeats, len(ops)), np.int64)
         with self._turn:
             try:
@@ -230,12 +303,28 @@ class Module:
                     bound._run()
             finally:
                 self._native("set_profile", None)
-        medians = [int(statistics.median(ns[:, i])) for i in range(len(ops))]
+        medians = [int(median) for median in np.median(ns, axis=0)]
         return tuple(
             OpTime(i, op.name, type(op).__name__.lower(), op.sources, medians[i])
             for i, op in enumerate(ops)
             if not children(op)
         )
+
+    def profile_range(
+        self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray], first: int, end: int, repeats: int = 10,
+    ) -> float:
+        """The median time in microseconds of the ops [first, end) when they alone run again and again (see run_range)."""
+        outermost = self._outermost(self.bucket_of(inputs))
+        ns = np.zeros((repeats, max(outermost)), np.int64)
+        try:
+            for row in ns:
+                with self._turn:
+                    self._native("set_profile", row.ctypes.data)
+                self.run_range(inputs, outputs, first, end)
+        finally:
+            with self._turn:
+                self._native("set_profile", None)
+        return float(np.median(ns[:, sorted(outermost & {*range(first, end)})].sum(axis=1))) / 1e3
 
     def trace(
         self, inputs: Mapping[str, np.ndarray], after_op: Callable[[int, Op], None],
@@ -246,7 +335,8 @@ class Module:
         outputs: arrays to compute into, for a callback that looks at them. An exception of the callback is raised here when
         the run has ended. It may not run this module.
         """
-        ops = tuple(walk(self.plan.ops))
+        bound = self._bound(inputs, outputs)
+        ops = tuple(walk(bound.plan.ops))
         raised: list[BaseException] = []
 
         def call(_user: int, index: int) -> None:
@@ -257,8 +347,6 @@ class Module:
                 raised.append(error)
 
         hook = _HOOK(call)
-        made = self._new_outputs() if outputs is None else _check("output", outputs, self.outputs, in_place=True)
-        bound = Bound(self, _check("input", inputs, self.inputs), made)
         with self._turn:
             try:
                 self._native("set_after_op", hook, None)
@@ -267,14 +355,14 @@ class Module:
                 self._native("set_after_op", _HOOK(), None)
         if raised:
             raise raised[0]
-        return bound.outputs
+        return bound.results()
 
     def arena(self) -> np.ndarray:
-        """The memory of intermediate values as bytes, in place; valid until close()."""
-        if not self.plan.arena_bytes:
+        """The memory of intermediate values, which all buckets use, as bytes in place; valid until close()."""
+        if not (size_bytes := max(plan.arena_bytes for plan in self.buckets)):
             return np.empty(0, np.uint8)
-        address = self._function("arena")(self._handle(), None)  # not _call: hooks look at it during a run
-        return np.ctypeslib.as_array((ctypes.c_uint8 * self.plan.arena_bytes).from_address(address))
+        address = self._function("arena")(self._handle(), None)  # not _native: hooks look at it during a run
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size_bytes).from_address(address))
 
     def close(self) -> None:
         """Stop the threads, free the memory, unload the library. Closing twice is fine."""
@@ -302,16 +390,54 @@ class Module:
     def _function(self, name: str) -> Any:
         return getattr(self._library, f"{self.manifest['identifier']}_{name}")
 
-    def _outermost(self) -> set[int]:
-        """Numbers of the outermost ops, and one past the last."""
+    def _outermost(self, bucket: int) -> set[int]:
+        """Numbers of a bucket's outermost ops, and one past the last."""
         places, at = {0}, 0
-        for op in self.plan.ops:
+        for op in self.buckets[bucket].ops:
             at += 1 + sum(1 for _ in walk(children(op)))
             places.add(at)
         return places
 
-    def _new_outputs(self) -> dict[str, np.ndarray]:
-        return {v.name: np.empty(v.shape, to_numpy(v.dtype)) for v in self.outputs}
+    def _bound(
+        self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray] | None = None, *, in_place: bool = False
+    ) -> Bound:
+        """A run on checked inputs (copied where not contiguous, unless `in_place`), into `outputs` or new arrays."""
+        checked = self._inputs.check(inputs, in_place=in_place)
+        bucket = self._bucket(checked)
+        if outputs is None:
+            made = self._outputs.new([v.shape for v in self.buckets[bucket].outputs])
+        else:
+            made = self._check_outputs(bucket, outputs)
+        return Bound(self, bucket, checked, made)
+
+    def _bucket(self, checked: Mapping[str, np.ndarray]) -> int:
+        """The bucket for inputs whose names, dtypes and ranks are right. Raises UsageError with the library's own words."""
+        shapes = tuple([array.shape for array in checked.values()])
+        if (bucket := self._by_shapes.get(shapes)) is not None:
+            return bucket
+        extents = [(ctypes.c_int64 * max(1, len(shape)))(*shape) for shape in shapes]
+        table = (ctypes.c_void_p * len(extents))(*(ctypes.addressof(e) for e in extents))
+        explain = self._function("shape_error")
+        room = explain(table, None, 0) + 1
+        text = ctypes.create_string_buffer(room)
+        explain(table, text, room)
+        what, _, fix = text.value.decode(errors="replace").partition("\nfix: ")
+        raise UsageError(what, fix=fix)
+
+    def _check_outputs(self, bucket: int, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Arrays to compute into, which fit the bucket's outputs."""
+        values = self.buckets[bucket].outputs
+        checked = self._outputs.check(outputs, in_place=True)
+        for v in values:
+            if checked[v.name].shape != v.shape:
+                raise UsageError(f"output {v.name!r} has shape {checked[v.name].shape}, not {v.shape}")
+        return checked
+
+    def _output_shape(self, index: int, rank: int) -> tuple[int, ...]:
+        """The shape the last run gave an output; needs the turn."""
+        shape = (ctypes.c_int64 * max(rank, 1))()
+        self._native("output_shape", index, shape)
+        return tuple(shape[:rank])
 
     def _native(self, function: str, *arguments: Any) -> None:
         """Call the library; needs the turn."""
@@ -323,6 +449,9 @@ class Module:
         kind: type[ToolchainError] = DeviceError if status in (_MISSING_FEATURE, _NO_PERMISSION) else UsageError
         if status == _MISSING_FEATURE:
             text += f": {self._function('missing_feature')().decode()}"
+        if status == _MISFIT:
+            reasons = {op.name: None for plan in self.buckets for op in walk(plan.ops) if isinstance(op, Fail)}
+            text += f": {'; '.join(reasons)}"
         return kind(text, where=f"{self.name} ({self.folder})")
 
 
@@ -345,8 +474,10 @@ def _bind_functions(library: ctypes.CDLL, path: Path) -> None:
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "version": (ctypes.c_char_p, []),
         "create": (ctypes.c_int, [pointer, ctypes.c_char_p, ctypes.c_int]),
-        "run": (ctypes.c_int, [pointer, pointer, pointer]),
-        "run_range": (ctypes.c_int, [pointer, pointer, pointer, i64, i64]),
+        "run_bucket": (ctypes.c_int, [pointer, i64, pointer, pointer]),
+        "output_shape": (ctypes.c_int, [pointer, i64, pointer]),
+        "run_range": (ctypes.c_int, [pointer, i64, pointer, pointer, i64, i64]),
+        "shape_error": (ctypes.c_size_t, [pointer, ctypes.c_char_p, ctypes.c_size_t]),
         "destroy": (None, [pointer]),
         "threads": (ctypes.c_int, [pointer]),
         "status_text": (ctypes.c_char_p, [ctypes.c_int]),
@@ -365,28 +496,6 @@ def _bind_functions(library: ctypes.CDLL, path: Path) -> None:
                              where=str(path), fix="build it again")
 
 
-def _pointers(arrays: Mapping[str, np.ndarray], values: tuple[Value, ...]) -> _Pointers:
-    return (ctypes.c_void_p * max(1, len(values)))(*(arrays[v.name].ctypes.data for v in values))
-
-
-def _check(
-    kind: str, arrays: Mapping[str, np.ndarray], values: tuple[Value, ...], *, in_place: bool = False
-) -> dict[str, np.ndarray]:
-    """The arrays in row-major order, copied only where they are not (or refused, when they are used `in_place`)."""
-    expected = ", ".join(v.name for v in values) or "none"
-    if unknown := [n for n in arrays if n not in {v.name for v in values}]:
-        raise UsageError(f"there is no {kind} {unknown[0]!r}", fix=f"the {kind}s are: {expected}")
-    checked = {}
-    for v in values:
-        if v.name not in arrays:
-            raise UsageError(f"{kind} {v.name!r} is missing", fix=f"the {kind}s are: {expected}")
-        array = np.asarray(arrays[v.name])
-        if array.dtype != to_numpy(v.dtype):
-            raise UsageError(f"{kind} {v.name!r} has dtype {array.dtype}, not {v.dtype}", fix="convert it with .astype()")
-        if array.shape != v.shape:
-            raise UsageError(f"{kind} {v.name!r} has shape {array.shape}, not {v.shape}")
-        usable = array.flags.c_contiguous and array.flags.aligned and (kind == "input" or array.flags.writeable)
-        if in_place and not usable:
-            raise UsageError(f"{kind} {v.name!r} is not contiguous, aligned and (outputs) writeable, but is used in place")
-        checked[v.name] = np.require(array, requirements=["C", "A"])
-    return checked
+def load(folder: str | Path, threads: int | None = None) -> Module:
+    """The artifact in `folder`, ready to run. Raises UsageError: no whole artifact; DeviceError: this CPU cannot run it."""
+    return Module.load(folder, threads)

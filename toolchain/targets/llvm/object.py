@@ -19,6 +19,11 @@ def initialize() -> None:
     llvm.initialize_native_asmparser()
 
 
+def llvm_version() -> str:
+    """The LLVM that llvmlite brings: "20.1.8"."""
+    return ".".join(str(part) for part in llvm.llvm_version_info)
+
+
 @functools.lru_cache(maxsize=8)
 def machine(triple: str, cpu: str, features: tuple[str, ...]) -> llvm.TargetMachine:
     """The code generator for a target: position independent, codegen level 2."""

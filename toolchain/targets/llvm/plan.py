@@ -17,9 +17,11 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from toolchain.core.dtype import STORED, itemsize
 from toolchain.core.errors import CodegenError
@@ -27,6 +29,7 @@ from toolchain.core.errors import CodegenError
 SEGMENTS = ("weights", "arena", "input", "output")
 SCHEDULERS = ("steal", "spmd")
 PERMISSIONS = ("amx",)
+EXTENT_BYTES = 8
 MAX_DEPTH = 8  # loops within loops; TC_MAX_DEPTH in runtime/plan.h
 
 
@@ -42,15 +45,32 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """An input or output of the network: contiguous, row-major."""
+    """An input or output of the network: contiguous, row-major.
+
+    extents: of an output whose shape depends on data, per dimension where in the arena a run leaves its extent (an int64),
+    -1 for a static dimension; `shape` is the most it can be, and the elements of the true shape come first. Else empty.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    extents: tuple[int, ...] = ()
 
     @property
     def size_bytes(self) -> int:
         return math.prod(self.shape) * itemsize(self.dtype)
+
+    def true_shape(self, arena: np.ndarray) -> tuple[int, ...]:
+        """Its shape after a run that left `arena` (bytes) behind."""
+        return tuple(n if at < 0 else int(arena[at:at + EXTENT_BYTES].view("int64")[0])
+                     for n, at in zip(self.shape, self.extents or (-1,) * len(self.shape), strict=True))
+
+    def result(self, array: np.ndarray, arena: np.ndarray) -> np.ndarray:
+        """What a run left in `array`, in its true shape: a view of it."""
+        if not self.extents:
+            return array
+        shape = self.true_shape(arena)
+        return array.reshape(-1)[:math.prod(shape)].reshape(shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +145,16 @@ class Loop:
     sources: tuple[str, ...] = ()
 
 
-Op = Call | Copy | Zero | Repeat | If | Loop
-_KINDS: dict[str, type[Op]] = {c.__name__.lower(): c for c in (Call, Copy, Zero, Repeat, If, Loop)}
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """End the run with the status that says so. name: what does not fit."""
+
+    name: str = "fail"
+    sources: tuple[str, ...] = ()
+
+
+Op = Call | Copy | Zero | Repeat | If | Loop | Fail
+_KINDS: dict[str, type[Op]] = {c.__name__.lower(): c for c in (Call, Copy, Zero, Repeat, If, Loop, Fail)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +183,7 @@ class Plan:
         return _fields(self)
 
     def to_text(self) -> str:
-        """to_json() as JSON text with a line per op: what plan.json holds."""
+        """to_json() as JSON text with a line per op."""
         data = {name: json.dumps(_plain(getattr(self, name))) for name in self.__slots__ if name != "ops"}
         data["ops"] = "[" + ",".join("\n  " + json.dumps(_op_to_json(op)) for op in self.ops) + "]"
         return "{" + ",".join(f"\n {json.dumps(name)}: {text}" for name, text in data.items()) + "\n}\n"
@@ -173,8 +201,17 @@ class Plan:
         return cls(**values)
 
 
+def plans_to_text(plans: Sequence[Plan]) -> str:
+    """The plans of all shape buckets as one JSON list: what plan.json holds."""
+    return "[" + ",\n".join(plan.to_text().rstrip("\n") for plan in plans) + "]\n"
+
+
+def plans_from_json(data: Sequence[Any]) -> tuple[Plan, ...]:
+    return tuple(Plan.from_json(plan) for plan in data)
+
+
 def _value(data: Mapping[str, Any]) -> Value:
-    return Value(data["name"], data["dtype"], tuple(data["shape"]))
+    return Value(data["name"], data["dtype"], tuple(data["shape"]), tuple(data.get("extents", ())))
 
 
 def _fields(node: Any) -> dict[str, Any]:
@@ -189,7 +226,8 @@ def _plain(value: Any) -> Any:
         case Slot(segment, at, offset):
             return [segment, at, offset] if offset else [segment, at]
         case Value():
-            return {"name": value.name, "dtype": value.dtype, "shape": list(value.shape)}
+            bounded = {"extents": list(value.extents)} if value.extents else {}
+            return {"name": value.name, "dtype": value.dtype, "shape": list(value.shape), **bounded}
         case tuple():
             return [_plain(v) for v in value]
     return _op_to_json(value)
@@ -270,6 +308,10 @@ def verify_plan(plan: Plan) -> None:
     for value in (*plan.inputs, *plan.outputs):
         if value.dtype not in STORED or any(d < 0 for d in value.shape):
             refuse(f"{value.name!r} has no storage: {value.dtype}{list(value.shape)}")
+        if value.extents and len(value.extents) != len(value.shape):
+            refuse(f"{value.name!r} has {len(value.extents)} extents for {len(value.shape)} dimensions")
+        if any(at != -1 and not 0 <= at <= plan.arena_bytes - EXTENT_BYTES for at in value.extents):
+            refuse(f"an extent of {value.name!r} leaves the arena: {list(value.extents)}")
     for kind, values in (("inputs", plan.inputs), ("outputs", plan.outputs)):
         if twice := [name for name, n in Counter(v.name for v in values).items() if n > 1]:
             refuse(f"two {kind} of the name {twice[0]!r}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from toolchain.core import dtype as dtypes
 from toolchain.core.errors import CodegenError
 from toolchain.te.expr import Load
-from toolchain.te.loop_ir import For, ForKind, PrimFunc, Stmt, Store, block, statements
+from toolchain.te.loop_ir import For, ForKind, PrimFunc, Stmt, Store, Together, block, statements
 from toolchain.te.lower.shared import nodes
 from toolchain.te.tensor import Tensor
 
@@ -104,6 +104,8 @@ def _parallel(func: PrimFunc, stmt: Stmt, outer: For | None) -> Iterator[For]:
 
 
 def _below(stmt: Stmt) -> tuple[Stmt, ...]:
+    if isinstance(stmt, Together):
+        return stmt.stores
     body = getattr(stmt, "body", None)
     return statements(body) if isinstance(body, Stmt) else statements(stmt) if statements(stmt) != (stmt,) else ()
 

@@ -1,13 +1,14 @@
-"""Plan -> C text of constant tables in the form of runtime/plan.h. Compiling it takes 20 ms, so a changed plan costs that
+"""Plans -> C text of constant tables in the form of runtime/plan.h. Compiling it takes 20 ms, so a changed plan costs that
 and a link; C rather than assembler because the compiler then checks the tables against the structures the runtime reads."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from toolchain.core.target import Target
 from toolchain.targets.llvm.cpu_check import required_features
+from toolchain.targets.llvm.format import VERSION
 from toolchain.targets.llvm.plan import (
     Call,
     Copy,
@@ -26,10 +27,6 @@ from toolchain.targets.llvm.plan import (
     walk,
 )
 
-# Of the functions a library exports, their arguments and what they do. A change that an older Module.load would not survive
-# counts it up; the manifest and <model>_version() both say it.
-RUNTIME_VERSION = 2
-VERSION = f"toolchain runtime {RUNTIME_VERSION}"
 _HIDDEN = '__attribute__((visibility("hidden")))'
 
 
@@ -39,29 +36,26 @@ def c_string(text: str) -> str:
     return '"' + "".join(chr(b) if plain.match(bytes([b])) else f"\\{b:03o}" for b in text.encode("utf-8", "replace")) + '"'
 
 
-def table_source(plan: Plan, target: Target, weights_digest: str) -> str:
-    """The tables of a verified plan; `weights_digest` is the SHA-256 of the weights it was made with."""
-    tables = _Tables(plan)
-    tables.add_ops(plan.ops, ())
-    number = {symbol: i for i, symbol in enumerate(sorted({s for call in calls(plan) for s, _ in call.phases}))}
+def table_source(plans: Sequence[Plan], target: Target, weights_digest: str) -> str:
+    """The tables of verified plans, one per shape bucket; `weights_digest` is the SHA-256 of the weights they share."""
+    symbols = sorted({s for plan in plans for call in calls(plan) for s, _ in call.phases})
+    number = {symbol: i for i, symbol in enumerate(symbols)}
     features = [
         f"{{{c_string(f.name)}, {f.leaf}u, {f.subleaf}, {f.reg}, {f.mask}u}}" for f in required_features(target)
     ]
+    tables = [_Tables(plan) for plan in plans]
+    first, most_slots = plans[0], max(t.most_slots for t in tables)
     lines = [
         '#include <stddef.h>\n#include "plan.h"',
         *(f'extern tc_kernel k{i} __asm__({c_string(s)}) {_HIDDEN};' for s, i in number.items()),
-        _array("tc_slot", "slots", tables.slots),
-        _array("tc_phase", "phases", [f"{{k{number[s]}, {extent}}}" for s, extent in tables.phases]),
-        _array("int64_t", "strides", [str(s) for s in tables.strides]),
-        _array("tc_op", "ops", tables.ops),
-        *_tensors("inputs", plan.inputs),
-        *_tensors("outputs", plan.outputs),
+        *(line for bucket, t in enumerate(tables) for line in t.source(bucket, number)),
         _array("tc_feature", "features", features),
-        "const tc_plan tc_the_plan = {",
-        f"    {c_string(VERSION)}, ops, slots, phases, strides, inputs, outputs, features,",
-        f"    {len(tables.ops)}, {len(plan.inputs)}, {len(plan.outputs)}, {len(features)}, {tables.most_slots},",
-        f"    {int(plan.scheduler == 'steal')}, {int('amx' in plan.permissions)},",
-        f"    {plan.weights_bytes}, {plan.arena_bytes}, {plan.scratch_bytes},",
+        _array("tc_plan", "plans", [t.row(bucket) for bucket, t in enumerate(tables)]),
+        "const tc_network tc_the_network = {",
+        f"    {c_string(VERSION)}, plans, features,",
+        f"    {len(plans)}, {len(first.inputs)}, {len(first.outputs)}, {len(features)}, {most_slots},",
+        f"    {int(any('amx' in plan.permissions for plan in plans))},",
+        f"    {first.weights_bytes}, {max(p.arena_bytes for p in plans)}, {max(p.scratch_bytes for p in plans)},",
         f"    {{{', '.join(str(b) for b in bytes.fromhex(weights_digest))}}}",
         "};",
     ]
@@ -78,12 +72,15 @@ def _tensors(name: str, values: tuple[Value, ...]) -> list[str]:
     shapes, rows = [], []
     for i, v in enumerate(values):
         shapes.append(f"static const int64_t {name}_{i}[] = {{{', '.join(map(str, v.shape)) or '0'}}};")
-        rows.append(f"{{{c_string(v.name)}, {c_string(v.dtype)}, {name}_{i}, {len(v.shape)}, {v.size_bytes}}}")
+        extents = f"{name}_{i}_extents" if v.extents else "NULL"
+        if v.extents:
+            shapes.append(f"static const int64_t {extents}[] = {{{', '.join(map(str, v.extents))}}};")
+        rows.append(f"{{{c_string(v.name)}, {c_string(v.dtype)}, {name}_{i}, {len(v.shape)}, {v.size_bytes}, {extents}}}")
     return [*shapes, _array("tc_tensor", name, rows)]
 
 
 class _Tables:
-    """The rows of the tables while they are collected."""
+    """The rows of a plan's tables while they are collected."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -92,6 +89,24 @@ class _Tables:
         self.phases: list[tuple[str, int]] = []
         self.strides: list[int] = [0]  # index 0 means "does not move"
         self.most_slots = 3  # COPY and ZERO use the third for their size
+        self.add_ops(plan.ops, ())
+
+    def source(self, bucket: int, number: Mapping[str, int]) -> list[str]:
+        """The arrays of this plan, their names ending in the bucket's number. number: of kernels by symbol."""
+        return [
+            _array("tc_slot", f"slots{bucket}", self.slots),
+            _array("tc_phase", f"phases{bucket}", [f"{{k{number[s]}, {extent}}}" for s, extent in self.phases]),
+            _array("int64_t", f"strides{bucket}", [str(s) for s in self.strides]),
+            _array("tc_op", f"ops{bucket}", self.ops),
+            _array("tc_range", f"zero{bucket}", [f"{{{offset}, {size}}}" for offset, size in self.plan.zero]),
+            *_tensors(f"inputs{bucket}", self.plan.inputs),
+            *_tensors(f"outputs{bucket}", self.plan.outputs),
+        ]
+
+    def row(self, b: int) -> str:
+        """This plan in the table of plans."""
+        return (f"{{ops{b}, slots{b}, phases{b}, strides{b}, inputs{b}, outputs{b}, zero{b}, {len(self.ops)}, "
+                f"{len(self.plan.zero)}, {int(self.plan.scheduler == 'steal')}}}")
 
     def add_ops(self, ops: tuple[Op, ...], around: tuple[tuple[int, ...], ...]) -> None:
         """`around`: for each loop around, outermost first, the strides of the slots of `ops` and all inside them."""

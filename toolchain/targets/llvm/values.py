@@ -40,7 +40,7 @@ from toolchain.te.substitute import substitute_index
 from toolchain.te.tensor import Tensor
 
 HERE = 1 << 30                     # the depth of a value that no loop header may compute: it was read from memory
-MAX_SPAN = 4                       # strides up to this load the whole span and shuffle; beyond, a gather is no slower
+MAX_SPAN = 4                       # strides up to this load whole vectors and shuffle; beyond, a gather is no slower
 LINE_BYTES = 64
 
 UNARY = {"abs": "fabs", "floor": "floor", "ceil": "ceil", "trunc": "trunc", "round": "roundeven", "sqrt": "sqrt"}
@@ -251,31 +251,17 @@ class Values(Arithmetic):
         key = (e.tensor, tuple(terms), total, stride, lanes, guard)
         if not place.local and (known := self.loaded.get(key)) is not None:
             return known
-        if abs(stride) > MAX_SPAN or (stride not in (0, 1) and guard.lanes):
-            offsets = self.value(Ramp(base, stride, lanes))
-            result = self.gather(e, place, element, size, offsets, guard)
+        if abs(stride) > MAX_SPAN:
+            result = self.gather(e, place, element, size, self.value(Ramp(base, stride, lanes)), guard)
         else:
             pointer, alignment = self.address(place, element, size, terms, total)
-            second = abs(stride) == 2 and guard is NO_GUARD
-            if second:
-                result = self.load_every_second(element, pointer, max(size, alignment), lanes, stride > 0)
-            else:
+            if stride in (0, 1):
                 result = self.load_span(place, element, pointer, max(size, alignment), span if lanes else 0, guard)
-            if lanes and stride != 1 and not second:
-                picks = range(lanes) if stride > 0 else range(lanes - 1, -1, -1)
-                result = self.pick(result, element, span, [n * abs(stride) for n in picks])
+            else:
+                result = self.load_strided(place, element, pointer, stride, lanes, guard, size)
         result = self.from_memory(e, result)
         self.loaded[key] = result
         return result
-
-    def load_every_second(self, element: str, pointer: str, alignment: int, lanes: int, forward: bool) -> str:
-        """Elements 0, 2, 4, ...: the first and the last vector of what they span, and one shuffle."""
-        type = vector(element, lanes)
-        last = self.emit(f"getelementptr inbounds {element}, ptr {pointer}, i64 {lanes - 1}")
-        low = self.emit(f"load {type}, ptr {pointer}, align {alignment}")
-        high = self.emit(f"load {type}, ptr {last}, align {ELEMENT_BITS.get(element, 16) // 8}")
-        picks = [2 * n if 2 * n < lanes else 2 * n + 1 for n in range(lanes)]
-        return self.shuffle(low, high, element, lanes, picks if forward else picks[::-1])
 
     def column(self, tensor: Tensor, place: Place, element: str, total: int, size: int) -> str:
         """A column of a square of registers: all columns at once, by shuffles, remembered until the square is stored to."""
@@ -324,6 +310,28 @@ class Values(Arithmetic):
                 return self.masked_load(type, lanes, pointer, self.splat("i1", condition, lanes), alignment)
             pointer = self.emit(f"select i1 {condition}, ptr {pointer}, ptr {place.base}")
         return self.emit(f"load {type}, ptr {pointer}, align {alignment}")
+
+    def load_strided(
+        self, place: Place, element: str, pointer: str, stride: int, lanes: int, guard: Guard, alignment: int,
+    ) -> str:
+        """Every stride-th element from `pointer` up (backwards when negative): whole vectors and shuffles of two.
+
+        Stride 2, 4 lanes:   a b c d      the last vector begins early, so that nothing beyond the last element is read
+                                   d e f g    ->  a c e g
+        """
+        step = abs(stride)
+        at = [n * step if stride > 0 else (lanes - 1 - n) * step for n in range(lanes)]
+        result, found = "poison", set[int]()
+        for start in dict.fromkeys(min(chunk * lanes, max(at) + 1 - lanes) for chunk in range(step)):
+            new = {n: at[n] - start for n in range(lanes) if n not in found and 0 <= at[n] - start < lanes}
+            found |= new.keys()
+            wanted_by = {at: n for n, at in new.items()}
+            mask = guard.lanes and self.shuffle("i1", lanes, guard.lanes, "zeroinitializer",
+                                                [wanted_by.get(n, lanes) for n in range(lanes)])
+            chunk = self.emit(f"getelementptr inbounds {element}, ptr {pointer}, i64 {start}") if start else pointer
+            chunk = self.load_span(place, element, chunk, alignment, lanes, Guard(guard.scalar, mask))
+            result = self.shuffle(element, lanes, result, chunk, [lanes + new[n] if n in new else n for n in range(lanes)])
+        return result
 
     def masked_load(self, type: str, lanes: int, pointer: str, mask: str, alignment: int) -> str:
         args = (("ptr", f"align {alignment} {pointer}"), (vector("i1", lanes), mask), (type, "zeroinitializer"))

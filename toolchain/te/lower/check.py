@@ -19,11 +19,10 @@ class Checker:
     def __init__(self, func: PrimFunc) -> None:
         rng = np.random.default_rng(0)
         self.inputs: dict[str, np.ndarray] = {}
-        for t in func.params:
-            if t not in func.stages:
-                kind = dtypes.to_numpy(t.dtype)
-                floats = rng.standard_normal(t.shape)
-                self.inputs[t.name] = (floats if dtypes.is_float(t.dtype) else np.abs(floats) > 1).astype(kind)
+        for t in func.inputs:
+            kind = dtypes.to_numpy(t.dtype)
+            floats = np.asarray(rng.standard_normal(t.shape))
+            self.inputs[t.name] = (floats if dtypes.is_float(t.dtype) else np.abs(floats) > 1).astype(kind)
         try:
             self.expected = interpret(func, self.inputs)
         except ScheduleError:                    # the random inputs are none the function can have (indices, say)

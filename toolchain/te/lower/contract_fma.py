@@ -18,9 +18,10 @@ def contract_fma(func: PrimFunc, target: Target) -> PrimFunc:
 
         acc + x*w   ->   fma(x, w, acc)          x*w - y  stays: not every target has its negated forms
 
-    Keeps: values up to the rounding of the product. Left alone: half precisions (they compute in float32) and integers.
+    Keeps: values up to the rounding of the product. Left alone: half precisions (they compute in float32), integers, and
+    functions whose comparisons hang on every rounding (`attrs["exact"]`).
     """
-    if not target.has_fma:
+    if not target.has_fma or func.attrs.get("exact"):
         return func
 
     def rule(n: Any) -> Any:

@@ -32,7 +32,7 @@ from toolchain.te.expr import (
     const,
     select,
 )
-from toolchain.te.loop_ir import Block, For, If, PrimFunc, Stmt, Store, block
+from toolchain.te.loop_ir import Block, For, If, PrimFunc, Stmt, Store, Together, block
 from toolchain.te.lower.shared import nodes, rewrite_shared
 from toolchain.te.numpy_functions import FUNCTIONS, OPERATORS
 from toolchain.te.tensor import Tensor
@@ -108,6 +108,9 @@ class _Eliding:
                 new = self.value(value, known)
                 self.note(s, known)
                 return s if new is value else replace(s, value=new)
+            case Together(stores):
+                new_stores = tuple(self.stmt(part, known, loops) for part in stores)
+                return s if all(a is b for a, b in zip(new_stores, stores, strict=True)) else Together(new_stores)  # type: ignore[arg-type]
             case If(condition, body):
                 return self.guard(condition, self.stmt(body, (*known, *conjuncts(condition)), loops), known)
             case For(var, body):
@@ -363,10 +366,8 @@ def _plain(value: np.ndarray) -> Any:
 
 
 def _accumulates(s: Store) -> bool:
-    match s.value:
-        case Bin(_, Load(tensor, at), _):
-            return tensor is s.tensor and at == s.index
-    return False
+    """Whether the new value depends on what is there."""
+    return any(isinstance(n, Load) and n.tensor is s.tensor and n.index == s.index for n in nodes(s.value))
 
 
 def _guarded_loads(e: Expr, known: Conditions) -> Iterator[tuple[Load, Conditions]]:
@@ -401,8 +402,8 @@ def _guarded_stores(s: Stmt, known: Conditions) -> Iterator[tuple[Store, Conditi
             yield from _guarded_stores(body, (*known, *conjuncts(condition)))
         case For(body=body):
             yield from _guarded_stores(body, known)
-        case Block(stmts):
-            for part in stmts:
+        case Block(parts) | Together(parts):
+            for part in parts:
                 yield from _guarded_stores(part, known)
 
 
@@ -414,8 +415,8 @@ def _enclosing_loops(body: Stmt) -> dict[Tensor, frozenset[Var]]:
         match s:
             case For(var, inner):
                 visit(inner, loops | {var})
-            case Block(stmts):
-                for part in stmts:
+            case Block(parts) | Together(parts):
+                for part in parts:
                     visit(part, loops)
             case If(condition, inner):
                 touch(condition, loops)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from toolchain.core.target import Target
 from toolchain.te.create import fresh
 from toolchain.te.expr import Index, Var, const, index, variables
-from toolchain.te.loop_ir import Block, For, If, PrimFunc, Stmt, Store, block, loops
+from toolchain.te.loop_ir import Block, For, If, PrimFunc, Stmt, Store, Together, block, loops
 from toolchain.te.tensor import Tensor
 
 
@@ -42,8 +42,8 @@ def _covers(s: Stmt, tensor: Tensor, d: int, padded: int, guarded: frozenset[Var
             return _covers(body, tensor, d, padded, guarded | variables(condition))
         case For(body=body):
             return _covers(body, tensor, d, padded, guarded)
-        case Block(stmts):
-            return any(_covers(part, tensor, d, padded, guarded) for part in stmts)
+        case Block(parts) | Together(parts):
+            return any(_covers(part, tensor, d, padded, guarded) for part in parts)
     return False
 
 

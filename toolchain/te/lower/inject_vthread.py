@@ -5,6 +5,7 @@ from __future__ import annotations
 import string
 from dataclasses import replace
 
+from toolchain.core.errors import CodegenError
 from toolchain.core.layout import Layout, TensorType
 from toolchain.core.rewrite import map_children
 from toolchain.core.target import Target
@@ -58,7 +59,7 @@ def inject_vthread(func: PrimFunc, target: Target) -> PrimFunc:
 def _private(func: PrimFunc, loop: For) -> set[Tensor]:
     """Tensors filled inside the loop at places that do not depend on the thread, and not in global memory."""
     stored = [s for s in leaves(loop.body) if isinstance(s, Store | Update)]
-    shared_place = {s.tensor for s in stored if not any(loop.var in variables(i) for i in s.index)}
+    shared_place = {t for s in stored for t in s.tensors if not any(loop.var in variables(i) for i in s.index)}
     return {t for t in shared_place if func.buffers[t].scope != "global"}
 
 
@@ -69,6 +70,10 @@ def _widen(stmt: Stmt, private: set[Tensor], var: Var) -> Stmt:
             return n
         new = map_children(n, visit)  # type: ignore[type-var]
         if isinstance(new, Load | Store | Update) and new.tensor in private:
+            if isinstance(new, Update) and not private.issuperset(new.tensors):
+                named = ", ".join(t.name for t in new.tensors)
+                raise CodegenError(f"{named} are reduced together in vthread {var.name}, but not all of them on the chip",
+                                   fix="give them one scope")
             return replace(new, index=(index(var), *new.index))
         return new
 

@@ -72,7 +72,7 @@ class _Walk:
         return stmt if new is stmt.body else replace(stmt, body=new), ended
 
     def _accesses(self, stmt: Stmt) -> Accesses:
-        written = {s.tensor for s in leaves(stmt) if isinstance(s, Store | Update)}
+        written = {t for s in leaves(stmt) if isinstance(s, Store | Update) for t in s.tensors}
         read = {n.tensor for n in walk_all(stmt) if isinstance(n, Load)}
         return Accesses(frozenset(read) & self.shared, frozenset(written) & self.shared)
 

@@ -85,7 +85,7 @@ def accesses(func: PrimFunc, stmt: Stmt) -> Accesses:
     found = Accesses()
     for leaf in leaves(stmt):
         if isinstance(leaf, Store | Update):
-            found.writes.add(_place(func, leaf))
+            found.writes |= {_place(func, Load(t, leaf.index)) for t in leaf.tensors}
         elif isinstance(leaf.call.args[0], Load):
             found.writes.add(_place(func, leaf.call.args[0]))
     found.reads = {_place(func, n) for n in walk_all(stmt) if isinstance(n, Load)}
@@ -94,7 +94,7 @@ def accesses(func: PrimFunc, stmt: Stmt) -> Accesses:
     return found
 
 
-def _place(func: PrimFunc, access: Load | Store | Update) -> Place:
+def _place(func: PrimFunc, access: Load) -> Place:
     first = access.index[0] if access.index else None
     widened = len(func.buffers[access.tensor].type.shape) > len(access.tensor.shape)
     return access.tensor, first.constant if widened and isinstance(first, Index) and first.is_constant else None

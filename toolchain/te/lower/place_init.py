@@ -9,8 +9,9 @@ from typing import TypeAlias, TypeVar
 from toolchain.core.errors import CodegenError
 from toolchain.core.rewrite import map_children, rewrite, walk
 from toolchain.core.target import Target
-from toolchain.te.expr import COMBINERS, Compare, Const, Expr, Index, Load, Var, binary, index, variables
-from toolchain.te.loop_ir import Block, For, If, PrimFunc, Stmt, Store, Update, block, is_reduction_loop, loops, statements
+from toolchain.te.combiner import combine
+from toolchain.te.expr import Compare, Const, Expr, Index, Load, Var, index, join, variables
+from toolchain.te.loop_ir import Block, For, If, PrimFunc, Stmt, Update, block, is_reduction_loop, loops, statements, stores
 from toolchain.te.lower.shared import without
 from toolchain.te.primitives.partition import conjuncts
 from toolchain.te.spans import Span, span
@@ -26,6 +27,7 @@ def place_init(func: PrimFunc, target: Target) -> PrimFunc:
             for j:                                 ->     for k:
               C[i, j] (+)= A[i, k]*B[k, j] init 0           for j: C[i, j] = C[i, j] + A[i, k]*B[k, j]
 
+    A combiner that a user defined is written out; of several values, the stores happen together.
     The init runs over the non-reduction loops found inside the outermost reduction loop around the Update, and stands before
     that loop. `init` None: the tensor already holds its start value. A guard around the Update stays around the init as far
     as it does not depend on reduction loops. Of a reduction whose loop was partitioned, only the first piece gets the init.
@@ -44,8 +46,12 @@ S = TypeVar("S", bound=Stmt)
 class _Region:
     """What one Update writes, seen from outside a statement."""
 
-    tensor: Tensor
+    tensors: tuple[Tensor, ...]
     box: tuple[Span, ...]
+
+    @property
+    def tensor(self) -> Tensor:
+        return self.tensors[0]
 
     def relation(self, other: _Region) -> str:
         found = {a.relation(b) for a, b in zip(self.box, other.box, strict=True)} or {"inside"}
@@ -65,9 +71,9 @@ class _Placer:
             case For():
                 inits, rest = self.before(stmt)
                 return block(*inits, map_children(rest, self._visit))
-            case Update(tensor, idx, combiner, value, init):
-                start = Load(tensor, idx) if init is None else init
-                return Store(tensor, idx, binary(COMBINERS[combiner], start, value))
+            case Update(tensors, idx, combiner, value, init):
+                start = join([Load(t, idx) for t in tensors]) if init is None else init
+                return stores(tensors, idx, combine(combiner, start, value))
         return map_children(stmt, self._visit)
 
     def _visit(self, node: object) -> object:
@@ -88,7 +94,7 @@ class _Placer:
             read = _tensors_read(s)
             fresh = [_region(path) for path in _pending(s)]
             out.append(self.place(s))
-            started = [r for r in (*started, *fresh) if r.tensor not in read]
+            started = [r for r in (*started, *fresh) if not read.intersection(r.tensors)]
         return block(*out)
 
     def before(self, loop: For) -> tuple[list[Stmt], For]:
@@ -113,7 +119,7 @@ class _Placer:
         spatial = _destination_vars(update)
         dropped = {s.var for s in path if isinstance(s, For) and s.var not in spatial}
         fresh = {s.var: Var(self._fresh(s.var.name), s.var.extent) for s in path if isinstance(s, For) and s.var in spatial}
-        stmt: Stmt = Store(update.tensor, update.index, update.init)
+        stmt: Stmt = stores(update.tensors, update.index, update.init)
         for s in reversed(path[:-1]):
             match s:
                 case For() if s.var in spatial:
@@ -163,7 +169,7 @@ def _region(path: Path) -> _Region:
     inner = {s.var for s in path if isinstance(s, For)}
     dropped = inner - _destination_vars(update)
     guards = [c for s in path if isinstance(s, If) for c in conjuncts(without(s.condition, dropped))]
-    return _Region(update.tensor, _guarded([index(i) for i in update.index], inner, guards))
+    return _Region(update.tensors, _guarded([index(i) for i in update.index], inner, guards))
 
 
 def _guarded(at: Sequence[Index], inner: set[Var], guards: Sequence[Expr]) -> tuple[Span, ...]:

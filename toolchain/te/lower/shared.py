@@ -5,7 +5,7 @@ A plain `core.rewrite` would visit a shared part once per use and break the shar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from toolchain.core.errors import CodegenError
@@ -93,8 +93,14 @@ def nodes(root: Node) -> Iterator[Node]:
             continue
         seen.add(id(node))
         yield node
-        below: Iterable[Node] = dynamic_values(node) if isinstance(node, Index) else children(node)
-        stack.extend(reversed(tuple(below)))
+        stack.extend(below(node)[::-1])
+
+
+def below(node: Node) -> tuple[Node, ...]:
+    """The children of a node; of an index, the values it reads at run time."""
+    if isinstance(node, Index):
+        return tuple(dynamic_values(node)) if node.terms else ()
+    return children(node)
 
 
 def depends_on(node: Node, var: Var) -> bool:
@@ -137,4 +143,4 @@ class Lanes:
         return found.pop() if found else 0
 
 
-__all__ = ["Lanes", "depends_on", "dynamic_values", "map_dynamic", "nodes", "rewrite_shared", "without"]
+__all__ = ["Lanes", "below", "depends_on", "dynamic_values", "map_dynamic", "nodes", "rewrite_shared", "without"]

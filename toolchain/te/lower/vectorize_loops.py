@@ -33,7 +33,7 @@ from toolchain.te.expr import (
     const,
     index,
 )
-from toolchain.te.loop_ir import Evaluate, For, ForKind, If, PrimFunc, Stmt, Store, block, statements
+from toolchain.te.loop_ir import Evaluate, For, ForKind, If, PrimFunc, Stmt, Store, Together, block, statements
 from toolchain.te.lower.shared import depends_on
 from toolchain.te.substitute import substitute
 
@@ -81,6 +81,8 @@ class _Vectorizer:
         match stmt:
             case Store():
                 return (self.store(stmt, mask),)
+            case Together(stores):
+                return (self.together(stores, mask),)
             case If(condition, body):
                 test = self.expr(condition)
                 if id(test) not in self.wide:
@@ -93,6 +95,14 @@ class _Vectorizer:
             case Evaluate():                     # a prefetch: one for all lanes
                 return (substitute(stmt, {self.lane: 0}),)
         return tuple(v for s in statements(stmt) for v in self.stmt(s, mask))
+
+    def together(self, stores: tuple[Store, ...], mask: Expr | None) -> Together:
+        """Lane by lane: factor_lanes has taken reductions of tuples over lanes apart."""
+        for s in stores:
+            if not any(depends_on(i, self.lane) for i in s.index):
+                raise CodegenError(f"{self.kernel}: every lane of vectorized loop {self.lane.name} stores to one place of "
+                                   f"{s.tensor.name}", fix="vectorize a loop that the store's index depends on")
+        return Together(tuple(self.store(s, mask) for s in stores))
 
     def store(self, s: Store, mask: Expr | None) -> Store:
         at = tuple(self.expr(i) for i in s.index)

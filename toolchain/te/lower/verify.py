@@ -6,9 +6,25 @@ from collections.abc import Collection
 from typing import Any
 
 from toolchain.core.errors import CodegenError
-from toolchain.te.expr import Broadcast, Expr, Index, Load, Ramp, Reduce, Var, variables
-from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, Stmt, Store, Update, is_reduction_loop, leaves
-from toolchain.te.lower.shared import nodes
+from toolchain.core.rewrite import Node
+from toolchain.te.combiner import Combiner, Operand
+from toolchain.te.expr import Broadcast, Expr, Index, Load, Ramp, Reduce, Tuple, Var, parts, variables
+from toolchain.te.loop_ir import (
+    Block,
+    Evaluate,
+    For,
+    ForKind,
+    If,
+    PrimFunc,
+    Stmt,
+    Store,
+    Together,
+    Update,
+    is_reduction_loop,
+    leaves,
+)
+from toolchain.te.lower.shared import below
+from toolchain.te.tensor import Tensor
 
 
 def verify(func: PrimFunc, done: Collection[str] = ()) -> None:
@@ -20,7 +36,7 @@ class _Verifier:
     def __init__(self, func: PrimFunc, done: frozenset[str]) -> None:
         self.func, self.done = func, done
         self.names: set[str] = set()
-        self.seen: set[tuple[int, tuple[Var, ...]]] = set()
+        self.seen: dict[tuple[Var, ...], set[int]] = {}             # by scope: the nodes looked at
 
     def fail(self, what: str, fix: str = "") -> None:
         after = f" after {list(self.done)}" if self.done else ""
@@ -43,12 +59,20 @@ class _Verifier:
             case If(condition, body):
                 self.expr(condition, scope)
                 self.stmt(body, scope)
-            case Update(tensor, idx, _, value, init):
+            case Update(tensors, idx, combiner, value, init):
                 if "place_init" in self.done:
-                    self.fail(f"Update of {tensor.name} is left")
-                for e in (*idx, value, *(() if init is None else (init,))):
+                    self.fail(f"Update of {tensors[0].name} is left")
+                for values in (value, *(() if init is None else (init,))):
+                    self.reduced(tensors, combiner, values, scope)
+                for e in idx:
                     self.expr(e, scope)
-                self.access(tensor, idx)
+                for tensor in tensors:
+                    self.access(tensor, idx)
+            case Together(stores):
+                if len({s.tensor for s in stores}) < len(stores):
+                    self.fail(f"{stores[0].tensor.name} is stored twice at once")
+                for s in stores:
+                    self.stmt(s, scope)
             case Store(tensor, idx, value, mask):
                 if value.dtype != tensor.dtype:
                     self.fail(f"{value.dtype} stored to {tensor.name}, which is {tensor.dtype}")
@@ -58,6 +82,15 @@ class _Verifier:
             case Evaluate(call):
                 self.expr(call, scope)
 
+    def reduced(self, tensors: tuple[Tensor, ...], combiner: str | Combiner, value: Expr, scope: tuple[Var, ...]) -> None:
+        """An Update's values, or what it starts from: one per tensor and operand, of the same type."""
+        kinds = [t.dtype for t in tensors]
+        wanted = kinds if isinstance(combiner, str) else [o.dtype for o in combiner.lhs]
+        if [v.dtype for v in parts(value)] != kinds or kinds != wanted:
+            self.fail(f"{value.dtype} reduced into {', '.join(map(repr, tensors))}")
+        for v in parts(value):
+            self.expr(v, scope)
+
     def independent(self, loop: For) -> None:
         """Iterations of a parallel loop share no place they store to; lanes share none but that of a reduction over them."""
         if loop.extent == 1 or loop.kind not in (ForKind.PARALLEL, ForKind.VECTORIZED):
@@ -65,8 +98,8 @@ class _Verifier:
         for leaf in leaves(loop.body):
             if isinstance(leaf, Evaluate) or any(loop.var in variables(i) for i in leaf.index):
                 continue
-            name, scope = leaf.tensor.name, self.func.buffers[leaf.tensor].scope
-            if loop.kind is ForKind.PARALLEL and scope == "global":
+            name = leaf.tensor.name
+            if loop.kind is ForKind.PARALLEL and any(self.func.buffers[t].scope == "global" for t in leaf.tensors):
                 self.fail(
                     f"every iteration of parallel loop {loop.var.name} stores to the same place of {name}: a race",
                     f"give {name} the scope lane or local, or compute it outside of {loop.var.name}",
@@ -84,19 +117,25 @@ class _Verifier:
             self.fail(f"{tensor.name} has {len(buffer.type.shape)} dimensions, indexed with {len(idx)}")
 
     def expr(self, expr: Expr, scope: tuple[Var, ...]) -> None:
-        for n in nodes(expr):
-            match n:
-                case Index() if not n.terms:
-                    continue
+        """Each distinct node is looked at once per scope, however many statements share it."""
+        seen = self.seen.setdefault(scope, set())
+        stack: list[Node] = [expr]
+        while stack:
+            node = stack.pop()
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            stack.extend(below(node))
+            match node:
                 case Index() | Var():
-                    if loose := n.vars() - set(scope) if isinstance(n, Index) else {n} - set(scope):
+                    if loose := (node.vars() if isinstance(node, Index) else {node}).difference(scope):
                         self.fail(f"{', '.join(sorted(v.name for v in loose))} used outside of its loop")
                 case Load(tensor, idx):
                     self.access(tensor, idx)
                 case Ramp() | Broadcast() if "vectorize_loops" not in self.done:
                     self.fail("lanes before vectorize_loops")
-                case Reduce():
-                    self.fail("a Reduce stands inside an expression")
+                case Reduce() | Tuple() | Operand():
+                    self.fail(f"a {type(node).__name__} stands inside an expression")
 
 
 __all__ = ["verify"]

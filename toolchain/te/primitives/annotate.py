@@ -18,7 +18,7 @@ def _mark(func: PrimFunc, loop: str, kind: ForKind, by: str, thread: str = "") -
     old = loop_at(path)
     if old.kind is not ForKind.SERIAL and old.kind is not kind:
         raise ScheduleError(f"{by}: loop '{loop}' is already {old.kind}")
-    reduced = [u.tensor.name for u in reductions_over(old)]
+    reduced = [t.name for u in reductions_over(old) for t in u.tensors]
     if reduced and kind not in (ForKind.UNROLLED, ForKind.VECTORIZED):
         raise ScheduleError(
             f"{by}: loop '{loop}' reduces into {reduced[0]}, its iterations are not independent",

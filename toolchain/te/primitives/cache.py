@@ -7,37 +7,36 @@ from dataclasses import replace
 from toolchain.core.errors import ScheduleError
 from toolchain.core.layout import TensorType
 from toolchain.te.create import bind_definition, fresh, nest
-from toolchain.te.expr import Expr, Load, Var
-from toolchain.te.loop_ir import Block, Buffer, For, If, PrimFunc, Stmt, Store, Update, block, statements
-from toolchain.te.primitives.loops import names, put, root_nest, stage_named, tensor_named, writes
+from toolchain.te.expr import Expr, Load, Var, join
+from toolchain.te.loop_ir import Block, Buffer, For, If, PrimFunc, Stmt, Store, Together, Update, block, statements
+from toolchain.te.primitives.loops import names, put, restage, root_nest, stage_named, tensor_named, writes
 from toolchain.te.substitute import rewrite_loads
 from toolchain.te.tensor import Compute, Tensor
 
 
-def cache_write(func: PrimFunc, stage: str, scope: str) -> tuple[PrimFunc, tuple[Tensor]]:
+def cache_write(func: PrimFunc, stage: str, scope: str) -> tuple[PrimFunc, tuple[Tensor, ...]]:
     """Compute a stage into a new tensor in `scope`; the stage itself becomes the copy from it.
 
         for i: for k: C[i] += f(i, k)     ->     for i_c: for k: C_local[i_c] += f(i_c, k)
                                                  for i: C[i] = C_local[i]
 
-    The new tensor's axes are named i_c and it keeps the reduction axes. Returns it; move it with compute_at.
+    The new tensor's axes are named i_c and it keeps the reduction axes. Returns it (with those computed together with it);
+    move it with compute_at.
     Called: cache_write in TVM, stage_mem in Exo. Raises ScheduleError: an input, or a stage that already has steps.
     """
     tensor = stage_named(func, stage, "cache_write")
     old = root_nest(func, tensor, "cache_write")
     definition, taken = func.stages[tensor], names(func)
+    group = func.computed_with(tensor)
     axis = tuple(Var(fresh(f"{v.name}_c", taken), v.extent) for v in definition.axis)
     moved = replace(definition, axis=axis, body=bind_definition(definition, dict(zip(definition.axis, axis))))
-    cached = _new_tensor(func, tensor, scope, moved)
-    copy = Compute(definition.axis, cached[definition.axis], definition.tag, definition.attrs)
-    nests = block(nest(cached, moved.body, axis, axis), nest(tensor, copy.body, copy.axis, copy.axis))
-    stages: dict[Tensor, Compute] = {}
-    for t, d in func.stages.items():
-        if t is tensor:
-            stages[cached] = moved
-        stages[t] = copy if t is tensor else d
-    buffers = {**func.buffers, cached: Buffer(TensorType.plain(tensor.shape, tensor.dtype), scope)}
-    return replace(func, body=_swap(func.body, old, nests), stages=stages, buffers=buffers), (cached,)
+    cached = tuple(_new_tensor(func, t, scope, moved) for t in group)
+    body = join([c[definition.axis] for c in cached])
+    copy = Compute(definition.axis, body, definition.tag, definition.attrs)
+    nests = block(nest(cached, moved.body, axis, axis), nest(group, copy.body, copy.axis, copy.axis))
+    buffers = {**func.buffers, **{c: Buffer(TensorType.plain(c.shape, c.dtype), scope) for c in cached}}
+    stages = restage(func, group, cached, moved, copy)
+    return replace(func, body=_swap(func.body, old, nests), stages=stages, buffers=buffers), cached
 
 
 def cache_read(func: PrimFunc, tensor: str, scope: str, *readers: str) -> tuple[PrimFunc, tuple[Tensor]]:
@@ -51,7 +50,7 @@ def cache_read(func: PrimFunc, tensor: str, scope: str, *readers: str) -> tuple[
     """
     source = tensor_named(func, tensor, "cache_read")
     readers_now = [t for t, d in func.stages.items() if source in d.input_tensors]
-    chosen = [stage_named(func, r, "cache_read") for r in readers] or readers_now
+    chosen = [t for r in readers for t in func.computed_with(stage_named(func, r, "cache_read"))] or readers_now
     if unread := [r.name for r in chosen if r not in readers_now]:
         raise ScheduleError(f"cache_read: {unread[0]} does not read {tensor}")
     if not chosen:
@@ -77,18 +76,18 @@ def cache_read(func: PrimFunc, tensor: str, scope: str, *readers: str) -> tuple[
                 return replace(stmt, body=new)
             case Block(stmts):
                 return block(*(visit(s) for s in stmts))
-            case Store(tensor=t) | Update(tensor=t) if t in chosen:
+            case Store() | Together() | Update() if any(writes(stmt, t) for t in chosen):
                 return rewrite_loads(stmt, rule)  # type: ignore[no-any-return]
         return stmt
 
     changed = statements(visit(func.body))
-    body = block(*changed[:first], nest(copy, definition.body, axis, axis), *changed[first:])
+    body = block(*changed[:first], nest((copy,), definition.body, axis, axis), *changed[first:])
+    new = {d: replace(d, body=rewrite_loads(d.body, rule)) for d in dict.fromkeys(func.stages[t] for t in chosen)}
     stages: dict[Tensor, Compute] = {}
     for t, d in func.stages.items():
-        if t in chosen:
+        if d in new:
             stages.setdefault(copy, definition)
-            d = replace(d, body=rewrite_loads(d.body, rule))
-        stages[t] = d
+        stages[t] = new.get(d, d)
     buffers = {**func.buffers, copy: Buffer(TensorType.plain(source.shape, source.dtype), scope)}
     return replace(func, body=body, stages=stages, buffers=buffers), (copy,)
 

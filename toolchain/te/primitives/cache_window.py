@@ -21,6 +21,8 @@ from toolchain.te.expr import (
     all_of,
     compare,
     index,
+    join,
+    parts,
     select,
     variables,
 )
@@ -65,7 +67,8 @@ def cache_window(func: PrimFunc, stage: str, loop: str, scope: str) -> tuple[Pri
                                                        for i_s: C[4*i_0 + i_s] = C_local[i_s]
 
     So a reduction runs in chunks while its accumulators stay in registers; `partition(k_0)` peels the first chunk, whose
-    window needs no load. Unlike cache_write it comes after the tiling. Returns the tensor, the load axes, the store axes.
+    window needs no load. Unlike cache_write it comes after the tiling. Returns the tensor (several, if tuples are reduced),
+    the load axes, the store axes.
     Called: cache_write in TVM's TensorIR, stage_mem(accum) in Exo.
     Raises ScheduleError: no such loop, the loop holds not exactly the updates of `stage`, or a window without constant size,
     one with gaps between the places that are updated, a vectorized loop around.
@@ -74,10 +77,11 @@ def cache_window(func: PrimFunc, stage: str, loop: str, scope: str) -> tuple[Pri
     path = path_to_loop(func, loop, "cache_window")
     refuse_lanes(path, f"the window of {stage}", "cache_window")
     host, body = loop_at(path), func.stages[tensor].body
-    updates = [s for s in leaves(host.body) if isinstance(s, Update) and s.tensor is tensor]
+    group = func.computed_with(tensor)
+    updates = [s for s in leaves(host.body) if isinstance(s, Update) and tensor in s.tensors]
     inside = [s for s in leaves(host.body) if writes(s, tensor)]
     whole = len(inside) == len(updates) and not writes(put(path, block()), tensor)
-    if not updates or not whole or not isinstance(body, Reduce) or reads(host.body, tensor):
+    if not updates or not whole or not isinstance(body, Reduce) or reads(host.body, *group):
         raise ScheduleError(f"cache_window: loop '{loop}' does not hold exactly the updates of {stage}")
     varies = {s.var for s in loops(host.body)}
     box = box_of([u.index for u in updates], tensor.shape, varies, f"cache_window: the updates of {stage} in loop '{loop}'")
@@ -91,16 +95,20 @@ def cache_window(func: PrimFunc, stage: str, loop: str, scope: str) -> tuple[Pri
     source, target = (_points(box, axis) for axis in (load, store))
     start: dict[Var, IndexLike] = dict(zip(func.stages[tensor].axis, source))
     extents = tuple(v.extent for v in load)
-    definition = Compute(load, select(first, substitute(body.init, start), tensor[source]))
-    name = fresh(f"{stage}_{scope.replace('.', '_')}", {t.name for t in func.buffers})
-    window = Tensor(name, extents, tensor.dtype, definition)
-    made = block(
-        nest(window, definition.body, load, load, _inside(source, tensor)),
-        _redirect(host.body, tensor, window, box),
-        nest(tensor, Load(window, tuple(index(v) for v in store)), store, target, _inside(target, tensor)),
+    starts = parts(substitute(body.init, start))
+    definition = Compute(load, join([select(first, v, t[source]) for v, t in zip(starts, group, strict=True)]))
+    known = {t.name for t in func.buffers}
+    windows = tuple(
+        Tensor(fresh(f"{t.name}_{scope.replace('.', '_')}", known), extents, t.dtype, definition) for t in group
     )
-    buffers = {**func.buffers, window: Buffer(TensorType.plain(extents, tensor.dtype), scope)}
-    return replace(func, body=put(path, replace(host, body=made)), buffers=buffers), (window, *load, *store)
+    held = join([Load(w, tuple(index(v) for v in store)) for w in windows])
+    made = block(
+        nest(windows, definition.body, load, load, _inside(source, tensor)),
+        _redirect(host.body, tensor, windows, box),
+        nest(group, held, store, target, _inside(target, tensor)),
+    )
+    buffers = {**func.buffers, **{w: Buffer(TensorType.plain(extents, w.dtype), scope) for w in windows}}
+    return replace(func, body=put(path, replace(host, body=made)), buffers=buffers), (*windows, *load, *store)
 
 
 def _paths(stmt: Stmt, updates: Sequence[Update]) -> list[Path]:
@@ -148,14 +156,15 @@ def _inside(at: Sequence[Index], tensor: Tensor) -> Expr:
     return all_of(*(c for i, n in zip(at, tensor.shape) for c in (compare(">=", i, 0), compare("<", i, n))))
 
 
-def _redirect(stmt: Stmt, tensor: Tensor, window: Tensor, box: Sequence[Interval]) -> Stmt:
-    """The updates of `tensor` go to the window, relative to its start; the window already holds their start value."""
+def _redirect(stmt: Stmt, tensor: Tensor, windows: tuple[Tensor, ...], box: Sequence[Interval]) -> Stmt:
+    """The updates of `tensor` (and of what is reduced with it) go to the windows, relative to their start; those already
+    hold the start value."""
     match stmt:
-        case Update(t, at) if t is tensor:
+        case Update(tensors, at) if tensor in tensors:
             moved = tuple(index(i - part.low) for i, part in zip(at, box))
-            return replace(stmt, tensor=window, index=moved, init=None)
+            return replace(stmt, tensors=windows, index=moved, init=None)
         case For(body=body) | If(body=body):
-            return replace(stmt, body=_redirect(body, tensor, window, box))
+            return replace(stmt, body=_redirect(body, tensor, windows, box))
         case Block(stmts):
-            return block(*(_redirect(s, tensor, window, box) for s in stmts))
+            return block(*(_redirect(s, tensor, windows, box) for s in stmts))
     return stmt

@@ -30,6 +30,7 @@ from toolchain.te.loop_ir import (
     If,
     PrimFunc,
     Stmt,
+    Together,
     Update,
     block,
     is_reduction_loop,
@@ -64,45 +65,46 @@ def compute_at(func: PrimFunc, stage: str, loop: str) -> tuple[PrimFunc, tuple[V
     may leave the domain gets a guard. Which loops count as fixed also depends on the scope of `stage`: loops bound to
     threads vary for `shared`, those bound to blocks too for `global`.
 
-    Returns the new axes, spatial then reduction. Consumers move before producers; move first, tile after.
+    Tensors that are computed together move together, with one box. Returns the new axes, spatial then reduction. Consumers
+    move before producers; move first, tile after.
     Called: compute_at in TVM and Halide.
     Raises ScheduleError: an output, a stage with steps, a reader outside `loop`, a box without constant size,
     a vectorized loop.
     """
     tensor = stage_named(func, stage, "compute_at")
-    if tensor in func.params:
-        raise ScheduleError(f"compute_at: {stage} is an output of {func.name}", fix="cache_write it and move that")
+    group = func.computed_with(tensor)
+    if outputs := [t.name for t in group if t in func.params]:
+        raise ScheduleError(f"compute_at: {outputs[0]} is an output of {func.name}", fix="cache_write it and move that")
     old = root_nest(func, tensor, "compute_at")
     body = put((func.body, old), None) if func.body is not old else block()
     func = replace(func, body=body)
     path = path_to_loop(func, loop, "compute_at")
     refuse_lanes(path, stage, "compute_at")
     host = loop_at(path)
-    _refuse_late_start(path, tensor)
-    box = boxes_read(func, path, tensor, "compute_at", everywhere=True)
+    _refuse_late_start(path, group)
+    box = boxes_read(func, path, group, "compute_at", everywhere=True)
     definition, taken = func.stages[tensor], names(func)
     axis = tuple(Var(fresh(v.name, taken), part.width + 1) for v, part in zip(definition.axis, box))
     reduce_axis = {v: Var(fresh(v.name, taken), v.extent) for v in definition.reduce_axis}
     at = [index(part.low + v) for part, v in zip(box, axis)]
     guard = all_of(*(c for i, n in zip(at, tensor.shape) for c in (compare(">=", i, 0), compare("<", i, n))))
     value = bind_definition(definition, dict(zip(definition.axis, at)), reduce_axis)
-    made = nest(tensor, value, axis, axis, guard)
-    readers = _rebase(host.body, tensor, [part.low for part in box])
+    made = nest(group, value, axis, axis, guard)
+    readers = _rebase(host.body, group, [part.low for part in box])
     extents = tuple(v.extent for v in axis)
-    buffer = func.buffers[tensor]
-    shrunk = buffer.with_type(TensorType(extents, buffer.type.dtype, buffer.type.layout))
-    func = replace(
-        func,
-        body=put(path, replace(host, body=block(made, readers))),
-        buffers={**func.buffers, tensor: shrunk},
-    )
+    buffers = dict(func.buffers)
+    for t in group:
+        old_type = buffers[t].type
+        buffers[t] = buffers[t].with_type(TensorType(extents, old_type.dtype, old_type.layout))
+    func = replace(func, body=put(path, replace(host, body=block(made, readers))), buffers=buffers)
     return func, (*axis, *reduce_axis.values())
 
 
-def _refuse_late_start(path: Path, tensor: Tensor) -> None:
-    """Raises ScheduleError when a reduction over a loop of `path` starts from `tensor`: it does so before that loop."""
+def _refuse_late_start(path: Path, group: Sequence[Tensor]) -> None:
+    """Raises ScheduleError when a reduction over a loop of `path` starts from the stage: it does so before that loop."""
+    tensor = group[0]
     for update in leaves(loop_at(path).body):
-        if not isinstance(update, Update) or update.init is None or not _reads_of(update.init, tensor):
+        if not isinstance(update, Update) or update.init is None or not _reads_of(update.init, group):
             continue
         for loop in path:
             if isinstance(loop, For) and is_reduction_loop(loop, update):
@@ -113,19 +115,26 @@ def _refuse_late_start(path: Path, tensor: Tensor) -> None:
                 )
 
 
-def boxes_read(func: PrimFunc, path: Path, tensor: Tensor, by: str, everywhere: bool = False) -> list[Interval]:
-    """Per dimension, what is read of `tensor` in one iteration of the loop at the end of `path`.
+def boxes_read(
+    func: PrimFunc, path: Path, tensors: Sequence[Tensor], by: str, everywhere: bool = False
+) -> list[Interval]:
+    """Per dimension, what is read of `tensors` (of one shape) in one iteration of the loop at the end of `path`.
 
     `everywhere`: refuse when somebody outside the loop reads it too.
     """
     host = loop_at(path)
-    reads = _reads_of(host.body, tensor)
+    tensor = tensors[0]
+    reads = _reads_of(host.body, tensors)
     fix = "choose a loop around all its readers"
     if not reads:
         raise ScheduleError(f"{by}: loop '{host.var.name}' does not read {tensor.name}", fix=fix)
-    if everywhere and len(reads) != len(_reads_of(func.body, tensor)):
+    if everywhere and len(reads) != len(_reads_of(func.body, tensors)):
         raise ScheduleError(f"{by}: {tensor.name} is also read outside loop '{host.var.name}'", fix=fix)
-    scope = func.buffers[tensor].scope
+    scopes = {func.buffers[t].scope for t in tensors}
+    if len(scopes) > 1:
+        raise ScheduleError(f"{by}: {tensor.name} and what is computed with it are in {' and '.join(sorted(scopes))}",
+                            fix="set_scope after compute_at")
+    (scope,) = scopes
     varies = {s.var for s in path if isinstance(s, For) and _is_range(s, scope)} | {s.var for s in loops(host.body)}
     what = f"{by}: the readers of {tensor.name} in loop '{host.var.name}'"
     return box_of([load.index for load in reads], tensor.shape, varies, what)
@@ -153,13 +162,13 @@ def _is_range(loop: For, scope: str) -> bool:
     return scope == "global" or (scope == "shared" and loop.thread.startswith("threadIdx"))
 
 
-def _reads_of(node: Stmt | Expr, tensor: Tensor) -> list[Load]:
+def _reads_of(node: Stmt | Expr, tensors: Sequence[Tensor]) -> list[Load]:
     """Its loads, statement by statement: of a part that one statement holds several times, once."""
     found: list[Load] = []
     for s in (node,) if isinstance(node, Expr) else walk_statements(node):
-        if not isinstance(s, For | Block):
+        if not isinstance(s, For | Block | Together):
             own = distinct(s.condition if isinstance(s, If) else s)
-            found += [n for n in own if isinstance(n, Load) and n.tensor is tensor]
+            found += [n for n in own if isinstance(n, Load) and n.tensor in tensors]
     return found
 
 
@@ -217,14 +226,14 @@ def _clip(part: Interval, extent: int) -> Interval:
     return part
 
 
-def _rebase(stmt: Stmt, tensor: Tensor, low: Iterable[Index]) -> Stmt:
-    """Make the reads of `tensor` relative to the start of its box."""
+def _rebase(stmt: Stmt, tensors: Sequence[Tensor], low: Iterable[Index]) -> Stmt:
+    """Make the reads of `tensors` relative to the start of their box."""
     starts = tuple(low)
     if all(start == Index() for start in starts):
         return stmt
 
     def rule(load: Load) -> Expr | None:
-        if load.tensor is not tensor:
+        if load.tensor not in tensors:
             return None
         return replace(load, index=tuple(index(i - start) for i, start in zip(load.index, starts)))
 

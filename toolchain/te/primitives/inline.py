@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from toolchain.core.errors import ScheduleError
 from toolchain.te.create import bind_definition
-from toolchain.te.expr import Expr, Load, Reduce
+from toolchain.te.expr import Expr, Load, Reduce, parts
 from toolchain.te.loop_ir import PrimFunc, block
 from toolchain.te.primitives.loops import put, root_nest, stage_named
 from toolchain.te.substitute import rewrite_loads
@@ -24,25 +24,28 @@ def compute_inline(func: PrimFunc, stage: str) -> tuple[PrimFunc, tuple[()]]:
     """
     tensor = stage_named(func, stage, "compute_inline")
     definition = func.stages[tensor]
-    if tensor in func.params:
-        raise ScheduleError(f"compute_inline: {stage} is an output of {func.name}")
+    group = func.computed_with(tensor)
+    if outputs := [t.name for t in group if t in func.params]:
+        raise ScheduleError(f"compute_inline: {outputs[0]} is an output of {func.name}")
     if isinstance(definition.body, Reduce):
         raise ScheduleError(f"compute_inline: {stage} is a reduction", fix="compute_at it at a loop of its reader")
     old = root_nest(func, tensor, "compute_inline")
 
     def rule(load: Load) -> Expr | None:
-        if load.tensor is not tensor:
+        if load.tensor not in group:
             return None
-        return bind_definition(definition, dict(zip(definition.axis, load.index)))  # type: ignore[arg-type]
+        values = bind_definition(definition, dict(zip(definition.axis, load.index)))  # type: ignore[arg-type]
+        return parts(values)[group.index(load.tensor)]
 
     def inlined(reader: Compute) -> Compute:
         body = rewrite_loads(reader.body, rule)
         return reader if body is reader.body else replace(reader, body=body)
 
+    new = {d: inlined(d) for d in dict.fromkeys(func.stages.values())}
     body = put((func.body, old), None) if func.body is not old else block()
     return replace(
         func,
         body=rewrite_loads(body, rule),
-        stages={t: inlined(d) for t, d in func.stages.items() if t is not tensor},
-        buffers={t: b for t, b in func.buffers.items() if t is not tensor},
+        stages={t: new[d] for t, d in func.stages.items() if t not in group},
+        buffers={t: b for t, b in func.buffers.items() if t not in group},
     ), ()

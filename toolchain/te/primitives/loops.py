@@ -19,6 +19,7 @@ from toolchain.te.loop_ir import (
     PrimFunc,
     Stmt,
     Store,
+    Together,
     Update,
     block,
     is_reduction_loop,
@@ -26,7 +27,7 @@ from toolchain.te.loop_ir import (
     loops,
     statements,
 )
-from toolchain.te.tensor import Tensor
+from toolchain.te.tensor import Compute, Tensor
 
 Path: TypeAlias = tuple[Stmt, ...]
 
@@ -101,7 +102,7 @@ def stage_named(func: PrimFunc, name: str, by: str) -> Tensor:
 
 def writes(stmt: Stmt, tensor: Tensor) -> bool:
     """Whether `stmt` stores to `tensor`."""
-    return any(isinstance(s, Store | Update) and s.tensor is tensor for s in leaves(stmt))
+    return any(isinstance(s, Store | Update) and tensor in s.tensors for s in leaves(stmt))
 
 
 def root_nest(func: PrimFunc, tensor: Tensor, by: str) -> Stmt:
@@ -115,7 +116,7 @@ def root_nest(func: PrimFunc, tensor: Tensor, by: str) -> Stmt:
             if not (isinstance(at, For) and at.var is var and at.kind == "serial" and not at.pragmas):
                 break
             at = at.body
-        if isinstance(at, Store | Update) and at.tensor is tensor:
+        if isinstance(at, Store | Together | Update) and writes(at, tensor):
             return stmt
         break
     raise ScheduleError(
@@ -166,6 +167,18 @@ def refuse_lanes(path: Path, stage: str, by: str) -> None:
                 f"{by}: '{s.var.name}' is vectorized, {stage} would be computed inside it, once for all lanes",
                 fix=f"choose a loop outside of '{s.var.name}' and vectorize the new nest's own loop",
             )
+
+
+def restage(
+    func: PrimFunc, group: Sequence[Tensor], made: Sequence[Tensor], new: Compute, definition: Compute
+) -> dict[Tensor, Compute]:
+    """The stages with `made`, defined by `new`, in front of `group`, which `definition` now defines."""
+    stages: dict[Tensor, Compute] = {}
+    for t, d in func.stages.items():
+        if t is group[0]:
+            stages.update(dict.fromkeys(made, new))
+        stages[t] = definition if t in group else d
+    return stages
 
 
 def reductions_over(loop: For) -> list[Update]:

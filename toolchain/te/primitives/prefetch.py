@@ -32,7 +32,7 @@ def prefetch(
     host = loop_at(path)
     if distance < 1:
         raise ScheduleError(f"prefetch: distance {distance}", fix="prefetch at least one iteration ahead")
-    box = boxes_read(func, path, source, "prefetch")
+    box = boxes_read(func, path, (source,), "prefetch")
     ahead: dict[Var, IndexLike] = {host.var: index(host.var + distance)}
     contiguous, step = _line(func, source, line_bytes)
     locality = () if level == 1 else (const(4 - level, "int32"),)

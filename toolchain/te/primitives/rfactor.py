@@ -6,15 +6,16 @@ from dataclasses import replace
 
 from toolchain.core.errors import ScheduleError
 from toolchain.core.layout import TensorType
+from toolchain.te.combiner import identity, reduce
 from toolchain.te.create import fresh, nest
-from toolchain.te.expr import Const, Expr, Reduce, Var, all_of, const, select
+from toolchain.te.expr import Expr, Var, all_of, join, parts, select
 from toolchain.te.loop_ir import Buffer, For, PrimFunc, Update, block, loops, statements
-from toolchain.te.primitives.loops import names, path_to_loop, perfect_chain, put, stage_named, writes
+from toolchain.te.primitives.loops import names, path_to_loop, perfect_chain, put, restage, stage_named, writes
 from toolchain.te.substitute import substitute
-from toolchain.te.tensor import Compute, Tensor, identity
+from toolchain.te.tensor import Compute, Tensor
 
 
-def rfactor(func: PrimFunc, stage: str, loop: str, position: int = 0) -> tuple[PrimFunc, tuple[Tensor]]:
+def rfactor(func: PrimFunc, stage: str, loop: str, position: int = 0) -> tuple[PrimFunc, tuple[Tensor, ...]]:
     """Reduce all loops but `loop` into a new tensor with one more dimension, then reduce that dimension.
 
         for i:                                     for k_1_f: for i_f: for k_0:
@@ -22,7 +23,8 @@ def rfactor(func: PrimFunc, stage: str, loop: str, position: int = 0) -> tuple[P
             C[i] += f(i, 4*k_0 + k_1)              for i: for k_1: C[i] += C_rf[i, k_1]
 
     The new dimension stands at `position` (0: first; -1: last). Its loop is no reduction loop any more: vectorize it, or
-    run it in parallel. Returns the new tensor. Changes the order of summation. Called: rfactor in TVM and Halide.
+    run it in parallel. Partial results are joined by the reduction's own combiner. Returns the new tensor (with those
+    computed together with it). Changes the order of summation. Called: rfactor in TVM and Halide.
     Raises ScheduleError: no such loop, the stage reduces nothing over it, or its result's loops were already split.
     """
     tensor = stage_named(func, stage, "rfactor")
@@ -42,25 +44,26 @@ def rfactor(func: PrimFunc, stage: str, loop: str, position: int = 0) -> tuple[P
     lane = Var(fresh(f"{loop}_f", taken), factored.extent)
     inner = {v: Var(fresh(f"{v.name}_f", taken), v.extent) for v in definition.axis}
     mapping = {**inner, factored: lane}
-    zero = const(identity(leaf.combiner, tensor.dtype), tensor.dtype)
-    value = select(all_of(*guards), leaf.value, zero) if guards else leaf.value
+    group = func.computed_with(tensor)
+    start = identity(leaf.combiner, tensor.dtype)
+    value = leaf.value
+    if guards:
+        value = join([select(all_of(*guards), v, none) for v, none in zip(parts(value), parts(start), strict=True)])
     at = position % (len(tensor.shape) + 1)
     axis = (*tuple(inner.values())[:at], lane, *tuple(inner.values())[at:])
-    reduced = _reduced(leaf.combiner, substitute(value, mapping), kept, zero)
-    partial = Compute(axis, reduced, definition.tag, definition.attrs)
+    body: Expr = substitute(value, mapping)
+    partial = Compute(axis, reduce(leaf.combiner, body, kept, start) if kept else body, definition.tag, definition.attrs)
     taken_tensors = {t.name for t in func.buffers}
-    made = Tensor(fresh(f"{stage}_rf", taken_tensors), tuple(v.extent for v in axis), tensor.dtype, partial)
+    shape = tuple(v.extent for v in axis)
+    made = tuple(Tensor(fresh(f"{t.name}_rf", taken_tensors), shape, t.dtype, partial) for t in group)
     points = (*definition.axis[:at], factored, *definition.axis[at:])
-    final = replace(definition, body=Reduce(leaf.combiner, made[points], (factored,), leaf.init))
-    new = block(nest(made, partial.body, axis, axis), nest(tensor, final.body, final.axis, final.axis))
-    stages: dict[Tensor, Compute] = {}
-    for t, d in func.stages.items():
-        if t is tensor:
-            stages[made] = partial
-        stages[t] = final if t is tensor else d
-    buffers = {**func.buffers, made: Buffer(TensorType.plain(made.shape, made.dtype))}
-    body = new if func.body is root else put((func.body, root), new)
-    return replace(func, body=body, stages=stages, buffers=buffers), (made,)
+    assert leaf.init is not None
+    final = replace(definition, body=reduce(leaf.combiner, join([m[points] for m in made]), (factored,), leaf.init))
+    new = block(nest(made, partial.body, axis, axis), nest(group, final.body, final.axis, final.axis))
+    buffers = {**func.buffers, **{m: Buffer(TensorType.plain(shape, m.dtype)) for m in made}}
+    stages = restage(func, group, made, partial, final)
+    whole = new if func.body is root else put((func.body, root), new)
+    return replace(func, body=whole, stages=stages, buffers=buffers), made
 
 
 def _sort_loops(chain: list[For], definition: Compute, loop: str) -> tuple[list[Var], tuple[Var, ...], Var | None]:
@@ -69,8 +72,3 @@ def _sort_loops(chain: list[For], definition: Compute, loop: str) -> tuple[list[
     reductions = [s.var for s in chain if s.var not in definition.axis]
     kept = tuple(v for v in reductions if v.name != loop)
     return spatial, kept, next((v for v in reductions if v.name == loop), None)
-
-
-def _reduced(combiner: str, value: Expr, axes: tuple[Var, ...], zero: Const) -> Expr:
-    return Reduce(combiner, value, axes, zero) if axes else value
-

@@ -12,7 +12,20 @@ from toolchain.core.rewrite import children
 from toolchain.te.create import fresh
 from toolchain.te.expr import Call, Const, Expr, Index, IndexLike, Load, Reduce, Var, index, variables
 from toolchain.te.intrin import Intrin
-from toolchain.te.loop_ir import Evaluate, For, If, PrimFunc, Stmt, Store, Update, block, is_reduction_loop, loops
+from toolchain.te.loop_ir import (
+    Evaluate,
+    For,
+    If,
+    PrimFunc,
+    Stmt,
+    Store,
+    Together,
+    Update,
+    block,
+    is_reduction_loop,
+    loops,
+    stores,
+)
 from toolchain.te.primitives.loops import loop_at, names, path_to, path_to_loop, perfect_chain, put, replace_at, stage_named
 from toolchain.te.substitute import substitute, substitute_index
 from toolchain.te.tensor import Tensor
@@ -33,6 +46,8 @@ def tensorize(func: PrimFunc, loop: str, intrin: Intrin) -> tuple[PrimFunc, tupl
     top = loop_at(path)
     chain, guards, leaf = perfect_chain(top, {found.var.name for found in loops(top)})
     refusal = f"tensorize: the nest at '{loop}' is not {intrin.name}"
+    if isinstance(leaf, Together) or (isinstance(leaf, Update) and not isinstance(leaf.combiner, str)):
+        raise ScheduleError(f"{refusal}: it has several results or a combiner of its own, which no instruction has")
     if guards or not isinstance(leaf, Update | Store):
         raise ScheduleError(f"{refusal}: it is no perfect nest without guards", fix="partition it first")
     matched = _match(chain, leaf, intrin, refusal)
@@ -154,7 +169,7 @@ def decompose_reduction(func: PrimFunc, stage: str, loop: str = "") -> tuple[Pri
     Raises ScheduleError: the stage has no pending initialisation, or several.
     """
     tensor = stage_named(func, stage, "decompose_reduction")
-    path = path_to(func.body, lambda s: isinstance(s, Update) and s.tensor is tensor and s.init is not None)
+    path = path_to(func.body, lambda s: isinstance(s, Update) and tensor in s.tensors and s.init is not None)
     if path is None:
         raise ScheduleError(f"decompose_reduction: {stage} has no pending initialisation")
     update = path[-1]
@@ -164,7 +179,7 @@ def decompose_reduction(func: PrimFunc, stage: str, loop: str = "") -> tuple[Pri
     used = {v for i in update.index for v in variables(i)}
     taken = names(func)
     renamed: dict[Var, Var] = {}
-    stmt: Stmt = Store(tensor, update.index, update.init)
+    stmt: Stmt = stores(update.tensors, update.index, update.init)
     for s in reversed(path[outermost:-1]):
         if isinstance(s, For) and s.var in used:
             renamed[s.var] = Var(fresh(f"{s.var.name}_init", taken), s.extent)

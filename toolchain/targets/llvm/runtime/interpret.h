@@ -18,6 +18,7 @@ typedef struct {
     void **buffers;                  /* room for the slots of one op */
     int64_t iteration[TC_MAX_DEPTH]; /* of the loops around, outermost first */
     uint32_t lane, depth;
+    int failed;                      /* it met a FAIL: nothing more is run (SPMD: every lane meets the same one) */
 } walker;
 
 typedef struct tc_model {
@@ -101,7 +102,7 @@ static void run_ops(walker *w, uint32_t first, uint32_t end);
 static void run_loop(walker *w, const tc_op *op, uint32_t first) {
     uint32_t level = w->depth;
     for (int64_t i = 0; i < op->count; i++) {
-        if (op->kind == TC_LOOP && !read_condition(w, op)) break;
+        if (w->failed || (op->kind == TC_LOOP && !read_condition(w, op))) break;
         w->iteration[level] = i, w->depth = level + 1;
         run_ops(w, first, first + op->body);
         w->depth = level;
@@ -127,6 +128,9 @@ static void run_op(walker *w, const tc_op *op, uint32_t index) {
         if (read_condition(w, op)) run_ops(w, first, first + op->body);
         else run_ops(w, first + op->body, first + op->body + op->otherwise);
         break;
+    case TC_FAIL:
+        w->failed = 1;
+        break;
     default:
         run_loop(w, op, first);
     }
@@ -136,7 +140,7 @@ static void run_op(walker *w, const tc_op *op, uint32_t index) {
 static void run_ops(walker *w, uint32_t first, uint32_t end) {
     tc_model *m = w->model;
     int hooks = w->lane == 0 && (m->profile_ns || m->after_op);
-    for (uint32_t i = first; i < end;) {
+    for (uint32_t i = first; i < end && !w->failed;) {
         const tc_op *op = m->plan->ops + i;
         int64_t start = hooks ? cpu_ticks() : 0;
         run_op(w, op, i);
@@ -149,7 +153,7 @@ static void run_ops(walker *w, uint32_t first, uint32_t end) {
 
 static void walk(void *context, uint32_t chunk, uint32_t lane) {
     tc_model *m = context;
-    m->walkers[lane].depth = 0;
+    m->walkers[lane].depth = 0, m->walkers[lane].failed = 0;
     run_ops(&m->walkers[lane], m->first_op, m->end_op);
 }
 

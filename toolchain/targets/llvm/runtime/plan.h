@@ -1,4 +1,4 @@
-/* A plan as constant tables: what the toolchain writes out for each model (table.py) and interpret.h walks. */
+/* A network as constant tables: what the toolchain writes out for each model (table.py); interpret.h walks one plan of it. */
 #ifndef TC_PLAN_H
 #define TC_PLAN_H
 #include <stdint.h>
@@ -22,7 +22,7 @@ typedef struct {
 } tc_phase;
 
 /* Slots: CALL the kernel's buffers; COPY source, destination; ZERO destination; IF, LOOP the condition (one byte). */
-enum { TC_CALL, TC_COPY, TC_ZERO, TC_REPEAT, TC_IF, TC_LOOP };
+enum { TC_CALL, TC_COPY, TC_ZERO, TC_REPEAT, TC_IF, TC_LOOP, TC_FAIL };
 
 /* Ops stand in pre-order: an op's body follows it, then IF's other branch. */
 typedef struct {
@@ -39,6 +39,7 @@ typedef struct {
     const int64_t *shape;
     int32_t rank;
     int64_t size_bytes;
+    const int64_t *extents; /* NULL: the shape is that; else per dimension -1, or where in the arena its true extent is left */
 } tc_tensor;
 
 /* A CPU feature the code needs. x86: cpuid(leaf, subleaf), register 0-3 = eax, ebx, ecx, edx, all bits of `mask`; leaf
@@ -50,19 +51,34 @@ typedef struct {
     uint64_t mask;
 } tc_feature;
 
+/* Bytes of the arena that are zero when a run begins, and that no op spoils: halos. */
 typedef struct {
-    const char *version;
+    uint64_t offset, size_bytes;
+} tc_range;
+
+/* One shape bucket: what runs for inputs of just these shapes. */
+typedef struct {
     const tc_op *ops;
     const tc_slot *slots;
     const tc_phase *phases;
     const int64_t *strides;
     const tc_tensor *inputs, *outputs;
-    const tc_feature *features;
-    uint32_t n_ops, n_inputs, n_outputs, n_features, most_slots;
-    int32_t steal, amx;
-    uint64_t weights_bytes, arena_bytes, scratch_bytes;
-    uint8_t weights_digest[32];
+    const tc_range *zero;
+    uint32_t n_ops, n_zero;
+    int32_t steal;
 } tc_plan;
 
-extern const tc_plan tc_the_plan __attribute__((visibility("hidden")));
+/* All of a model. Names, types and ranks of inputs and outputs are the same in every plan, and so is `steal`; the arena,
+ * scratch and most_slots are those of the plan that needs most. */
+typedef struct {
+    const char *version;
+    const tc_plan *plans;
+    const tc_feature *features;
+    uint32_t n_plans, n_inputs, n_outputs, n_features, most_slots;
+    int32_t amx;
+    uint64_t weights_bytes, arena_bytes, scratch_bytes;
+    uint8_t weights_digest[32];
+} tc_network;
+
+extern const tc_network tc_the_network __attribute__((visibility("hidden")));
 #endif

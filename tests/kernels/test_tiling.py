@@ -1,0 +1,27 @@
+"""The analytic policy's register tiles."""
+
+from __future__ import annotations
+
+import pytest
+
+from toolchain.kernels.tiling import Tile, fits, matmul_tiles, tile_cycles
+from toolchain.targets.presets import PRESETS
+
+TARGETS = [PRESETS[name] for name in ("x86-64-v3", "x86-64-v4")]
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("rows", [197, 127, 50, 31])
+def test_a_product_with_a_prime_number_of_rows_still_reuses_its_weights(rows: int, target) -> None:
+    """ViT has 197 tokens: single rows leave no tail, but read every panel of weights from L2 once per row."""
+    best = matmul_tiles(rows, 96, target, streamed=True)[0]
+    assert fits(best, target) and best.columns >= 3
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+def test_streaming_costs_what_l2_delivers(target) -> None:
+    """32 bytes per cycle: eight vectors for one row of A wait for them, for eight rows they do not."""
+    vectors = 8 * 512 // target.vector_bits
+    assert tile_cycles(1, vectors, target, streamed=True) == 16 > tile_cycles(1, vectors, target)
+    assert tile_cycles(16, 2, target, streamed=True) == tile_cycles(16, 2, target)
+    assert matmul_tiles(1, 96, target, streamed=True)[0] == matmul_tiles(1, 96, target)[0] != Tile(1, 1, 1)
