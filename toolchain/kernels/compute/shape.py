@@ -85,13 +85,13 @@ def split(op: Op) -> tuple[te.Tensor, ...]:
 
 
 def pad(op: Op) -> te.Tensor:
-    """Pad (negative amounts crop): the fill value may be computed at run time, the amounts not."""
+    """Pad: the fill value may be computed at run time, the amounts not. Negative ones crop, before anything is padded."""
     source, rank = op.in_shape(), len(op.in_shape())
     amounts = op.ints(1, "pads") or []
     axes = [a % rank for a in op.ints(3, "axes", range(rank)) or []]
-    before = [0] * rank
+    before, after = [0] * rank, [0] * rank
     for n, a in enumerate(axes):
-        before[a] = amounts[n]
+        before[a], after[a] = amounts[n], amounts[len(axes) + n]
     mode = op.attr("mode", "constant")
     if mode not in ("constant", "edge", "reflect", "wrap"):
         raise CodegenError(f"Pad mode {mode!r} is not supported", where=op.node.name)
@@ -102,16 +102,21 @@ def pad(op: Op) -> te.Tensor:
         if mode == "constant":
             inside = te.all(*(te.all(te.index(j) >= 0, te.index(j) < n) for j, n in zip(at, source, strict=True)))
             return te.select(inside, op.x[tuple(at)], fill)
-        return op.x[tuple(_reflected(mode, j, n) for j, n in zip(at, source, strict=True))]
+        return op.x[tuple(_reflected(mode, j, max(-b, 0), n - max(-a, 0))
+                          for j, n, b, a in zip(at, source, before, after, strict=True))]
     return injective(op, value)
 
 
-def _reflected(mode: str, j: Any, n: int) -> Any:
-    """An index moved back inside [0, n) by the padding mode, however far outside it lies."""
-    j = te.index(j)
+def _reflected(mode: str, j: Any, first: int, end: int) -> Any:
+    """An index moved back inside [first, end) by the padding mode, however far outside it lies."""
+    return _inside(mode, te.index(j - first), end - first) + first
+
+
+def _inside(mode: str, j: te.Index, n: int) -> te.Index:
+    """Moved inside [0, n)."""
     low, high = j.range()
     if n == 1:
-        return 0
+        return te.index(0)
     if low >= 0 and high < n:
         return j
     period = n if mode == "wrap" else 2 * (n - 1)
