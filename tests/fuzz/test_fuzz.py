@@ -84,7 +84,7 @@ def test_wrong_code_is_noticed_and_made_small(stack, monkeypatch):
     case.model.graph.initializer[0].CopyFrom(one)
     case.expected["d"] = np.abs(np.maximum(case.inputs["x"], 0) + 5).T
     verdict = fresh.check(case)
-    assert verdict.kind == "wrong" and "compiled, 1 threads: d[0, 0] is 7.0, not 6.0" in verdict.detail
+    assert verdict.kind == "wrong" and "compiled: 1 threads: d[0, 0] is 7.0, not 6.0" in verdict.detail
     small = minimize(case, lambda c: fresh.check(c).kind == "wrong")
     assert [n.op_type for n in small.model.graph.node] == ["Add"]
 
