@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from toolchain import te
-from toolchain.core import dtype as dtypes
 from toolchain.core.errors import CodegenError
 from toolchain.kernels.op import Compute, Op, broadcast, injective, row_major
 
@@ -181,58 +179,6 @@ def gather_nd(op: Op) -> te.Tensor:
     return injective(op, value)
 
 
-COMBINE = {
-    "add": (te.sum, lambda a, b: a + b, lambda dtype: 0), "mul": (te.prod, lambda a, b: a * b, lambda dtype: 1),
-    "max": (te.max, te.maximum, dtypes.lowest), "min": (te.min, te.minimum, dtypes.highest),
-}
-
-
-def _scattered(op: Op, updates: int, hits: Any, update: Any) -> te.Tensor:
-    """Every element looks through the updates for those that hit it: all are combined, or (reduction=none) the last wins.
-
-    hits(i, r): whether update r goes to place i of the result; update(i, r): its value.
-    """
-    r, mode = te.reduce_axis(updates, "u"), op.attr("reduction", "none")
-    if mode == "none":
-        last = te.compute(op.shape, lambda *i: te.max(
-            te.select(hits(i, r), te.index(r).astype("int64"), te.const(-1, "int64")), axis=r,
-        ), name=op.name("last"), tag="reduce")
-        return te.compute(op.shape, lambda *i: te.select(
-            last[i] >= 0, update(i, te.index(te.maximum(last[i], te.const(0, "int64")), 0, updates - 1)), op.x[i],
-        ), name=op.name(), tag="injective")
-    reduce, combine, neutral = COMBINE[mode]
-    total = te.compute(op.shape, lambda *i: reduce(
-        te.select(hits(i, r), update(i, r), te.const(neutral(op.dtype), op.dtype)), axis=r,
-    ), name=op.name("total"), tag="reduce")
-    return te.compute(op.shape, lambda *i: combine(op.x[i], total[i]), name=op.name(), tag="elementwise")
-
-
-def scatter_elements(op: Op) -> te.Tensor:
-    """x with updates[..., r, ...] put (or added, ...) at indices[..., r, ...] along `axis`. Work: elements times updates."""
-    axis, picks, values = op.axis("axis", 0), op.tensor(1), op.tensor(2)
-    n = op.shape[axis]
-
-    def hits(i: At, r: Any) -> te.Expr:
-        others = [(j, m) for d, (j, m) in enumerate(zip(i, picks.shape, strict=True)) if d != axis and m < op.shape[d]]
-        there = te.all(*(te.index(j) < m for j, m in others))
-        wanted = te.index(i[axis]).astype("int64")
-        at = _from_end(picks[(*i[:axis], r, *i[axis + 1:])].astype("int64"), n)
-        return te.select(there, at.equal(wanted), te.const(False, "bool"))
-    return _scattered(op, picks.shape[axis], hits, lambda i, r: values[(*i[:axis], r, *i[axis + 1:])])
-
-
-def scatter_nd(op: Op) -> te.Tensor:
-    """x with slices updates[r...] put (or added, ...) at x[indices[r..., :]]. Work: elements times updates."""
-    picks, values = op.tensor(1), op.tensor(2)
-    depth, many = picks.shape[-1], picks.shape[:-1]
-
-    def hits(i: At, r: Any) -> te.Expr:
-        at = unflatten_index(r, many)
-        wanted = [_from_end(picks[(*at, d)].astype("int64"), op.shape[d]) for d in range(depth)]
-        return te.all(*(w.equal(te.index(i[d]).astype("int64")) for d, w in enumerate(wanted)))
-    return _scattered(op, math.prod(many), hits, lambda i, r: values[(*unflatten_index(r, many), *i[depth:])])
-
-
 def reverse_sequence(op: Op) -> te.Tensor:
     """The first sequence_lens[b] elements along the time axis backwards, the rest as they are."""
     batch, time = op.axis("batch_axis", 1), op.axis("time_axis", 0)
@@ -333,8 +279,6 @@ SHAPE: dict[str, Compute] = {
     "Range": range_,
     "Reshape": reshape,
     "ReverseSequence": reverse_sequence,
-    "ScatterElements": scatter_elements,
-    "ScatterND": scatter_nd,
     "Slice": slice_,
     "SpaceToDepth": space_to_depth,
     "Split": split,
