@@ -316,7 +316,8 @@ def test_a_loop_that_is_static_round_by_round_is_written_out():
 
 def test_flex_attention_writes_its_graphs_out():
     """score_mod reads a mask from outside; onnxruntime has no such operator, so this compares with the formula."""
-    scores = helper.make_graph([node("Add", ["s", "mask"], ["t"])], "score_mod", [value("s", (1, 4, 3, 5))], [value("t", None)])
+    mask = [node("Add", ["s", "mask"], ["t"])]
+    scores = helper.make_graph(mask, "score_mod", [value("s", (1, 4, 3, 5))], [value("t", None)])
     flex = helper.make_node("FlexAttention", ["q", "k", "v"], ["y"], domain="ai.onnx.preview", score_mod=scores)
     inputs = {"q": (1, 4, 3, 8), "k": (1, 2, 5, 8), "v": (1, 2, 5, 6), "mask": (3, 5)}
     model = make_model([flex], inputs, ["y"], opset=23, opset_imports=[helper.make_opsetid("ai.onnx.preview", 1)])

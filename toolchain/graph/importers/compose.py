@@ -95,7 +95,7 @@ def tf_idf_vectorizer(node: Node, context: Context) -> tuple[Node, ...]:
     places[np.arange(len(used)), indexes[used]] = 1
     found = n.op("MatMul", n.op("Concat", *counts, axis=1), n.constant(places))
     if attrs["mode"] == "IDF":
-        found = n.op("Min", found, n.constant(np.float32(1)))
+        found = n.op("Min", found, n.constant(np.asarray(1, "float32")))
     if attrs["mode"] != "TF" and attrs.get("weights"):
         found = n.op("Mul", found, n.constant(np.array(attrs["weights"], "float32")))
     shape = [*t.shape[:-1], places.shape[1]]
