@@ -112,6 +112,27 @@ def share_first(shared: te.Var, ragged: list[te.Var], order: list[te.Var]) -> li
     return [shared, *(a for a in order if a is not shared)]
 
 
+def share_more(
+    s: te.Schedule, stage: Tensor, shared: te.Var, ragged: list[te.Var], order: list[te.Var], cores: int,
+) -> tuple[te.Var, list[te.Var]]:
+    """(the loop cores share, the loop order), already reordered: where it has fewer iterations than there are cores, it is
+    fused with its neighbour.
+
+        for g (8): for y in parallel(14): for x: ...    ->    for gy in parallel(112): for x: ...
+
+    A loop that will be peeled is left alone: its tail has to stay one phase.
+    """
+    at = next(i for i, axis in enumerate(order) if axis is shared)
+    pairs = [(at - 1, at)] if at else []
+    pairs += [(at, at + 1)] if at + 1 < len(order) else []
+    for outer, inner in pairs if shared.extent < cores else []:
+        both = order[outer:inner + 1]
+        if min(axis.extent for axis in both) > 1 and not any(axis is r for axis in both for r in ragged):
+            fused = s[stage].fuse(*both)
+            return fused, [*order[:outer], fused, *order[inner + 1:]]
+    return shared, order
+
+
 def fuse_all(s: te.Schedule, stage: Tensor, axes: Sequence[te.Var]) -> te.Var:
     """One loop of neighbouring loops."""
     fused = axes[0]
