@@ -16,14 +16,14 @@ from toolchain import te
 from toolchain.core import dtype as dtypes
 from toolchain.core.target import Target
 from toolchain.kernels.choices import Choices
-from toolchain.kernels.sketches.stages import is_reduction, layout_of
+from toolchain.kernels.sketches.stages import definitions, is_reduction, layout_of
 from toolchain.te.tensor import Tensor
 
 PARALLEL_ELEMENTS = 16 * 1024        # below this, waking another core costs more than it brings
 
 
 def pointwise(s: te.Schedule, target: Target, choices: Choices) -> None:
-    for stage in tuple(s.func.stages):
+    for stage in definitions(s):
         pointwise_nest(s, stage, target)
 
 

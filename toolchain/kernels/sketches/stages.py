@@ -28,6 +28,11 @@ def readers(s: te.Schedule, tensor: Tensor) -> list[Tensor]:
     return [t for t, d in s.func.stages.items() if tensor in d.input_tensors]
 
 
+def definitions(s: te.Schedule) -> list[Tensor]:
+    """The stages in order; of tensors that are computed together, the first."""
+    return [t for t in s.func.stages if s.func.computed_with(t)[0] is t]
+
+
 def loads(definition: Compute, tensor: Tensor) -> int:
     """How often a body reads a tensor per point."""
     count = 0
@@ -41,8 +46,9 @@ def loads(definition: Compute, tensor: Tensor) -> int:
 
 def inline_injective(s: te.Schedule, keep: Sequence[Tensor] = ()) -> None:
     """Inline every stage without a reduction into its readers, unless it is an output or costly work would be repeated."""
-    for tensor, definition in reversed(tuple(s.func.stages.items())):
-        if tensor in s.func.params or tensor in keep or is_reduction(definition):
+    for tensor in reversed(definitions(s)):
+        definition = s.func.stages[tensor]
+        if any(t in s.func.params for t in s.func.computed_with(tensor)) or tensor in keep or is_reduction(definition):
             continue
         users = readers(s, tensor)
         reused = len(users) > 1 and any(is_reduction(s.func.stages[u]) for u in users)
@@ -52,7 +58,8 @@ def inline_injective(s: te.Schedule, keep: Sequence[Tensor] = ()) -> None:
 
 
 def reductions(s: te.Schedule) -> list[Tensor]:
-    return [t for t, d in s.func.stages.items() if is_reduction(d)]
+    """One tensor of each reduction."""
+    return [t for t in definitions(s) if is_reduction(s.func.stages[t])]
 
 
 def layout_of(s: te.Schedule, tensor: Tensor) -> Layout:
