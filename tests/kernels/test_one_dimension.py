@@ -30,8 +30,8 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_one_dimension(name: str) -> None:
-    """Each has the schedule made for it, none gives way to a plainer one, and they agree with ONNX Runtime (sums of up to 800
-    products)."""
+    """Each has the schedule made for it, none gives way to a plainer one, and they agree with ONNX Runtime (sums of up to
+    800 products)."""
     op, shape, weight, attrs = CASES[name]
     random = np.random.default_rng(0)
     given = {"x": random.standard_normal(shape, np.float32)}
@@ -48,4 +48,5 @@ def test_one_dimension(name: str) -> None:
             _, facts = compile_workload(workload.body, target)
             assert facts["sketch"] == "sketch" and not facts["refused"], facts["refused"]
     rival = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    np.testing.assert_allclose(compile_model(model, Path(), given, {})(given)["y"], rival.run(None, given)[0], rtol=0, atol=1e-4)
+    ours = compile_model(model, Path(), given, {})(given)["y"]
+    np.testing.assert_allclose(ours, rival.run(None, given)[0], rtol=0, atol=1e-4)
