@@ -79,7 +79,8 @@ def tf_idf_vectorizer(node: Node, context: Context) -> tuple[Node, ...]:
         hits[g, p] = x[p] == pool[g, 0] and x[p + d] == pool[g, 1] and ...     for each distance d (skips + 1)
         counts[g] = sum of hits over p and d;      y[ngram_indexes[g]] += counts[g], then weighted
 
-    Source: ONNX TfIdfVectorizer-9; weights go by places of the output, as in ONNX Runtime and the reference.
+    Source: ONNX TfIdfVectorizer-9. A weight belongs to its n-gram, as the text and ONNX Runtime have it; ONNX's reference
+    takes it for one of a place of the output.
     """
     attrs, n = node.attrs, _Nodes(node, context)
     if "pool_int64s" not in attrs:
@@ -97,7 +98,9 @@ def tf_idf_vectorizer(node: Node, context: Context) -> tuple[Node, ...]:
     if attrs["mode"] == "IDF":
         found = n.op("Min", found, n.constant(np.asarray(1, "float32")))
     if attrs["mode"] != "TF" and attrs.get("weights"):
-        found = n.op("Mul", found, n.constant(np.array(attrs["weights"], "float32")))
+        weights = np.zeros(places.shape[1], "float32")
+        weights[indexes[used]] = np.array(attrs["weights"], "float32")[used]
+        found = n.op("Mul", found, n.constant(weights))
     shape = [*t.shape[:-1], places.shape[1]]
     n.op("Reshape", found, n.constant(np.array(shape, "int64")), out=node.output)
     return tuple(n.made)
