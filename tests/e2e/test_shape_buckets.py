@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_networks import conv_net, mlp, reader
+from small_networks import mlp, reader
 from test_deploy import ran
 
 import toolchain
@@ -150,8 +150,6 @@ def test_compile_for_several_shapes():
     for wrong in ({"shapes": [{"x": (3, 20)}], "dims": [{}, {}]}, {"shapes": []}):
         with pytest.raises(UsageError, match="shapes and dims are lists of"):
             toolchain.compile(mlp(), **wrong)
-    with pytest.raises(UsageError, match="two shape buckets have the same input shapes"):
-        toolchain.compile(conv_net(), shapes=[{}, {}])
 
 
 PROGRAM = """

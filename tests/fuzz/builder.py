@@ -40,6 +40,13 @@ def session(model: onnx.ModelProto) -> ort.InferenceSession:
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
+def case_of(model: onnx.ModelProto, arrays: dict[str, np.ndarray]) -> Case:
+    """The case of a model and its inputs. Raises what ONNX Runtime raises when it refuses the model."""
+    inputs = {i.name: arrays[i.name] for i in model.graph.input}
+    made = session(model).run(None, inputs)
+    return Case(model, inputs, dict(zip((o.name for o in model.graph.output), made, strict=True)))
+
+
 def value_info(name: str, array: np.ndarray) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
 

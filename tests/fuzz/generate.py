@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from . import layers, operators
+from . import layers, operators, selections
 from .builder import Builder, Case
 
 Proposal = Callable[[Builder], None]
@@ -18,6 +18,8 @@ WEIGHTS: dict[Proposal, int] = {
     operators.moves: 4, operators.resize: 3,
     layers.conv: 14, layers.conv_transpose: 4, layers.pool: 8, layers.matmul: 8, layers.einsum: 2,
     layers.normalization: 8, layers.reduce: 6, layers.arg_reduce: 2, layers.recurrent: 3, layers.quantized: 3,
+    selections.non_zero: 2, selections.compress: 2, selections.compress_rows_twice: 2, selections.unique: 2,
+    selections.non_max_suppression: 2,
 }
 FOCUS = 0.5                 # of the networks draw from a few proposals only: longer chains of the same kind
 MOST_NODES = 14

@@ -27,6 +27,9 @@ def window(b: Builder, spatial: tuple[int, ...], *, dilated: bool = True) -> tup
         attrs["auto_pad"] = b.one_of("SAME_UPPER", "SAME_LOWER", "VALID")
         kernel = [min(k, n) for k, n in zip(kernel, spatial, strict=True)]
         attrs.pop("dilations", None)
+        if attrs["auto_pad"] != "VALID":    # padding below zero: ONNX Runtime crops, refuses or ignores it
+            attrs["strides"] = [s if -(-n // s) * s - s + k >= n else min(s, k)
+                                for s, k, n in zip(attrs["strides"], kernel, spatial, strict=True)]
     else:
         pads = [b.rng.randint(0, k - 1) if b.chance(0.6) else k // 2 for k in kernel + kernel]
         reach = [(k - 1) * d + 1 for k, d in zip(kernel, attrs.get("dilations", [1] * len(kernel)), strict=True)]

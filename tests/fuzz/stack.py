@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,13 @@ from toolchain.graph.ir import Graph
 from toolchain.graph.passes import (
     FUSION,
     PASSES,
+    REQUIRED,
     GraphPass,
+    MemoryPlan,
     check_memory,
     choosing_algorithms,
     decomposing,
+    fuse_operators,
     plan_memory,
     planning_layouts,
     run_passes,
@@ -31,7 +34,10 @@ from toolchain.kernels.table import KERNELS
 from toolchain.targets.backend import Kernel
 from toolchain.targets.llvm.artifact import write_artifact
 from toolchain.targets.llvm.cpu import host_target
+from toolchain.targets.llvm.in_process import LoadedPlan
+from toolchain.targets.llvm.load import load
 from toolchain.targets.llvm.module import Module
+from toolchain.targets.llvm.plan import Plan
 from toolchain.targets.presets import PRESETS
 from toolchain.tasks import optimize
 from toolchain.tasks.assemble import assemble, weights_segment, workspaces
@@ -40,15 +46,16 @@ from toolchain.tasks.steps import supported_operators
 
 from .builder import Case
 from .guarded import guarded
+from .judging import Arrays, Judge
 
-Arrays = Mapping[str, np.ndarray]
 HOST = host_target(cores=2)
 TARGETS = (HOST, *(t for t in PRESETS.values() if set(t.features) <= set(HOST.features)))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """kind: passed, refused (an error in the user's words), wrong, or crashed (any other exception)."""
+    """kind: passed, unstable (rounding decides), refused (an error in the user's words), wrong, or crashed (any other
+    exception). detail: why; of a case that passed, what is special about it."""
 
     kind: str
     detail: str = ""
@@ -56,23 +63,40 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Variant:
-    """How a case is compiled: for what, with which of the graph passes, with or without blocked layouts."""
+    """How a case is compiled: for what, with which of the graph passes, blocked layouts, Winograd sizes, fused or not."""
 
     target: Target = HOST
     passes: tuple[GraphPass, ...] = PASSES
     layouts: bool = True
     winograd: int | None = None         # the tile of every convolution that can; None: as the kernels choose
+    fusion: bool = True
 
     def __str__(self) -> str:
-        left_out = [p.__name__ for p in PASSES if p not in self.passes]
-        without = f"without {' '.join(left_out)}" if left_out else ""
+        kept = "" if self.passes == PASSES else " ".join(["passes", *(p.__name__ for p in self.passes)])
         winograd = f"Winograd {self.winograd}" if self.winograd is not None else ""
-        return ", ".join(filter(None, [self.target.name, "" if self.layouts else "plain layouts", winograd, without]))
+        return ", ".join(filter(None, [self.target.name, "" if self.layouts else "plain layouts", winograd,
+                                       "" if self.fusion else "nothing fused", kept]))
 
 
-def random_variant(rng: random.Random) -> Variant:
-    passes = PASSES if rng.random() < 0.5 else tuple(p for p in PASSES if rng.random() < 0.5)
-    return Variant(rng.choice(TARGETS), passes, rng.random() < 0.7, rng.choice((None, 0, 2, 4)))
+def subset(rng: random.Random) -> tuple[GraphPass, ...]:
+    """Some of the passes, in their order: all that are required, and each other one by chance."""
+    return tuple(p for p in PASSES if p in REQUIRED or rng.random() < 0.5)
+
+
+def random_variant(rng: random.Random, targets: tuple[Target, ...] = TARGETS) -> Variant:
+    passes = PASSES if rng.random() < 0.5 else subset(rng)
+    return Variant(rng.choice(targets), passes, rng.random() < 0.7, rng.choice((None, 0, 2, 4)), rng.random() < 0.9)
+
+
+O0 = Variant(passes=tuple(p for p in PASSES if p in REQUIRED), layouts=False, winograd=0, fusion=False)
+O3 = Variant()
+
+
+def metamorphic(rng: random.Random) -> tuple[Variant, ...]:
+    """Everything on, everything off that can be, and two mixtures: on AVX2 and AVX-512 as far as this machine has them."""
+    wide = tuple(t for t in TARGETS if t.vector_bits >= 256)
+    mixed = (replace(random_variant(rng, (target,)), passes=subset(rng)) for target in rng.sample(wide, min(2, len(wide))))
+    return O3, O0, *mixed
 
 
 class Stack:
@@ -82,54 +106,68 @@ class Stack:
         self.folder = folder
         self.kernels: dict[tuple[str, str], Kernel] = {}
 
-    def check(self, case: Case, variants: tuple[Variant, ...] = (Variant(),)) -> Verdict:
+    def check(self, case: Case, variants: tuple[Variant, ...] = (Variant(),), *, link: bool = True) -> Verdict:
+        """Each variant compared with ONNX Runtime, and with the first variant.
+
+        That one is linked and run by the C runtime on 1, 2 and 3 threads (link), the others run in this process.
+        """
         where = "import"
         try:
             graph = import_model(case.model, self.folder, {}, {}, supported_operators())
             where = "interpreter"
-            reference = graph.results(interpret(graph, case.inputs))
-            if problem := compare(reference, case.expected, roughness(case)):
+            judge = Judge(case, graph)
+            if problem := judge.interpreter():
                 return Verdict("wrong", f"interpreter of the imported graph: {problem}")
+            first: Arrays = {}
             for variant in variants:
                 where = str(variant)
-                if problem := self._check_variant(case, graph, reference, variant):
-                    return Verdict("wrong", f"{where}: {problem}")
+                optimized = self._optimize(graph, variant)
+                if problem := judge.problem(optimized.results(interpret(optimized, case.inputs))):
+                    return Verdict("wrong", f"{where}: graph passes: {problem}")
+                memory, plan, kernels = self._build(optimized, variant.target)
+                if link and not first:
+                    self._link(optimized, memory, plan, kernels, variant.target)
+                    first, problem = self._run_linked(case, judge)
+                else:
+                    made = run_in_process(plan, kernels, weights_segment(optimized, memory), case.inputs)
+                    first = first or made
+                    problem = judge.problem(made) or judge.apart(made, first)
+                if problem:
+                    return Verdict("wrong", f"{where}: compiled: {problem}")
         except InternalError as error:
             return Verdict("crashed", f"{where}: {type(error).__name__}: {error}")
         except ToolchainError as error:
             return Verdict("refused", f"{where}: {type(error).__name__}: {error}")
         except Exception as error:
             return Verdict("crashed", f"{where}: {type(error).__name__}: {error} {_origin(error)}")
-        return Verdict("passed")
+        if judge.unstable:
+            why = "NaN or Inf on the way" if judge.special else "rounding decides"
+            return Verdict("unstable", f"{why}: {judge.unstable}")
+        return Verdict("passed", "NaN or Inf on the way" if judge.special else "")
 
-    def _check_variant(self, case: Case, graph: Graph, reference: Arrays, variant: Variant) -> str:
-        optimized = self._optimize(graph, variant)
-        slack = {n: spread(reference[n], case.expected[n]) for n in case.expected}
-        rough = roughness(case)
-        if problem := compare(optimized.results(interpret(optimized, case.inputs)), case.expected, rough, slack):
-            return f"graph passes: {problem}"
-        self._build(optimized, variant.target)
+    def _run_linked(self, case: Case, judge: Judge) -> tuple[Arrays, str]:
         one: Arrays = {}
-        for threads in (1, 2):
+        for threads in (1, 2, 3):
             with Module.load(self.folder, threads) as module:
                 made = run_guarded(module, case.inputs, at_end=threads == 1)
-                if problem := compare(made, case.expected, rough, slack):
-                    return f"compiled, {threads} threads: {problem}"
+                if problem := judge.problem(made):
+                    return one, f"{threads} threads: {problem}"
                 one = one or made
                 if any(made[n].tobytes() != one[n].tobytes() for n in made):
-                    return "two threads compute something else than one"
-        return ""
+                    return one, f"{threads} threads compute something else than one"
+        return one, ""
 
     def _optimize(self, graph: Graph, variant: Variant) -> Graph:
         layouts = (planning_layouts(layout_options(variant.target)),) if variant.layouts else ()
         supported = KERNELS | optimize.CONTROL_FLOW
         choose = algorithms(variant.target) if variant.winograd is None else lambda node, graph: variant.winograd
+        fusion = FUSION if variant.fusion else tuple(fuse_nothing if p is fuse_operators else p for p in FUSION)
         graph = run_passes(graph, (
-            decomposing(supported), *variant.passes, choosing_algorithms(choose), *layouts, *FUSION))
+            decomposing(supported), *variant.passes, choosing_algorithms(choose), *layouts, *fusion))
         self.workloads: dict[str, optimize.Workload] = {}
         return optimize._with_keys(graph, self.workloads)
 
-    def _build(self, graph: Graph, target: Target) -> None:
+    def _build(self, graph: Graph, target: Target) -> tuple[MemoryPlan, Plan, dict[str, Kernel]]:
         kernels = {}
         for key, workload in self.workloads.items():
             if (key, target.name) not in self.kernels:
@@ -137,12 +175,27 @@ class Stack:
             kernels[key] = self.kernels[key, target.name]
         memory = plan_memory(graph, workspaces(kernels))
         check_memory(graph, memory, workspaces(kernels))
+        return memory, assemble("fuzz", graph, memory, kernels), kernels
+
+    def _link(self, graph: Graph, memory: MemoryPlan, plan: Plan, kernels: dict[str, Kernel], target: Target) -> None:
         weights = bytearray(memory.weights_bytes)
         for offset, array in weights_segment(graph, memory):
             data = array.tobytes()
             weights[offset:offset + len(data)] = data
-        plan = assemble("fuzz", graph, memory, kernels)
         write_artifact(self.folder, "fuzz", (plan,), {k.symbol: k.object for k in kernels.values()}, bytes(weights), target)
+
+
+def fuse_nothing(graph: Graph) -> Graph:
+    """A kernel per operator."""
+    return fuse_operators(graph, frozenset(n.op for n in graph.nodes))
+
+
+def run_in_process(
+    plan: Plan, kernels: dict[str, Kernel], weights: Iterable[tuple[int, np.ndarray]], inputs: Arrays,
+) -> Arrays:
+    loaded = {k.symbol: load(k) for k in kernels.values()}
+    made = LoadedPlan(plan, loaded, weights)([inputs[v.name] for v in plan.inputs])
+    return dict(zip((v.name for v in plan.outputs), made, strict=True))
 
 
 def run_guarded(module: Module, inputs: Arrays, *, at_end: bool) -> dict[str, np.ndarray]:
@@ -165,41 +218,6 @@ def run_guarded(module: Module, inputs: Arrays, *, at_end: bool) -> dict[str, np
         if array.tobytes() != np.ascontiguousarray(inputs[name]).tobytes():
             raise AssertionError(f"the run changed its input {name}")
     return {name: array.copy() for name, array in bound.results().items()}
-
-
-# ---- comparing
-
-def roughness(case: Case) -> float:
-    """The relative error that is fine: by the narrowest type in the network."""
-    narrow = any(a.dtype == np.float16 for a in (*case.inputs.values(), *case.expected.values()))
-    narrow = narrow or any(t.data_type == 10 for t in case.model.graph.initializer)
-    narrow = narrow or any(n.op_type == "Cast" and n.attribute[0].i == 10 for n in case.model.graph.node)
-    return 2e-2 if narrow else 2e-4
-
-
-def spread(a: np.ndarray, b: np.ndarray) -> float:
-    """How far two correct computations are apart: what the case's numbers make of rounding."""
-    if a.dtype.kind != "f":
-        return 0.0
-    return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max())
-
-
-def compare(made: Arrays, expected: Arrays, rough: float, slack: Mapping[str, float] | None = None) -> str:
-    """What is wrong, or "". Small integers may differ by one: a rounded tie falls either way."""
-    for name, want in expected.items():
-        got = made[name]
-        if got.shape != want.shape or got.dtype != want.dtype:
-            return f"{name} is {got.dtype}{list(got.shape)}, not {want.dtype}{list(want.shape)}"
-        a, b = got.astype(np.float64), want.astype(np.float64)
-        if want.dtype.kind == "f":
-            limit = rough * (np.abs(b) + np.abs(b).max() + 0.01) + 30 * (slack or {}).get(name, 0.0)
-        else:
-            limit = np.full(b.shape, 1.0 if want.dtype.itemsize == 1 and want.dtype.kind != "b" else 0.0)
-        bad = ~(np.abs(a - b) <= limit)
-        if bad.any():
-            at = tuple(int(i) for i in np.argwhere(bad)[0])
-            return f"{name}{list(at)} is {got[at]}, not {want[at]} ({int(bad.sum())} of {bad.size} elements)"
-    return ""
 
 
 def _origin(error: BaseException) -> str:

@@ -297,8 +297,43 @@ def test_loop_and_scan_compute_what_onnxruntime_does():
     assert_like_onnxruntime(model, graph)
 
 
+def test_a_loop_that_is_static_round_by_round_is_written_out():
+    """Its body slices by the number of the round, and a state grows."""
+    nodes = [
+        node("Add", ["i1", "one"], ["next"]), node("Slice", ["x", "i1", "next"], ["piece"]),
+        node("Concat", ["s", "piece"], ["s2"], axis=0), node("Identity", ["go"], ["more"])]
+    body = helper.make_graph([node("Unsqueeze", ["i", "nil"], ["i1"]), *nodes], "body",
+                             [value("i", (), "int64"), value("go", (), "bool"), value("s", ("n", 2))],
+                             [value("more", (), "bool"), value("s2", ("m", 2)), value("piece", (1, 2))])
+    params = {"trips": np.asarray(3, "int64"), "yes": np.asarray(True), "one": ints(1), "nil": ints(0),
+              "start": np.ones((1, 2), "float32")}
+    model = make_model([node("Loop", ["trips", "yes", "start"], ["l", "a"], body=body)], {"x": (4, 2)}, ["l", "a"], params)
+    graph = imported(model)
+    assert graph.types["l"].shape == (4, 2) and graph.types["a"].shape == (3, 1, 2)
+    assert not any(n.op == "Loop" for n in graph.nodes)
+    assert_like_onnxruntime(model, graph)
+
+
+def test_flex_attention_writes_its_graphs_out():
+    """score_mod reads a mask from outside; onnxruntime has no such operator, so this compares with the formula."""
+    mask = [node("Add", ["s", "mask"], ["t"])]
+    scores = helper.make_graph(mask, "score_mod", [value("s", (1, 4, 3, 5))], [value("t", None)])
+    flex = helper.make_node("FlexAttention", ["q", "k", "v"], ["y"], domain="ai.onnx.preview", score_mod=scores)
+    inputs = {"q": (1, 4, 3, 8), "k": (1, 2, 5, 8), "v": (1, 2, 5, 6), "mask": (3, 5)}
+    model = make_model([flex], inputs, ["y"], opset=23, opset_imports=[helper.make_opsetid("ai.onnx.preview", 1)])
+    graph = imported(model)
+    given = random_inputs(graph)
+    q, k, v = given["q"], *(np.repeat(given[n], 2, 1) for n in "kv")
+    s = q @ k.transpose(0, 1, 3, 2) / np.sqrt(8) + given["mask"]
+    p = np.exp(s - s.max(-1, keepdims=True))
+    # sums of eight float32, and one function
+    np.testing.assert_allclose(interpret(graph, given)["y"], p / p.sum(-1, keepdims=True) @ v, rtol=1e-5, atol=1e-6)
+    assert not any(n.op == "FlexAttention" for n in graph.nodes)
+
+
 def test_scan_outputs_of_an_undecided_loop_are_refused():
-    body = helper.make_graph([node("Not", ["go"], ["more"]), node("Neg", ["s"], ["s2"]), node("Neg", ["s2"], ["o"])], "body",
+    ends = [node("ReduceSum", ["s"], ["t"], keepdims=0), node("Cast", ["t"], ["more"], to=9)]
+    body = helper.make_graph([*ends, node("Neg", ["s"], ["s2"]), node("Neg", ["s2"], ["o"])], "body",
                              [value("i", (), "int64"), value("go", (), "bool"), value("s", (3,))],
                              [value("more", (), "bool"), value("s2", (3,)), value("o", (3,))])
     params = {"trips": np.asarray(4, "int64"), "yes": np.asarray(True)}

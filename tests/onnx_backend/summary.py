@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--write-expected", action="store_true", help="write the refusals to expected_failures.txt")
     options = parser.parse_args()
     started = time.perf_counter()
-    names = [n for n in case_names() if re.search(options.match, n)]
+    names = [n for n in case_names(long=True) if re.search(options.match, n)]
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("fork")) as pool:       # which notices a crash
         outcomes = list(pool.map(run_case, names, chunksize=4))
     show(outcomes, options.cases)
@@ -48,8 +48,8 @@ def show(outcomes: list[Outcome], cases: bool) -> None:
             print(f"{o.verdict}: {o.name}: {o.detail}")
     total = Counter(o.verdict for o in outcomes)
     constant = sum(o.constant for o in outcomes)
-    print(f"{total['pass']} of {len(outcomes)} pass ({constant} of them computed when building), "
-          f"{total['refused']} refused, {total['close']} close, {total['wrong']} wrong")
+    print(f"of {len(outcomes)} cases: passed {total['pass']} ({constant} of them computed when building), "
+          f"failed {total['close']} (within NEAR, see close.txt), refused {total['refused']}, wrong {total['wrong']}")
 
 
 def write_expected(outcomes: list[Outcome]) -> None:

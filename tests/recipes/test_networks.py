@@ -25,6 +25,7 @@ VISION: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "efficientnet_b0": ({"stages": ((1, 8, 1, 1, 3), (6, 16, 2, 2, 5)), "stem": 8, "head": 32, "size": 64, "classes": 10},
                         (1, 3, 64, 64)),
     "detector": (YOLO, (1, 3, 96, 96)),
+    "detector_nms": (YOLO, (1, 3, 96, 96)),
 }
 DECODER = {"layers": 2, "width": 32, "heads": 4, "groups": 2, "hidden": 48, "words": 50, "context": 16}
 

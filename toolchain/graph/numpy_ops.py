@@ -254,17 +254,23 @@ def _mean(node: Node, arrays: Arrays) -> Made:
 
 
 def _pad(node: Node, arrays: Arrays) -> Made:
-    """Padding some dimensions and cropping others, which onnx.reference cannot; the rest is left to it."""
+    """Cropping, which onnx.reference cannot, before padding; the rest is left to it.
+
+    ONNX does not say which comes first; where a mode repeats elements it matters: ONNX Runtime crops first.
+    """
     x, amounts = _array(arrays[0]), [int(n) for n in _array(arrays[1])]
-    if min(amounts, default=0) >= 0 or default(node, "mode") != "constant":
+    if min(amounts, default=0) >= 0:
         return None
     axes = arrays[3] if len(arrays) > 3 and arrays[3] is not None else np.arange(x.ndim)
-    fill = arrays[2] if len(arrays) > 2 and arrays[2] is not None else np.zeros((), x.dtype)
     pads = {int(a) % x.ndim: (amounts[k], amounts[len(axes) + k]) for k, a in enumerate(axes)}
     both = [pads.get(a, (0, 0)) for a in range(x.ndim)]
-    grown = np.pad(x, [(max(b, 0), max(a, 0)) for b, a in both], constant_values=fill.reshape(())[()])
-    cut = tuple(slice(max(-b, 0), n - max(-a, 0)) for (b, a), n in zip(both, grown.shape))
-    return (grown[cut],)
+    cut = x[tuple(slice(max(-b, 0), n - max(-a, 0)) for (b, a), n in zip(both, x.shape))]
+    grow = [(max(b, 0), max(a, 0)) for b, a in both]
+    mode = default(node, "mode")
+    if mode != "constant":
+        return (np.pad(cut, grow, mode),)
+    fill = arrays[2] if len(arrays) > 2 and arrays[2] is not None else np.zeros((), x.dtype)
+    return (np.pad(cut, grow, constant_values=fill.reshape(())[()]),)
 
 
 def _lrn(node: Node, arrays: Arrays) -> Made:

@@ -78,7 +78,9 @@ def direct_cycles(shape: Geometry, target: Target, cold: bool) -> float:
     blocks = tiles(shape.outputs, lanes)
     tile = conv_tiles(shape.height, shape.width, blocks, target)[0]
     work = shape.batch * shape.channels * 9 * cycles(shape.height, shape.width, blocks, tile, target)
-    chunks = max(shape.batch, tiles(blocks, tile.vectors), tiles(shape.height, tile.rows))
+    groups, rows = tiles(blocks, tile.vectors), tiles(shape.height, tile.rows)
+    chunks = max(shape.batch, groups, rows)
+    chunks = groups * rows if chunks < target.cores else chunks         # sketches.stages.share_more
     return work * _share(chunks, target) + _cold(4 * 9 * shape.channels * blocks * lanes, target, cold)
 
 

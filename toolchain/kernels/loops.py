@@ -13,6 +13,7 @@ from typing import Any
 from toolchain import te
 from toolchain.core import dtype as dtypes
 from toolchain.kernels.op import Op
+from toolchain.kernels.scatter import SCATTER
 from toolchain.te.expr import Expr
 from toolchain.te.ir_builder import IRBuilder, Variable
 from toolchain.te.loop_ir import ForKind, PrimFunc
@@ -274,6 +275,7 @@ def _select(op: Op, b: IRBuilder, boxes: Tensor, scores: Tensor, row: Any, made:
 
 
 LOOPS: dict[str, Loops] = {
+    **SCATTER,
     "BoundedNonMaxSuppression": non_max_suppression,
     "FlatNonZero": flat_non_zero,
     "UniqueRows": unique_rows,

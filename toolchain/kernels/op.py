@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from toolchain import te
+from toolchain.core import dtype as dtypes
 from toolchain.core.errors import CodegenError
 from toolchain.core.layout import TensorType
 from toolchain.graph.ir import Node
 from toolchain.graph.protos import default as attribute_default
+from toolchain.te.combiner import Axes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,6 +141,25 @@ def table(values: Sequence[float], at: Any, dtype: str) -> te.Expr:
         middle = (low + high) // 2
         return te.select(te.index(at) < middle, tree(low, middle), tree(middle, high))
     return tree(0, len(values))
+
+
+def _propagating(pick: Callable[[te.Expr, te.Expr], te.Expr], start: Callable[[str], te.Expr], name: str) -> te.Reducer:
+    """x86's maximum gives its second operand when one is NaN: a NaN that is there stays, one that comes is chosen."""
+    return te.comm_reducer(lambda x, y: te.select(te.isnan(y), y, pick(y, x)), start, name)
+
+
+_LARGEST, _SMALLEST = (_propagating(te.maximum, te.min_value, "largest"), _propagating(te.minimum, te.max_value, "smallest"))
+
+
+def largest(value: te.Expr, axis: Axes) -> te.Expr:
+    """The largest over `axis`, NaN if there is one, as NumPy has it. (te.max promises nothing of NaN, for two operations
+    less per element.)"""
+    return _LARGEST(value, axis) if dtypes.is_float(value.dtype) else te.max(value, axis)
+
+
+def smallest(value: te.Expr, axis: Axes) -> te.Expr:
+    """The smallest over `axis`, NaN if there is one."""
+    return _SMALLEST(value, axis) if dtypes.is_float(value.dtype) else te.min(value, axis)
 
 
 def wide(dtype: str) -> str:

@@ -11,7 +11,21 @@
 from toolchain.te.collapse import collapse
 from toolchain.te.combiner import Combiner, Reducer, comm_reducer, max_value, min_value
 from toolchain.te.create import stages_of
-from toolchain.te.expr import Expr, Index, Var, all_of, any_of, call, cast, const, index, maximum, minimum, select
+from toolchain.te.expr import (
+    Expr,
+    Index,
+    TupleReduce,
+    Var,
+    all_of,
+    any_of,
+    call,
+    cast,
+    const,
+    index,
+    maximum,
+    minimum,
+    select,
+)
 from toolchain.te.interpret import interpret
 from toolchain.te.intrin import Intrin, intrin
 from toolchain.te.loop_ir import PrimFunc
@@ -61,9 +75,9 @@ any = any_of
 
 __all__ = [
     "Combiner", "Compute", "Expr", "Index", "Intrin", "Placeholder", "PrimFunc", "Reducer", "Schedule", "Stage", "Step",
-    "Tensor", "Thread", "Var", "abs", "acos", "all", "all_of", "any", "any_of", "asin", "atan", "call", "cast", "ceil",
-    "collapse", "comm_reducer", "compute", "const", "cos", "cosh", "create_schedule", "erf", "exp", "floor", "fma",
-    "if_then_else", "index", "interpret", "intrin", "isinf", "isnan", "log", "max", "max_value", "maximum", "min",
+    "Tensor", "Thread", "TupleReduce", "Var", "abs", "acos", "all", "all_of", "any", "any_of", "asin", "atan", "call",
+    "cast", "ceil", "collapse", "comm_reducer", "compute", "const", "cos", "cosh", "create_schedule", "erf", "exp", "floor",
+    "fma", "if_then_else", "index", "interpret", "intrin", "isinf", "isnan", "log", "max", "max_value", "maximum", "min",
     "min_value", "minimum", "placeholder", "pow", "prod", "reduce_axis", "replay", "round", "rsqrt", "select", "sigmoid",
     "sin", "sinh", "sqrt", "stages_of", "steps_from_json", "steps_to_json", "sum", "tan", "tanh",
     "thread_axis", "to_text", "trunc",

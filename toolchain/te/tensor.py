@@ -172,6 +172,7 @@ def prod(value: ExprLike, axis: Axes, init: ExprLike | None = None) -> Reduce:
 
 
 def max(value: ExprLike, axis: Axes, init: ExprLike | None = None) -> Reduce:
+    """The largest. Of NaN it promises nothing (nor does `min`): a CPU may lose one; a te.comm_reducer can keep it."""
     return _reduce("max", value, axis, init)
 
 

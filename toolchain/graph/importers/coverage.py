@@ -17,6 +17,9 @@ from toolchain.graph.protos import schema
 SHOWN = 5
 """So many node names per operator stand in a message."""
 
+WRITTEN_OUT = frozenset({("ai.onnx.preview", "FlexAttention")})
+"""Operators of other domains that the importer writes out as ONNX's own."""
+
 Functions = Mapping[tuple[str, str, str], onnx.FunctionProto]
 
 
@@ -80,6 +83,8 @@ def _walk(
                 yield op, f"{name}/{at}"
             continue
         op = BECOMES.get(node.op_type, node.op_type)
+        if (node.domain, node.op_type) in WRITTEN_OUT:
+            continue
         if node.domain not in ("", "ai.onnx"):
             yield f"{node.domain}.{node.op_type}", name
         elif op not in supported and op not in VANISHES and not _expands(op, supported, depth):

@@ -21,7 +21,8 @@ from toolchain.graph.importers.coverage import refuse, unsupported, unsupported_
 from toolchain.graph.importers.forms import check_strings
 from toolchain.graph.importers.inputs import bind_inputs
 from toolchain.graph.importers.limits import DEFAULT, Limits
-from toolchain.graph.importers.sweep import Model, read_graph
+from toolchain.graph.importers.names import Model
+from toolchain.graph.importers.sweep import read_graph
 from toolchain.graph.importers.tensors import TensorReader
 from toolchain.graph.ir import Graph
 from toolchain.graph.protos import OPSET

@@ -7,8 +7,8 @@ of its own; what it reads from outside becomes an explicit input (see infer.py) 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,11 @@ from toolchain.core.layout import TensorType
 from toolchain.graph.importers.bounded import Bounding, Extents, Number, finish
 from toolchain.graph.importers.bounded_rules import MAKES, apply_rule
 from toolchain.graph.importers.bounded_shapes import DECIDED_BY, follow
-from toolchain.graph.importers.coverage import has_function, is_covered
+from toolchain.graph.importers.coverage import WRITTEN_OUT, has_function, is_covered
+from toolchain.graph.importers.flex_attention import flex_attention
 from toolchain.graph.importers.forms import check_form, constant_of, plain
-from toolchain.graph.importers.limits import Limits
-from toolchain.graph.importers.tensors import TensorReader
+from toolchain.graph.importers.names import Model, Names
+from toolchain.graph.importers.unroll import Writer, unroll_loop
 from toolchain.graph.importers.upgrade import UPGRADES, VANISHES, upgrade
 from toolchain.graph.infer import infer, where
 from toolchain.graph.interpret import evaluate
@@ -34,51 +35,6 @@ from toolchain.graph.protos import OPSET, attribute_value, node_proto, schema, t
 CONTROL = frozenset({"If", "Loop", "Scan"})
 BY_SHAPE = frozenset({"Shape", "Size"})
 """Operators that read only the shape of their input: constant even when the input is not."""
-
-
-@dataclass
-class Model:
-    """What all scopes of one import share, and the counters the limits bound."""
-
-    reader: TensorReader
-    limits: Limits
-    supported: Collection[str] | None
-    functions: Mapping[tuple[str, str, str], FunctionProto]
-    nodes: int = 0
-    folded_bytes: int = 0
-
-    def count_node(self, here: str) -> None:
-        self.nodes += 1
-        if self.nodes > self.limits.nodes:
-            raise ImportModelError(f"the model has more than {self.limits.nodes} nodes, functions inlined", where=here)
-
-    def check_depth(self, depth: int, here: str) -> None:
-        if depth > self.limits.depth:
-            raise ImportModelError(f"subgraphs or functions are nested deeper than {self.limits.depth}, or call themselves",
-                                   where=here)
-
-    def check_value(self, name: str, t: TensorType, here: str) -> None:
-        if t.elements * itemsize(t.dtype) > self.limits.value_bytes:
-            raise ImportModelError(f"{name!r} would be {t}, over {self.limits.value_bytes} bytes", where=here)
-
-    def count_folded(self, size_bytes: int, here: str) -> None:
-        self.folded_bytes += size_bytes
-        if self.folded_bytes > self.limits.folded_bytes:
-            raise ImportModelError(f"constants computed while importing need more than {self.limits.folded_bytes} bytes",
-                                   where=here, fix="raise the import limit folded_bytes if the model is trusted")
-
-
-@dataclass
-class Names:
-    """What names mean in one piece of proto: value names, and attributes of the function being inlined."""
-
-    opset: int
-    depth: int
-    values: dict[str, str] = field(default_factory=dict)
-    attrs: Mapping[str, Any] | None = None
-    prefix: str = ""                        # of node and value names made inside; empty: the model's own names
-    outer: Names | None = None              # an inlined branch sees its surroundings, a function does not
-    source: str = ""                        # the model's node all this comes from, when ONNX's own function expands it
 
 
 def read_graph(
@@ -262,6 +218,12 @@ class Scope:
         if function is not None:
             self._inline_function(proto, name, names, function)
             return
+        if (proto.domain, proto.op_type) in WRITTEN_OUT:
+            inputs = tuple(self.resolve(i, names, here) if i else "" for i in proto.input)
+            attrs, source = self._attrs(proto, names, here), names.source or name
+            node = Node(proto.op_type, inputs, (), attrs, self.node_name(name), (source,))
+            self.bind(proto.output[0], flex_attention(Writer(self, node, names), node, here), names, here)
+            return
         known = schema(proto.op_type, names.opset) if proto.domain in ("", "ai.onnx") else None
         if known is None or (known.deprecated and proto.op_type not in UPGRADES):
             domain = f"{proto.domain}." if proto.domain else ""
@@ -273,7 +235,8 @@ class Scope:
         if proto.op_type == "Constant":
             self._add_param(self._define(proto.output[0], names, here), constant_of(node, here))
             return
-        if proto.op_type in CONTROL and self._control(node, proto, names, here):
+        if proto.op_type in CONTROL:
+            self._control_or_unrolled(node, proto, names, here)
             return
         self._convert(node, proto.output, names, here)
 
@@ -285,9 +248,9 @@ class Scope:
             if new.op == "Identity":                    # %y = Identity(%x)   ->   y is another name for x
                 names.values[wanted[made.index(new.output)]] = new.inputs[0]
             else:
-                self._emit(new, names)
+                self.emit(new, names)
 
-    def _emit(self, node: Node, names: Names) -> None:
+    def emit(self, node: Node, names: Names) -> None:
         """Add a converted node: its value when all it reads is constant, else itself; expanded when nobody supports it."""
         here = where(node)
         known = node.op not in RANDOM and node.op not in CONTROL
@@ -376,7 +339,7 @@ class Scope:
         results = self._inline(function, given, attrs, name, names, names.source, here)
         for formal, out in zip(function.output, proto.output):
             if out:
-                self._bind(out, results[formal], names, here)
+                self.bind(out, results[formal], names, here)
 
     def _inline(
         self, function: FunctionProto, given: dict[str, str], attrs: Mapping[str, Any], name: str, names: Names, source: str,
@@ -390,7 +353,7 @@ class Scope:
         self._read_nodes(function.node, inner)
         return {o: self.resolve(o, inner, here) for o in function.output if o in inner.values}
 
-    def _bind(self, name: str, value: str, names: Names, here: str) -> None:
+    def bind(self, name: str, value: str, names: Names, here: str) -> None:
         if name in names.values:
             raise ImportModelError(f"defines {name!r} a second time", where=here)
         names.values[name] = value
@@ -438,13 +401,23 @@ class Scope:
 
     # --- control flow
 
-    def _control(self, node: Node, proto: NodeProto, names: Names, here: str) -> bool:
-        """If, Loop, Scan. True when nothing is left to emit."""
+    def _control_or_unrolled(self, node: Node, proto: NodeProto, names: Names, here: str) -> None:
+        """A loop whose body needs more to be static than it has, such as the number of the round, is written out."""
+        before = dict(names.values)
+        try:
+            self._control(node, proto, names, here)
+        except ImportModelError:
+            names.values = before
+            if node.op != "Loop" or not unroll_loop(self, node, proto, names, here):
+                raise
+
+    def _control(self, node: Node, proto: NodeProto, names: Names, here: str) -> None:
+        """If, Loop, Scan."""
         self.model.check_depth(names.depth + 1, here)
         if node.op == "If" and node.inputs[0] in self.params:
             taken: GraphProto = node.attrs["then_branch" if self.params[node.inputs[0]].all() else "else_branch"]
             self._inline_branch(taken, node, proto, names, here)
-            return True
+            return
         bodies = {key: value for key, value in node.attrs.items() if isinstance(value, GraphProto)}
         given = self._body_inputs(node, names, here)
         scopes: dict[str, Scope] = {}
@@ -475,7 +448,6 @@ class Scope:
         if node.op == "Loop":
             inputs = (*inputs, "", "")[:2] + inputs[2:] if len(inputs) >= 2 else (*inputs, *("",) * (2 - len(inputs)))
         self._convert(replace(node, inputs=(*inputs, *captured), attrs=attrs), proto.output, names, here)
-        return True
 
     def _failing_branch(self, node: Node, key: str, other: Graph, error: MisfitError) -> tuple[Scope, Graph]:
         """In place of a branch that these shapes do not fit, one that ends the run: ONNX asks of a branch to fit when it is
@@ -520,15 +492,22 @@ class Scope:
 
     def _inline_branch(self, branch: GraphProto, node: Node, proto: NodeProto, names: Names, here: str) -> None:
         """If(true) {then: ...}   ->   the nodes of the branch taken"""
-        inner = Names(names.opset, names.depth + 1, {}, names.attrs, f"{node.name}/", outer=names, source=names.source)
-        self._read_initializers(branch, inner)
-        self._read_nodes(branch.node, inner)
         if len(branch.output) != len(proto.output):
             raise ImportModelError(f"its branch yields {len(branch.output)} values, {len(proto.output)} are named",
                                    where=here)
-        for result, out in zip(branch.output, proto.output):
+        for value, out in zip(self.inline_graph(branch, (), f"{node.name}/", names, here), proto.output):
             if out:
-                self._bind(out, self.resolve(result.name, inner, here), names, here)
+                self.bind(out, value, names, here)
+
+    def inline_graph(self, body: GraphProto, given: Sequence[str], prefix: str, names: Names, here: str) -> list[str]:
+        """The nodes of a body in this scope, its inputs bound to values that are here; gives its outputs."""
+        if len(body.input) != len(given):
+            raise ImportModelError(f"a graph of it has {len(body.input)} inputs, {len(given)} are given", where=here)
+        inputs = {i.name: value for i, value in zip(body.input, given)}
+        inner = Names(names.opset, names.depth + 1, inputs, names.attrs, prefix, outer=names, source=names.source)
+        self._read_initializers(body, inner)
+        self._read_nodes(body.node, inner)
+        return [self.resolve(o.name, inner, here) for o in body.output]
 
 
 def _renamed(node: Node, names: Mapping[str, str]) -> Node:

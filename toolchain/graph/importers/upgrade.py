@@ -18,6 +18,7 @@ from onnx import TensorProto
 from toolchain.core.dtype import to_numpy
 from toolchain.core.errors import ImportModelError
 from toolchain.core.layout import TensorType
+from toolchain.graph.importers.compose import batch_norm_of_batch, tf_idf_vectorizer
 from toolchain.graph.importers.windows import explicit_window
 from toolchain.graph.infer import where
 from toolchain.graph.ir import Node
@@ -344,6 +345,7 @@ def _cast_like(node: Node, context: Context) -> tuple[Node, ...]:
 
 NORMALIZE: dict[str, Rule] = {
     "AveragePool": explicit_window,
+    "BatchNormalization": batch_norm_of_batch,
     "CastLike": _cast_like,
     "Conv": explicit_window,
     "ConvInteger": explicit_window,
@@ -354,11 +356,12 @@ NORMALIZE: dict[str, Rule] = {
     "QLinearConv": explicit_window,
     "Resize": _drop_empty_inputs,
     "Scatter": _rename("ScatterElements"),
+    "TfIdfVectorizer": tf_idf_vectorizer,
     "Upsample": _upsample,
 }
 
 BECOMES: dict[str, str] = {"CastLike": "Cast", "Upsample": "Resize", "Scatter": "ScatterElements"}
 """Operators that stand under another name afterwards."""
 
-VANISHES = frozenset({"Constant", "Dropout", "Identity", "Shape", "Size"})
+VANISHES = frozenset({"Constant", "Dropout", "Identity", "Shape", "Size", "TfIdfVectorizer"})
 """Operators the importer resolves itself: no kernel is ever asked for them."""

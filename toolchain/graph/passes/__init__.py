@@ -54,6 +54,12 @@ PASSES: tuple[GraphPass, ...] = (
     eliminate_dead_code,                # last: later steps count readers
 )
 
+REQUIRED: frozenset[GraphPass] = frozenset((
+    fold_empty,                         # kernels compute at least one element
+))
+"""Of PASSES, what later steps rely on. Without any of the others (or choosing algorithms, or planning layouts) a graph
+computes the same, only slower: tests/fuzz runs random subsets. FUSION is required; fuse_operators may join nothing."""
+
 FUSION: tuple[GraphPass, ...] = (
     separate_body_outputs,              # after all passes that would merge such copies; memory planning gives each its place
     eliminate_dead_code,                # layout planning asks kernels about every node, and may leave parameters unread
@@ -156,6 +162,7 @@ __all__ = [
     "ANY",
     "FUSION",
     "PASSES",
+    "REQUIRED",
     "Algorithms",
     "GraphPass",
     "LayoutOption",

@@ -17,7 +17,7 @@ from toolchain import te
 from toolchain.core import dtype as dtypes
 from toolchain.core.errors import CodegenError
 from toolchain.kernels.compute.reduce import Factor, narrowed, requantized, zero_point
-from toolchain.kernels.op import Compute, Op, row_major, wide
+from toolchain.kernels.op import Compute, Op, largest, row_major, wide
 
 SPATIAL = "zyx"
 
@@ -223,10 +223,10 @@ def max_pool(op: Op) -> te.Tensor | tuple[te.Tensor, ...]:
 
     def reduce(n: Any, c: Any, at: Any, axes: list[te.Var]) -> te.Expr:
         where = places(at, axes)
-        return te.max(te.select(inside(where, spatial), op.x[(n, c, *where)], lowest), axis=axes)
+        return largest(te.select(inside(where, spatial), op.x[(n, c, *where)], lowest), axis=axes)
     single = len(op.node.outputs) < 2 or not op.node.outputs[1]
     if single and _is_separable(op):
-        return _separable(op, te.max, lambda x: x, lowest)
+        return _separable(op, largest, lambda x: x, lowest)
     best = _pool(op, "pool", kernel, strides, reduce)
     if len(op.node.outputs) < 2 or not op.node.outputs[1]:
         return best
@@ -334,7 +334,7 @@ def _whole(op: Op, reduce: Any, element: Callable[[te.Expr], te.Expr]) -> te.Ten
 
 
 def global_max_pool(op: Op) -> te.Tensor:
-    return _whole(op, te.max, lambda x: x)
+    return _whole(op, largest, lambda x: x)
 
 
 def global_average_pool(op: Op) -> te.Tensor:

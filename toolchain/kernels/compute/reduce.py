@@ -10,7 +10,7 @@ from toolchain import te
 from toolchain.core import dtype as dtypes
 from toolchain.core.errors import CodegenError
 from toolchain.kernels.compute.shape import unflatten_index
-from toolchain.kernels.op import Compute, Op, broadcast, row_major, wide
+from toolchain.kernels.op import Compute, Op, broadcast, largest, row_major, smallest, wide
 
 At = tuple[Any, ...]
 
@@ -305,7 +305,7 @@ def hardmax(op: Op) -> te.Tensor:
     axis = op.axis("axis", -1)
     first = _best_position(op, "max", axis, last=False)
     return te.compute(op.shape, lambda *i: te.select(
-        _at(first, i, axis).equal(te.index(i[axis]).astype("int64")), te.const(1, op.dtype), te.const(0, op.dtype),
+        _at(first, i, axis).equal(te.index(i[axis]).astype(first.dtype)), te.const(1, op.dtype), te.const(0, op.dtype),
     ), name=op.name(), tag="elementwise")
 
 
@@ -373,28 +373,48 @@ def lp_norm(op: Op) -> te.Tensor:
     return te.compute(op.shape, value, name=op.name(), tag="elementwise")
 
 
-def _best_position(op: Op, kind: str, axis: int, last: bool) -> te.Tensor:
-    """The first (or last) position along `axis` that holds its largest (smallest) element; that axis stays with extent 1."""
-    x, n = op.x, op.in_shape()[axis]
-    best = _axis_reduction(op, x, axis, "best", te.max if kind == "max" else te.min, lambda i: x[i])
-    r = te.reduce_axis(n, "q")
+def _combine_best(largest: bool, last: bool) -> te.Reducer:
+    """Of two (value, position) the one that NumPy's argmax gives: NaN is best of all, of equal ones the first (or last)."""
+    def combine(x: Sequence[te.Expr], y: Sequence[te.Expr]) -> tuple[te.Expr, te.Expr]:
+        def as_good(a: te.Expr, b: te.Expr) -> te.Expr:
+            better = a >= b if largest else a <= b
+            return te.any(better, te.isnan(a)) if dtypes.is_float(a.dtype) else better
+        x_wins, y_wins = as_good(x[0], y[0]), as_good(y[0], x[0])
+        both = te.maximum(x[1], y[1]) if last else te.minimum(x[1], y[1])
+        # the value waits for no position: from one step to the next only a comparison and a choice
+        return te.select(x_wins, x[0], y[0]), te.select(x_wins, te.select(y_wins, both, x[1]), y[1])
 
-    def value(*i: Any) -> te.Expr:
-        at = (*i[:axis], r, *i[axis + 1:])
-        miss = te.const(-1 if last else n, "int64")
-        hit = te.select(x[at].equal(_at(best, i, axis)), te.index(r).astype("int64"), miss)
-        return (te.max if last else te.min)(hit, axis=r)
-    return te.compute(best.shape, value, name=op.name(f"arg{kind}"), tag="reduce")
+    def identity(value: str, position: str) -> tuple[te.Expr, te.Expr]:
+        worst = te.min_value(value) if largest else te.max_value(value)
+        return worst, te.const(-1, position) if last else te.max_value(position)
+    return te.comm_reducer(combine, identity, name=("last" if last else "first") + ("_largest" if largest else "_smallest"))
+
+
+BEST = {(largest, last): _combine_best(largest, last) for largest in (True, False) for last in (True, False)}
+
+
+def _best_position(op: Op, kind: str, axis: int, last: bool) -> te.Tensor:
+    """The first (or last) position along `axis` that holds its largest (smallest) element; that axis stays with extent 1.
+
+    One reduction of (value, position); positions in 32 bits where they fit, as many to a vector as float32 values.
+    """
+    x, n = op.x, op.in_shape()[axis]
+    r = te.reduce_axis(n, "r")
+    position = te.index(r).astype("int32" if n < 2**31 else "int64")
+
+    def value(*i: Any) -> te.TupleReduce:
+        return BEST[kind == "max", last]((x[(*i[:axis], r, *i[axis + 1:])].astype(wide(x.dtype)), position), axis=r)
+    shape = tuple(1 if d == axis else extent for d, extent in enumerate(x.shape))
+    return te.compute(shape, value, name=op.name("best"), tag="reduce")[1]
 
 
 def arg(kind: str) -> Compute:
-    """ArgMax, ArgMin: the best value, then the first (or last) position that holds it."""
+    """ArgMax, ArgMin: the position of the best value, the first (or last) of equal ones. NaN is the best (as in NumPy)."""
     def compute(op: Op) -> te.Tensor:
-        axis = op.axis("axis", 0)
+        axis, keep = op.axis("axis", 0), op.attr("keepdims", 1)
         found = _best_position(op, kind, axis, bool(op.attr("select_last_index", 0)))
-        if op.attr("keepdims", 1):
-            return found
-        return te.compute(op.shape, lambda *i: found[(*i[:axis], 0, *i[axis:])], name=op.name("squeezed"), tag="elementwise")
+        return te.compute(op.shape, lambda *i: found[i if keep else (*i[:axis], 0, *i[axis:])].astype("int64"),
+                          name=op.name(f"arg{kind}"), tag="elementwise")
     return compute
 
 
@@ -466,9 +486,9 @@ REDUCE: dict[str, Compute] = {
     "ReduceL2": reduction(lambda x: x * x, te.sum, _root),
     "ReduceLogSum": reduction(_same, te.sum, _log),
     "ReduceLogSumExp": log_sum_exp,
-    "ReduceMax": reduction(_same, te.max, None, widen=False),
+    "ReduceMax": reduction(_same, largest, None, widen=False),
     "ReduceMean": reduction(_same, te.sum, _mean),
-    "ReduceMin": reduction(_same, te.min, None, widen=False),
+    "ReduceMin": reduction(_same, smallest, None, widen=False),
     "ReduceProd": reduction(_same, te.prod, None),
     "ReduceSum": reduction(_same, te.sum, None),
     "ReduceSumSquare": reduction(lambda x: x * x, te.sum, None),

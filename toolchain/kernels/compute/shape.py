@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from toolchain import te
-from toolchain.core import dtype as dtypes
 from toolchain.core.errors import CodegenError
 from toolchain.kernels.op import Compute, Op, broadcast, injective, row_major
 
@@ -85,13 +83,13 @@ def split(op: Op) -> tuple[te.Tensor, ...]:
 
 
 def pad(op: Op) -> te.Tensor:
-    """Pad (negative amounts crop): the fill value may be computed at run time, the amounts not."""
+    """Pad: the fill value may be computed at run time, the amounts not. Negative ones crop, before anything is padded."""
     source, rank = op.in_shape(), len(op.in_shape())
     amounts = op.ints(1, "pads") or []
     axes = [a % rank for a in op.ints(3, "axes", range(rank)) or []]
-    before = [0] * rank
+    before, after = [0] * rank, [0] * rank
     for n, a in enumerate(axes):
-        before[a] = amounts[n]
+        before[a], after[a] = amounts[n], amounts[len(axes) + n]
     mode = op.attr("mode", "constant")
     if mode not in ("constant", "edge", "reflect", "wrap"):
         raise CodegenError(f"Pad mode {mode!r} is not supported", where=op.node.name)
@@ -102,16 +100,21 @@ def pad(op: Op) -> te.Tensor:
         if mode == "constant":
             inside = te.all(*(te.all(te.index(j) >= 0, te.index(j) < n) for j, n in zip(at, source, strict=True)))
             return te.select(inside, op.x[tuple(at)], fill)
-        return op.x[tuple(_reflected(mode, j, n) for j, n in zip(at, source, strict=True))]
+        return op.x[tuple(_reflected(mode, j, max(-b, 0), n - max(-a, 0))
+                          for j, n, b, a in zip(at, source, before, after, strict=True))]
     return injective(op, value)
 
 
-def _reflected(mode: str, j: Any, n: int) -> Any:
-    """An index moved back inside [0, n) by the padding mode, however far outside it lies."""
-    j = te.index(j)
+def _reflected(mode: str, j: Any, first: int, end: int) -> Any:
+    """An index moved back inside [first, end) by the padding mode, however far outside it lies."""
+    return _inside(mode, te.index(j - first), end - first) + first
+
+
+def _inside(mode: str, j: te.Index, n: int) -> te.Index:
+    """Moved inside [0, n)."""
     low, high = j.range()
     if n == 1:
-        return 0
+        return te.index(0)
     if low >= 0 and high < n:
         return j
     period = n if mode == "wrap" else 2 * (n - 1)
@@ -174,58 +177,6 @@ def gather_nd(op: Op) -> te.Tensor:
         at = [_wrapped(picks[(*i[:lead], d)], source[batch + d]) for d in range(depth)]
         return op.x[(*i[:batch], *at, *i[lead:])]
     return injective(op, value)
-
-
-COMBINE = {
-    "add": (te.sum, lambda a, b: a + b, lambda dtype: 0), "mul": (te.prod, lambda a, b: a * b, lambda dtype: 1),
-    "max": (te.max, te.maximum, dtypes.lowest), "min": (te.min, te.minimum, dtypes.highest),
-}
-
-
-def _scattered(op: Op, updates: int, hits: Any, update: Any) -> te.Tensor:
-    """Every element looks through the updates for those that hit it: all are combined, or (reduction=none) the last wins.
-
-    hits(i, r): whether update r goes to place i of the result; update(i, r): its value.
-    """
-    r, mode = te.reduce_axis(updates, "u"), op.attr("reduction", "none")
-    if mode == "none":
-        last = te.compute(op.shape, lambda *i: te.max(
-            te.select(hits(i, r), te.index(r).astype("int64"), te.const(-1, "int64")), axis=r,
-        ), name=op.name("last"), tag="reduce")
-        return te.compute(op.shape, lambda *i: te.select(
-            last[i] >= 0, update(i, te.index(te.maximum(last[i], te.const(0, "int64")), 0, updates - 1)), op.x[i],
-        ), name=op.name(), tag="injective")
-    reduce, combine, neutral = COMBINE[mode]
-    total = te.compute(op.shape, lambda *i: reduce(
-        te.select(hits(i, r), update(i, r), te.const(neutral(op.dtype), op.dtype)), axis=r,
-    ), name=op.name("total"), tag="reduce")
-    return te.compute(op.shape, lambda *i: combine(op.x[i], total[i]), name=op.name(), tag="elementwise")
-
-
-def scatter_elements(op: Op) -> te.Tensor:
-    """x with updates[..., r, ...] put (or added, ...) at indices[..., r, ...] along `axis`. Work: elements times updates."""
-    axis, picks, values = op.axis("axis", 0), op.tensor(1), op.tensor(2)
-    n = op.shape[axis]
-
-    def hits(i: At, r: Any) -> te.Expr:
-        others = [(j, m) for d, (j, m) in enumerate(zip(i, picks.shape, strict=True)) if d != axis and m < op.shape[d]]
-        there = te.all(*(te.index(j) < m for j, m in others))
-        wanted = te.index(i[axis]).astype("int64")
-        at = _from_end(picks[(*i[:axis], r, *i[axis + 1:])].astype("int64"), n)
-        return te.select(there, at.equal(wanted), te.const(False, "bool"))
-    return _scattered(op, picks.shape[axis], hits, lambda i, r: values[(*i[:axis], r, *i[axis + 1:])])
-
-
-def scatter_nd(op: Op) -> te.Tensor:
-    """x with slices updates[r...] put (or added, ...) at x[indices[r..., :]]. Work: elements times updates."""
-    picks, values = op.tensor(1), op.tensor(2)
-    depth, many = picks.shape[-1], picks.shape[:-1]
-
-    def hits(i: At, r: Any) -> te.Expr:
-        at = unflatten_index(r, many)
-        wanted = [_from_end(picks[(*at, d)].astype("int64"), op.shape[d]) for d in range(depth)]
-        return te.all(*(w.equal(te.index(i[d]).astype("int64")) for d, w in enumerate(wanted)))
-    return _scattered(op, math.prod(many), hits, lambda i, r: values[(*unflatten_index(r, many), *i[depth:])])
 
 
 def reverse_sequence(op: Op) -> te.Tensor:
@@ -328,8 +279,6 @@ SHAPE: dict[str, Compute] = {
     "Range": range_,
     "Reshape": reshape,
     "ReverseSequence": reverse_sequence,
-    "ScatterElements": scatter_elements,
-    "ScatterND": scatter_nd,
     "Slice": slice_,
     "SpaceToDepth": space_to_depth,
     "Split": split,

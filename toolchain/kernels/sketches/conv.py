@@ -24,6 +24,7 @@ from toolchain.kernels.sketches.stages import (
     peel,
     row_registers,
     share_first,
+    share_more,
     split,
 )
 from toolchain.kernels.tiling import Tile, conv_tiles, largest_divisor, matmul_tiles, plane_tiles
@@ -54,6 +55,7 @@ def conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> No
     shared = _shared(s, n, g, outer, acc, target, choices)
     order = share_first(shared, ragged, [n, g, *outer])
     s[out].reorder(*order, *inner, ov, ol)
+    shared, order = share_more(s, out, shared, ragged, order, target.cores)
     s[acc].compute_at(s[out], order[-1])
     _, ao, *at = s[acc].op.axis
     ic, *taps = s[acc].op.reduce_axis
@@ -143,6 +145,7 @@ def depthwise(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) 
     shared = max((n, g, outer[0]), key=lambda axis: min(axis.extent, 2 * target.cores))
     order = share_first(shared, ragged, [n, g, *outer])
     s[out].reorder(*order, *inner, ol)
+    shared, order = share_more(s, out, shared, ragged, order, target.cores)
     s[acc].compute_at(s[out], order[-1])
     _, ao, *at = s[acc].op.axis
     taps = [r for r in s[acc].op.reduce_axis if r.extent > 1] or list(s[acc].op.reduce_axis)
@@ -186,6 +189,7 @@ def conv_transpose(s: te.Schedule, anchor: Tensor, target: Target, choices: Choi
     shared = max((n, g, (*outer[:-1], xo)[0]), key=lambda axis: min(axis.extent, 2 * target.cores))
     order = share_first(shared, ragged, [n, g, *outer[:-1], *phases, xo])
     s[out].reorder(*order, xi, ov, ol)
+    shared, order = share_more(s, out, shared, ragged, order, target.cores)
     s[acc].compute_at(s[out], order[-1])
     _, ao, *at = s[acc].op.axis
     ic, *taps = s[acc].op.reduce_axis
@@ -261,8 +265,10 @@ def plain_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices)
         ragged.append(xo)
     xv, xl = s[out].split(x, factor=lanes)
     shared = max(outer, key=lambda axis: min(axis.extent, 2 * target.cores))
-    s[out].reorder(*share_first(shared, ragged, [*outer, xo]), *inner, xv, xl)
-    s[acc].compute_at(s[out], xo)
+    order = share_first(shared, ragged, [*outer, xo])
+    s[out].reorder(*order, *inner, xv, xl)
+    shared, order = share_more(s, out, shared, ragged, order, target.cores)
+    s[acc].compute_at(s[out], order[-1])
     *an, ax = s[acc].op.axis
     av, al = s[acc].split(ax, factor=lanes)
     s[acc].reorder(*s[acc].op.reduce_axis, *an, av, al)

@@ -22,6 +22,7 @@ from toolchain.kernels.sketches.stages import (
     peel,
     row_registers,
     share_first,
+    share_more,
     split,
 )
 from toolchain.kernels.tiling import Tile, largest_divisor, matmul_tiles
@@ -46,8 +47,10 @@ def matmul(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> 
     if outer:
         io, ii = split(s, out, outer[-1], tile.columns, ragged)
         shared = _shared([*outer[:-1], panel, io], panel, io, target, choices)
-        s[out].reorder(*share_first(shared, ragged, [*outer[:-1], panel, io]), ii, jv, jl)
-        inner, at = [ii], io
+        order = share_first(shared, ragged, [*outer[:-1], panel, io])
+        s[out].reorder(*order, ii, jv, jl)
+        shared, order = share_more(s, out, shared, ragged, order, target.cores)
+        inner, at = [ii], order[-1]
     else:
         shared, inner, at = panel, [], panel
     s[acc].compute_at(s[out], at)

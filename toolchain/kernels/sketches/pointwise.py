@@ -18,7 +18,7 @@ from toolchain.core import dtype as dtypes
 from toolchain.core.layout import Layout, default_axes
 from toolchain.core.target import Target
 from toolchain.kernels.choices import Choices
-from toolchain.kernels.sketches.stages import is_reduction, layout_of
+from toolchain.kernels.sketches.stages import definitions, is_reduction, layout_of
 from toolchain.te.expr import Index, Load, distinct
 from toolchain.te.tensor import Tensor
 
@@ -28,7 +28,7 @@ SMALLEST_TILE = 4
 
 
 def pointwise(s: te.Schedule, target: Target, choices: Choices) -> None:
-    for stage in tuple(s.func.stages):
+    for stage in definitions(s):
         pointwise_nest(s, stage, target)
 
 

@@ -15,6 +15,9 @@ Where another dimension is contiguous, a block of its columns is reduced at a ti
         for r: total[l] += x[r, block*L + l]
         y[block*L + l] = total[l] / n
 
+Long sums are taken in blocks: sums of some hundred elements in registers, then the sum of those. Their rounding error grows
+with the square root of a row's length instead of the length.
+
 A few long rows give the cores nothing to share: there every stage is a nest of its own, and a reduction is done in parts
 whose number depends on the shape alone (so results do not depend on the number of threads).
 """
@@ -23,6 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from toolchain import te
 from toolchain.core import dtype as dtypes
@@ -30,8 +34,8 @@ from toolchain.core.errors import ScheduleError
 from toolchain.core.target import Target
 from toolchain.kernels.choices import Choices
 from toolchain.kernels.sketches.pointwise import PARALLEL_ELEMENTS, pointwise_nest
-from toolchain.kernels.sketches.stages import SCAN, fuse_all, is_reduction, layout_of, readers
-from toolchain.te.expr import Load, distinct, variables
+from toolchain.kernels.sketches.stages import SCAN, definitions, fuse_all, is_reduction, layout_of, readers
+from toolchain.te.expr import Load, Reduce, distinct, variables
 from toolchain.te.tensor import Compute, Tensor
 
 STACK_BYTES = 4096           # larger stages of a row live in the lane's scratch instead of on the stack
@@ -39,30 +43,33 @@ WINDOW_BYTES = 24 * 1024     # of rows that windows are read from: most of a fir
 VECTORS = 4                  # of partial results: an addition takes four cycles, and one may start in each
 PARTS = 16                   # of a reduction that is all there is to share
 FEW_ROWS = 4
+FEW = 4                      # columns that make a vector of their own: the alternative to gathering each column's elements
+LONG_SUM = 128               # steps of one accumulator from which on a sum is taken in blocks
 
 
 def rows(s: te.Schedule, target: Target, choices: Choices) -> None:
     """Every stage at the row (or column block) loop of the last one; for a few long rows, in a nest of its own."""
     root = _root(s)
     if root is None or _few_long_rows(s) or not common_axes(s, root):
-        for stage in tuple(s.func.stages):
+        for stage in definitions(s):
             _alone(s, stage, target)
         return
     outputs = [t for t in s.func.stages if t in s.func.params and t is not root]
     for stage in outputs:
         pointwise_nest(s, stage, target)
-    _nest(s, root, [t for t in s.func.stages if t is not root and t not in outputs], target)
+    _nest(s, root, [t for t in definitions(s) if t is not root and t not in outputs], target)
 
 
 def _root(s: te.Schedule) -> Tensor | None:
     """The stage that all outputs are made of, themselves left out: the output, if there is one."""
     outputs = [t for t in s.func.stages if t in s.func.params]
     if len(outputs) == 1:
-        return outputs[0]
+        return outputs[0] if len(s.func.computed_with(outputs[0])) == 1 else None
     read = {t for o in outputs for t in s.func.stages[o].input_tensors if t in s.func.stages}
-    if len(read) == 1 and not read & {*outputs} and not any(is_reduction(s.func.stages[o]) for o in outputs):
-        return read.pop()
-    return None
+    waist = next(iter(read)) if len(read) == 1 else None
+    if waist is None or waist in outputs or len(s.func.computed_with(waist)) > 1:
+        return None
+    return None if any(is_reduction(s.func.stages[o]) for o in outputs) else waist
 
 
 def _nest(s: te.Schedule, root: Tensor, members: list[Tensor], target: Target) -> None:
@@ -87,7 +94,7 @@ def _rows(s: te.Schedule, root: Tensor, members: list[Tensor], common: Sequence[
         common, rest = rest[:1], rest[1:]
     across = _reduced_across(s, root, members, common, target)
     direct = [m for m in members if m in across and rest and _is_read_in_place(s, root, m, rest[-1])]
-    within: dict[Tensor, Tensor] = {}                       # stages that others compute on the way
+    within: dict[Tensor, Tensor | Partials] = {}            # stages that others compute on the way
     for m in members:
         if m in direct:
             continue
@@ -106,17 +113,17 @@ def _rows(s: te.Schedule, root: Tensor, members: list[Tensor], common: Sequence[
         _gather_at(s, root, [stage], loop)
         if stage not in within:
             _vectorize(s, stage, s[stage].op.axis, target)
-        elif stage in across:
-            _in_blocks(s, within[stage], stage, target)
+        elif isinstance(inside := within[stage], Partials):
+            s[inside.lanes].compute_at(s[stage], s[stage].op.axis[-1])
+            _near(s, inside.lanes)
+            _vectorize_partial(s, inside)
+            _join_lanes(s, stage, s[stage].op.reduce_axis[0], inside.width)
         else:
-            s[within[stage]].compute_at(s[stage], s[stage].op.axis[-1])
-            s[within[stage]].set_scope("local")
-            _vectorize_partial(s, within[stage], target)
-            s[stage].vectorize(s[stage].op.reduce_axis[0])      # one horizontal step
+            _in_blocks(s, inside, stage, target)
     _vectorize(s, root, rest[-1:] if direct else rest, target)
     if direct:
         s[root].partition(rest[-2])
-    if _is_worth_sharing(s, [root, *members, *within.values()]):
+    if _is_worth_sharing(s, [root, *members, *(w.lanes if isinstance(w, Partials) else w for w in within.values())]):
         s[root].parallel(loop)
 
 
@@ -166,19 +173,19 @@ def _reduced_across(
     s: te.Schedule, root: Tensor, members: Sequence[Tensor], common: Sequence[te.Var], target: Target,
 ) -> set[Tensor]:
     """The reductions whose results make a wide row: lanes cross that row instead of the reduction, if none has to gather."""
-    definitions = {t: s.func.stages[t] for t in (*_in_order(s, members), root)}
-    fixed = {root: {d for d, a in enumerate(definitions[root].axis) if a in common}}      # dimensions with one value per row
+    known = {t: s.func.stages[t] for t in (*_in_order(s, members), root)}
+    fixed = {root: {d for d, a in enumerate(known[root].axis) if a in common}}      # dimensions with one value per row
     found: set[Tensor] = set()
-    for tensor in reversed(list(definitions)):
-        definition = definitions[tensor]
+    for tensor in reversed(list(known)):
+        definition = known[tensor]
         own = {definition.axis[d] for d in fixed.setdefault(tensor, set())}
         loads = [n for n in distinct(definition.body) if isinstance(n, Load)]
         for load in loads:
-            if load.tensor in definitions:
+            if load.tensor in s.func.stages and (read := s.func.computed_with(load.tensor)[0]) in known:
                 same = {d for d, i in enumerate(load.index) if variables(i) <= own}
-                fixed[load.tensor] = fixed.get(load.tensor, same) & same
+                fixed[read] = fixed.get(read, same) & same
         last = len(definition.axis) - 1
-        wide = is_reduction(definition) and last not in fixed[tensor] and (
+        wide = is_reduction(definition) and len(definition.values) == 1 and last not in fixed[tensor] and (
             definition.axis[last].extent >= target.lanes(dtypes.bits(tensor.dtype)))
         if wide and all(_steps(s, load, definition.axis[last]) in range(5) for load in loads):
             found.add(tensor)
@@ -226,8 +233,14 @@ def _gather_at(s: te.Schedule, root: Tensor, members: Sequence[Tensor], loop: te
     """Those stages inside that loop of the root."""
     for stage in reversed(members):
         s[stage].compute_at(s[root], loop)
-        size = math.prod(s.func.buffers[stage].type.shape) * dtypes.itemsize(stage.dtype)
-        s[stage].set_scope("local" if size <= STACK_BYTES else "lane")
+        _near(s, stage)
+
+
+def _near(s: te.Schedule, stage: Tensor) -> None:
+    """On the stack, or in the lane's scratch when it is large."""
+    for t in s.func.computed_with(stage):
+        size = math.prod(s.func.buffers[t].type.shape) * dtypes.itemsize(t.dtype)
+        s[t].set_scope("local" if size <= STACK_BYTES else "lane")
 
 
 def _is_worth_sharing(s: te.Schedule, stages: Sequence[Tensor]) -> bool:
@@ -296,6 +309,8 @@ def _alone(s: te.Schedule, stage: Tensor, target: Target) -> None:
         pointwise_nest(s, stage, target)
     elif not stage.shape:
         raise ScheduleError("a reduction to a scalar without a loop", where=stage.name)
+    elif len(definition.values) > 1:
+        _in_lanes(s, stage, target)
     elif math.prod(stage.shape) < FEW_ROWS and length >= 2 * PARALLEL_ELEMENTS:
         fused = _fused_reduction(s, stage)
         block = VECTORS * target.lanes(dtypes.bits(stage.dtype))
@@ -313,36 +328,92 @@ def _fused_reduction(s: te.Schedule, stage: Tensor) -> te.Var:
     return fused
 
 
-def lane_partials(s: te.Schedule, stage: Tensor, target: Target) -> Tensor | None:
-    """Split a reduction to a scalar per row into a few vectors of partial results (rfactor); short ones stay as they are.
+def _in_lanes(s: te.Schedule, stage: Tensor, target: Target) -> None:
+    """Several values reduced together, in a nest of their own: along what is contiguous in lanes."""
+    along = contiguous_axis(s, s.func.stages[stage])
+    partial = lane_partials(s, stage, target) if along in s.func.stages[stage].reduce_axis else None
+    if partial is None:
+        pointwise_nest(s, stage, target)
+        return
+    loop = fuse_all(s, stage, s[stage].op.axis)
+    s[partial.lanes].compute_at(s[stage], loop)
+    _near(s, partial.lanes)
+    _vectorize_partial(s, partial)
+    _join_lanes(s, stage, s[stage].op.reduce_axis[0], partial.width)
+    if _is_worth_sharing(s, [partial.lanes]):
+        s[stage].parallel(loop)
+
+
+@dataclass(frozen=True, slots=True)
+class Partials:
+    """The partial results of a reduction: `lanes` has one per lane of some vectors, `blocks` (of long sums) one per block of
+    steps and lane, which `lanes` adds up."""
+
+    lanes: Tensor
+    width: int
+    blocks: Tensor | None
+
+
+def lane_partials(s: te.Schedule, stage: Tensor, target: Target) -> Partials | None:
+    """Split a reduction to a scalar per row into one partial result per lane (rfactor); short ones stay as they are.
 
         total[i] = sum_r x[i, r]   ->   total.rf[l, i] = sum_o x[i, o*L + l];   total[i] = sum_l total.rf[l, i]
+
+    L: several vectors when the row is long, because each step of an accumulator waits for the one before.
     """
     definition = s.func.stages[stage]
     if not is_reduction(definition):
         return None
-    lanes = target.lanes(dtypes.bits(stage.dtype))
+    width = target.lanes(dtypes.bits(stage.dtype))
     last = list(s[stage].op.reduce_axis)[-1]
-    if last.extent < 2 * lanes:                                 # rows of a few elements: the lanes cross them
-        if math.prod(a.extent for a in definition.reduce_axis) < 2 * lanes:
+    if last.extent < 2 * width:                                 # rows of a few elements: the lanes cross them
+        if math.prod(a.extent for a in definition.reduce_axis) < 2 * width:
             return None
         last = _fused_reduction(s, stage)
-    width = max((v for v in (VECTORS, 2, 1) if last.extent >= 2 * v * lanes), default=1) * lanes
-    _, lane = s[stage].split(last, factor=width)
-    return s.rfactor(stage, lane)
+    most = max(1, VECTORS // len(definition.values))
+    vectors = max((v for v in (most, 2, 1) if v <= most and last.extent >= 2 * v * width), default=1)
+    length = last.extent
+    _, lane = s[stage].split(last, factor=vectors * width)
+    lanes = s.rfactor(stage, lane)
+    steps = -(-length // (vectors * width))
+    if steps < LONG_SUM or not _is_float_sum(definition):
+        return Partials(lanes, width, None)
+    block, _ = s[lanes].split(s[lanes].op.reduce_axis[-1], factor=1 << round(math.log2(steps) / 2))
+    return Partials(lanes, width, s.rfactor(lanes, block))
 
 
-def _vectorize_partial(s: te.Schedule, partial: Tensor, target: Target) -> None:
+def _is_float_sum(definition: Compute) -> bool:
+    body = definition.body
+    return isinstance(body, Reduce) and body.combiner == "sum" and dtypes.is_float(body.dtype)
+
+
+def _vectorize_partial(s: te.Schedule, partial: Partials) -> None:
     """Vectors of partial results, the reduction around them; its ragged last step apart."""
-    lane = s[partial].op.axis[0]
-    steps = s[partial].op.reduce_axis
-    s[partial].reorder(*steps, *s[partial].op.axis[1:], lane)
-    lanes = target.lanes(dtypes.bits(partial.dtype))
-    if lane.extent > lanes:
-        vector, lane = s[partial].split(lane, factor=lanes)
-        s[partial].unroll(vector)
-    s[partial].vectorize(lane)
-    s[partial].partition(steps[-1])
+    step = s[partial.lanes].op.reduce_axis[-1]
+    _in_vectors(s, partial.lanes, s[partial.lanes].op.axis[0], partial.width)
+    if partial.blocks is not None:
+        s[partial.blocks].compute_at(s[partial.lanes], step)
+        s[partial.blocks].set_scope("local")
+        _in_vectors(s, partial.blocks, s[partial.blocks].op.axis[1], partial.width)
+    s[partial.lanes].partition(step)
+
+
+def _in_vectors(s: te.Schedule, stage: Tensor, lane: te.Var, width: int) -> None:
+    rest = [a for a in s[stage].op.axis if a is not lane]
+    several = [] if lane.extent == width else [lane]
+    if several:
+        several[0], lane = s[stage].split(lane, factor=width)
+        s[stage].unroll(several[0])
+    s[stage].reorder(*rest, *s[stage].op.reduce_axis, *several, lane)
+    s[stage].vectorize(lane)
+
+
+def _join_lanes(s: te.Schedule, stage: Tensor, lane: te.Var, width: int) -> None:
+    """The end of what lane_partials began: vectors joined with each other, then one horizontal step."""
+    if lane.extent > width:
+        several, lane = s[stage].split(lane, factor=width)
+        s[stage].unroll(several)
+    s[stage].vectorize(lane)
 
 
 def _vectorize(s: te.Schedule, stage: Tensor, axes: Sequence[te.Var], target: Target, unroll: bool = False) -> None:
@@ -350,6 +421,8 @@ def _vectorize(s: te.Schedule, stage: Tensor, axes: Sequence[te.Var], target: Ta
     lanes = target.lanes(dtypes.bits(stage.dtype))
     wide = [a for a in axes if a.extent >= lanes]
     reduce = s[stage].op.reduce_axis
+    if not wide and reduce:
+        wide = [a for a in axes[-1:] if a.extent >= FEW]
     if not wide:
         return
     last, outer = wide[-1], None

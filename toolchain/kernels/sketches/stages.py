@@ -48,6 +48,11 @@ def readers(s: te.Schedule, tensor: Tensor) -> list[Tensor]:
     return [t for t, d in s.func.stages.items() if tensor in d.input_tensors]
 
 
+def definitions(s: te.Schedule) -> list[Tensor]:
+    """The stages in order; of tensors that are computed together, the first."""
+    return [t for t in s.func.stages if s.func.computed_with(t)[0] is t]
+
+
 def loads(definition: Compute, tensor: Tensor) -> int:
     """How often a body reads a tensor per point."""
     count = 0
@@ -61,8 +66,10 @@ def loads(definition: Compute, tensor: Tensor) -> int:
 
 def inline_injective(s: te.Schedule, keep: Sequence[Tensor] = ()) -> None:
     """Inline every stage without a reduction into its readers, unless it is an output or costly work would be repeated."""
-    for tensor, definition in reversed(tuple(s.func.stages.items())):
-        if tensor in s.func.params or tensor in keep or is_reduction(definition) or definition.tag == SCAN:
+    for tensor in reversed(definitions(s)):
+        definition = s.func.stages[tensor]
+        kept = tensor in keep or is_reduction(definition) or definition.tag == SCAN
+        if kept or any(t in s.func.params for t in s.func.computed_with(tensor)):
             continue
         users = readers(s, tensor)
         reused = len(users) > 1 and any(is_reduction(s.func.stages[u]) for u in users)
@@ -74,7 +81,8 @@ def inline_injective(s: te.Schedule, keep: Sequence[Tensor] = ()) -> None:
 
 
 def reductions(s: te.Schedule) -> list[Tensor]:
-    return [t for t, d in s.func.stages.items() if is_reduction(d)]
+    """One tensor of each reduction."""
+    return [t for t in definitions(s) if is_reduction(s.func.stages[t])]
 
 
 def layout_of(s: te.Schedule, tensor: Tensor) -> Layout:
@@ -132,6 +140,27 @@ def share_first(shared: te.Var, ragged: list[te.Var], order: list[te.Var]) -> li
     if not any(shared is r for r in ragged):
         return order
     return [shared, *(a for a in order if a is not shared)]
+
+
+def share_more(
+    s: te.Schedule, stage: Tensor, shared: te.Var, ragged: list[te.Var], order: list[te.Var], cores: int,
+) -> tuple[te.Var, list[te.Var]]:
+    """(the loop cores share, the loop order), already reordered: where it has fewer iterations than there are cores, it is
+    fused with its neighbour.
+
+        for g (8): for y in parallel(14): for x: ...    ->    for gy in parallel(112): for x: ...
+
+    A loop that will be peeled is left alone: its tail has to stay one phase.
+    """
+    at = next(i for i, axis in enumerate(order) if axis is shared)
+    pairs = [(at - 1, at)] if at else []
+    pairs += [(at, at + 1)] if at + 1 < len(order) else []
+    for outer, inner in pairs if shared.extent < cores else []:
+        both = order[outer:inner + 1]
+        if min(axis.extent for axis in both) > 1 and not any(axis is r for axis in both for r in ragged):
+            fused = s[stage].fuse(*both)
+            return fused, [*order[:outer], fused, *order[inner + 1:]]
+    return shared, order
 
 
 def fuse_all(s: te.Schedule, stage: Tensor, axes: Sequence[te.Var]) -> te.Var:

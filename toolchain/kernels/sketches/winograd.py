@@ -89,14 +89,15 @@ def _output_loops(
 
 
 def _back(s: te.Schedule, q: Tensor, out: Tensor, tile: te.Var, lanes: int, target: Target) -> None:
-    """The vertical output transform of one tile, in registers where they hold it."""
+    """The vertical output transform of one tile, in registers where they hold it; else column by column, through memory."""
     s[q].compute_at(s[out], tile)
     rows, side = q.shape[4:]
-    s[q].set_scope("local" if rows * side + side < target.vector_registers else "lane")
+    held = rows * side + side < target.vector_registers
+    s[q].set_scope("local" if held else "lane")
     s.set_layout(q, channels_last(6, lanes))
     n, o, ty, tx, i, k = s[q].op.axis
     s[q].reorder(n, ty, tx, k, i, o)
-    for axis in (i, k):
+    for axis in (i, k) if held else (i,):
         s[q].unroll(axis)
     s[q].vectorize(o)
 

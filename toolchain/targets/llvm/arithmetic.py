@@ -44,6 +44,10 @@ class Arithmetic:
     def splat(self, element: str, scalar: str, lanes: int) -> str:
         if not scalar.startswith("%"):
             return f"splat ({element} {scalar})"
+        if element == "i1" and self.target.kind == "x86" and self.target.vector_bits < 512:
+            # without mask registers a mask is a vector of signs; LLVM takes a splat of bits through bytes on the stack
+            signs = self.splat("i32", self.emit(f"sext i1 {scalar} to i32"), lanes)
+            return self.emit(f"icmp slt {vector('i32', lanes)} {signs}, zeroinitializer")
         type = vector(element, lanes)
         one = self.emit(f"insertelement {type} poison, {element} {scalar}, i32 0")
         return self.emit(f"shufflevector {type} {one}, {type} poison, <{lanes} x i32> zeroinitializer")

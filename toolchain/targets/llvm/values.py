@@ -224,6 +224,15 @@ class Values(Arithmetic):
             return f"<{steps}>"
         return self.emit(f"add {vector('i64', e.lanes)} {self.splat('i64', base, e.lanes)}, <{steps}>")
 
+    def narrow_ramp(self, e: Ramp) -> str:
+        """The lanes' indices modulo 2**32: twice as many to a register."""
+        steps = ", ".join(f"i32 {n * e.stride}" for n in range(e.lanes))
+        base = self.index_value(e.base)
+        if base == "0":
+            return f"<{steps}>"
+        low = self.emit(f"trunc i64 {base} to i32")
+        return self.emit(f"add {vector('i32', e.lanes)} {self.splat('i32', low, e.lanes)}, <{steps}>")
+
     # --- loads ---
 
     def load(self, e: Load) -> str:
@@ -511,4 +520,6 @@ class Values(Arithmetic):
     # --- conversions ---
 
     def cast(self, e: Cast) -> str:
+        if isinstance(e.value, Ramp) and e.dtype == "int32":
+            return self.narrow_ramp(e.value)
         return self.convert(self.value(e.value), e.value.dtype, e.dtype, self.lanes(e))

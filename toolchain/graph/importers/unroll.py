@@ -1,0 +1,83 @@
+"""Nodes that the importer writes in place of one of the model's: a loop written out round by round, and a pen for others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import GraphProto, NodeProto
+
+from toolchain.core.layout import TensorType
+from toolchain.graph.importers.names import Names
+from toolchain.graph.infer import where
+from toolchain.graph.ir import Node
+
+if TYPE_CHECKING:
+    from toolchain.graph.importers.sweep import Scope
+
+MOST_ROUNDS = 64                    # of a loop that is written out
+
+
+def unroll_loop(scope: Scope, node: Node, proto: NodeProto, names: Names, here: str) -> bool:
+    """A Loop of few rounds as the nodes of its rounds; False: how many there are is not known, or too many.
+
+        Loop(3, true, s) {s' = body(i, s)}   ->   s1 = body(0, s); s2 = body(1, s1); s3 = body(2, s2)
+
+    For bodies that are not static otherwise: the number of the round is a constant in each, and a state may change its
+    shape. Raises ImportModelError: the body does not fit.
+    """
+    trip, go, *states = (*node.inputs, "", "")[:max(len(node.inputs), 2)]
+    count = int(scope.params[trip].reshape(())) if trip in scope.params else MOST_ROUNDS + 1
+    if count > MOST_ROUNDS or (go and go not in scope.params):
+        return False
+    body: GraphProto = node.attrs["body"]
+    scans: list[list[str]] = [[] for _ in body.output[1 + len(states):]]
+    going = not go or bool(scope.params[go].all())
+    for step in range(count if going else 0):
+        given = (scope.constant(f"{node.name}/round", np.asarray(step, "int64")),
+                 scope.constant(f"{node.name}/going", np.asarray(True)), *states)
+        more, *made = scope.inline_graph(body, given, f"{node.name}/{step}/", names, here)
+        states = made[:len(states)]
+        for kept, value in zip(scans, made[len(states):], strict=True):
+            kept.append(value)
+        if more not in scope.params:
+            return False
+        if not scope.params[more].all():
+            break
+    if scans and not scans[0]:
+        return False
+    writer = Writer(scope, node, names)
+    axes = scope.constant(f"{node.name}/axes", np.zeros(1, "int64"))
+    stacked = [writer.op("Concat", [writer.op("Unsqueeze", (v, axes), {}) for v in kept], {"axis": 0}) for kept in scans]
+    for out, value in zip(proto.output, (*states, *stacked)):
+        if out:
+            scope.bind(out, value, names, here)
+    return True
+
+
+class Writer:
+    """Writes nodes that stand for one of the model's."""
+
+    def __init__(self, scope: Scope, node: Node, names: Names) -> None:
+        self.scope, self.node, self.names = scope, node, names
+
+    @property
+    def types(self) -> Mapping[str, TensorType]:
+        return self.scope.types
+
+    def constant(self, hint: str, array: np.ndarray) -> str:
+        return self.scope.constant(hint, array)
+
+    def op(self, op: str, inputs: Sequence[str], attrs: Mapping[str, Any]) -> str:
+        name = self.scope.node_name(f"{self.node.name}/{op}")
+        out = self.scope.fresh(name)
+        self.scope.emit(Node(op, tuple(inputs), (out,), dict(attrs), name, self.node.sources), self.names)
+        return out
+
+    def graph(self, proto: GraphProto, given: Sequence[str], what: str) -> list[str]:
+        self.scope.model.check_depth(self.names.depth + 1, where(self.node))
+        return self.scope.inline_graph(proto, given, f"{self.node.name}/{what}/", self.names, where(self.node))
+
+
+__all__ = ["Writer", "unroll_loop"]

@@ -1,0 +1,128 @@
+"""Scattering as loops: the data is copied, then the updates are walked in order. Work: elements plus updates.
+
+An update that goes outside the data is left out (ONNX calls it an error; nothing here may write elsewhere). Of several at
+one place the last wins, or, with a reduction, all are combined in order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+from toolchain import te
+from toolchain.kernels.op import Op, row_major, table
+from toolchain.te.expr import Expr
+from toolchain.te.ir_builder import IRBuilder
+from toolchain.te.loop_ir import ForKind, PrimFunc
+from toolchain.te.tensor import Placeholder, Tensor
+
+VECTOR = 16                                 # elements that are copied together
+PARALLEL_ELEMENTS = 16 * 1024               # below this, waking another core costs more than it brings
+
+COMBINE: dict[str, Callable[[Expr, Expr], Expr]] = {
+    "none": lambda old, new: new,
+    "add": lambda old, new: old + new,
+    "mul": lambda old, new: old * new,
+    "max": te.maximum,
+    "min": te.minimum,
+}
+
+At = Sequence[te.Index]
+
+
+def scatter_elements(op: Op, name: str) -> PrimFunc:
+    """x with updates[..., r, ...] put (or combined) at indices[..., r, ...] along `axis`.
+
+        for i: y[i] = x[i]
+        for r: y[..., indices[r], ...] = combine(y[..., indices[r], ...], updates[r])
+    """
+    axis, y = op.axis("axis", 0), _result(op)
+    b = IRBuilder()
+    _each(b, op.shape, lambda at: b.store(y, at, _read(op, 0, at)))
+
+    def update(at: At) -> None:
+        place, inside = _place(_read(op, 1, at), op.shape[axis])
+        with b.when(inside):
+            there = (*at[:axis], place, *at[axis + 1:])
+            b.store(y, there, _combine(op)(y[there], _read(op, 2, at)))
+    _each(b, op.in_shape(1), update, alone=axis != 0, vectors=False)
+    return b.function(name, _given(op), [y])
+
+
+def scatter_nd(op: Op, name: str) -> PrimFunc:
+    """x with slices updates[r...] put (or combined) at x[indices[r..., :]].
+
+        for i: y[i] = x[i]
+        for r: y[indices[r, :], ...] = combine(y[indices[r, :], ...], updates[r, ...])
+    """
+    *many, depth = op.in_shape(1)
+    y, b = _result(op), IRBuilder()
+    _each(b, op.shape, lambda at: b.store(y, at, _read(op, 0, at)))
+
+    def update(at: At) -> None:
+        found = [_place(_read(op, 1, (*at, te.index(d))), op.shape[d]) for d in range(depth)]
+
+        def put(rest: At) -> None:
+            there = (*(place for place, _ in found), *rest)
+            b.store(y, there, _combine(op)(y[there], _read(op, 2, (*at, *rest))))
+        with b.when(te.all(*(inside for _, inside in found))):
+            _each(b, op.shape[depth:], put, alone=False)
+    _each(b, many, update, alone=False, vectors=False)
+    return b.function(name, _given(op), [y])
+
+
+def _read(op: Op, i: int, at: At) -> Expr:
+    """Input i, which may be a constant that is part of the kernel."""
+    if (tensor := op.inputs[i]) is not None:
+        return tensor[tuple(at)]
+    value, kind = op.constant(i), op.input_types[i]
+    assert kind is not None
+    return table([v.item() for v in value.reshape(-1)], row_major(at, kind.shape), kind.dtype)
+
+
+def _result(op: Op) -> Tensor:
+    return Tensor("y", op.shape, op.dtype, Placeholder())
+
+
+def _given(op: Op) -> list[Tensor]:
+    return [t for t in op.inputs if t is not None]
+
+
+def _combine(op: Op) -> Callable[[Expr, Expr], Expr]:
+    return COMBINE[str(op.attr("reduction", "none"))]
+
+
+def _place(index: Expr, n: int) -> tuple[te.Index, Expr]:
+    """Where an index leads (negative ones count from the end), kept in [0, n), and whether it lay there."""
+    nil, end = te.const(0, "int64"), te.const(n, "int64")
+    wide = index.astype("int64")
+    at = te.select(wide < nil, wide + end, wide)
+    kept = te.minimum(te.maximum(at, nil), te.const(n - 1, "int64"))
+    return te.index(kept, 0, n - 1), te.all(at >= nil, at < end)
+
+
+def _each(
+    b: IRBuilder, shape: Sequence[int], body: Callable[[At], None], *, alone: bool = True, vectors: bool = True,
+) -> None:
+    """The body at every place of a shape. alone: no two places along the first dimension touch the same element, so cores
+    may share it. vectors: the same along the last one."""
+    kind = ForKind.PARALLEL if alone and math.prod(shape) >= PARALLEL_ELEMENTS else ForKind.SERIAL
+    with ExitStack() as loops:
+        at: list[te.Index] = []
+        for d, n in enumerate(shape[:-1]):
+            at.append(te.index(loops.enter_context(b.loop(f"i{d}", n, kind if d == 0 else ForKind.SERIAL))))
+        if not shape:
+            body(at)
+            return
+        n, kind = shape[-1], kind if len(shape) == 1 else ForKind.SERIAL
+        whole = n // VECTOR * VECTOR if vectors else 0
+        if whole:
+            with b.loop("block", whole // VECTOR, kind) as block, b.loop("lane", VECTOR, ForKind.VECTORIZED) as lane:
+                body([*at, te.index(block) * VECTOR + lane])
+        if whole < n:
+            with b.loop("rest", n - whole, ForKind.SERIAL if whole else kind) as rest:
+                body([*at, te.index(rest) + whole])
+
+
+SCATTER = {"ScatterElements": scatter_elements, "ScatterND": scatter_nd}
