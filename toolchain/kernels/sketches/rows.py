@@ -23,7 +23,7 @@ from toolchain.core.errors import ScheduleError
 from toolchain.core.target import Target
 from toolchain.kernels.choices import Choices
 from toolchain.kernels.sketches.pointwise import pointwise_nest
-from toolchain.kernels.sketches.stages import definitions, fuse_all, is_reduction
+from toolchain.kernels.sketches.stages import definitions, fuse_all, is_reduction, layout_of
 from toolchain.te.expr import Load, Reduce
 from toolchain.te.substitute import rewrite_loads
 from toolchain.te.tensor import Compute, Tensor
@@ -67,7 +67,7 @@ def rows(s: te.Schedule, target: Target, choices: Choices) -> None:
 def row_nest(s: te.Schedule, stage: Tensor, target: Target) -> None:
     """A stage in a nest of its own: a reduction along what is contiguous in lanes, all others along their own dimensions."""
     lanes = target.lanes(dtypes.bits(stage.dtype))
-    contiguous = reduces_contiguously(s.func.stages[stage], lanes)
+    contiguous = reduces_contiguously(s, stage, lanes)
     partial = lane_partials(s, stage, len(stage.shape), target) if contiguous else None
     if partial is None:
         pointwise_nest(s, stage, target)
@@ -100,26 +100,27 @@ def shared_dimensions(s: te.Schedule, stages: Sequence[Tensor], target: Target) 
     lanes = target.lanes(dtypes.bits(stages[-1].dtype))
     least = FEW if any(is_reduction(s.func.stages[t]) for t in stages) else lanes
     if wide and head > wide[-1] and stages[-1].shape[wide[-1]] >= least and not any(
-        reduces_contiguously(s.func.stages[t], lanes) for t in stages
+        reduces_contiguously(s, t, lanes) for t in stages
     ):
         head = wide[-1]
     return head
 
 
-def reduces_contiguously(definition: Compute, lanes: int) -> bool:
+def reduces_contiguously(s: te.Schedule, stage: Tensor, lanes: int) -> bool:
     """Whether a stage reads along its reduction, some vectors of it, what lies together in memory."""
-    return math.prod(a.extent for a in contiguous_axes(definition)) >= 2 * lanes
+    return math.prod(a.extent for a in contiguous_axes(s, stage)) >= 2 * lanes
 
 
-def contiguous_axes(definition: Compute) -> tuple[te.Var, ...]:
+def contiguous_axes(s: te.Schedule, stage: Tensor) -> tuple[te.Var, ...]:
     """The reduction axes that are the last dimensions of the largest tensor a stage reads, outermost first: one stretch of
-    memory."""
+    memory. None of a blocked tensor: its channels lie together."""
     found: tuple[te.Var, ...] = ()
+    definition = s.func.stages[stage]
     largest = max((math.prod(t.shape) for t in definition.input_tensors), default=0)
 
     def rule(load: Load) -> None:
         nonlocal found
-        if math.prod(load.tensor.shape) < largest:
+        if math.prod(load.tensor.shape) < largest or not layout_of(s, load.tensor).is_row_major:
             return
         own: list[te.Var] = []
         for at, extent in zip(reversed(load.index), reversed(load.tensor.shape), strict=True):
@@ -154,16 +155,14 @@ def lane_partials(s: te.Schedule, stage: Tensor, head: int, target: Target) -> P
     width = target.lanes(dtypes.bits(stage.dtype))
     if not is_reduction(definition) or math.prod(stage.shape[head:]) > 1:
         return None
-    axes = list(contiguous_axes(definition)) or list(definition.reduce_axis[-1:])
+    axes = list(contiguous_axes(s, stage)) or list(definition.reduce_axis[-1:])
     length = math.prod(a.extent for a in axes)
     if length < 2 * width:
         return None
     vectors = max(1, VECTORS // len(definition.values))
     vectors = vectors if length >= LONG * vectors * width else 1
-    fused = axes[-1]
-    for axis in reversed(axes[:-1]):
-        fused = s[stage].fuse(axis, fused)
-    _, lane = s[stage].split(fused, factor=vectors * width)
+    s[stage].reorder(*(a for a in definition.reduce_axis if a not in axes), *axes)
+    _, lane = s[stage].split(fuse_all(s, stage, axes), factor=vectors * width)
     lanes = s.rfactor(stage, lane)
     steps = -(-length // (vectors * width))
     if steps < LONG_SUM or not _is_float_sum(definition):
