@@ -82,9 +82,7 @@ def resolve_target(params: Params, inputs: Inputs, out: Path) -> Result:
     """Everything code generation asks about the processor."""
     target = presets.target(params["given"] if "given" in params else params["cpu"])
     if params["features"]:
-        changed = {f.lstrip("+-") for f in params["features"]}
-        kept = [f for f in target.features if f.lstrip("+-") not in changed]
-        target = presets.target({**target.to_json(), "features": sorted([*kept, *params["features"]])})
+        target = presets.with_features(target, params["features"])
     if params["threads"]:
         target = replace(target, cores=params["threads"])
     return Result("target", {"target": target.to_json(), "llvm": llvm_version()})
