@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from kernel_times import PARTS, KernelTime, time_kernel
-from processes import run_once, spread, watch_memory
+from processes import compile_sources, run_once, spread, watch_memory
 from recipe_builds import RECIPES, RecipeBuild, make, recipe_builds, single_model_project, user_store, write_deployfile
 from results import Figure, Results, failed, in_ms, in_s, show
 from rich.console import Console
@@ -58,6 +58,7 @@ ALL_RECIPES = ("quickstart", *SPEED_RECIPES)
 
 def main() -> int:
     options = parse_arguments()
+    compile_sources()
     results = Results(options.json)
     screen = Console(width=None if sys.stdout.isatty() else 140)
     with watch_system() as system:

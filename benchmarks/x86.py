@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from figures import build_small_model, cold_build
-from processes import spread
+from processes import compile_sources, spread
 from recipe_builds import RECIPES, RecipeBuild, inputs_of, make, recipe_builds, single_model_project, user_store
 from results import Figure, Results, failed, show
 from rich.console import Console
@@ -92,6 +92,7 @@ RUNTIME_BYTES = 10_000_000                  # what a run may need besides weight
 
 def main() -> int:
     options = parse_arguments()
+    compile_sources()
     results = Results(options.json)
     screen = Console(width=None if sys.stdout.isatty() else 140)
     for name, why in missing_baselines(options.against).items():

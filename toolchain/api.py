@@ -8,7 +8,7 @@ import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from toolchain.build.deployfile import Bucket, Build, Deployfile, Model, TargetSpec
 from toolchain.build.executor import Executor
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import onnx
 
 PRECISIONS = ("fp32",)
-Shapes, Dims = Mapping[str, Sequence[int]], Mapping[str, int]
+Shapes: TypeAlias = Mapping[str, Sequence[int]]
+Dims: TypeAlias = Mapping[str, int]
 
 
 def compile(

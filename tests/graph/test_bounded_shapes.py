@@ -212,6 +212,7 @@ def test_compiled(name: str):
 @pytest.mark.parametrize(("nodes", "message"), [
     ([*PICK, node("Slice", ["r", "zero", "k", "zero", "one"], ["q"]), node("Add", ["p", "q"], ["y"])], "in different ways"),
     ([*PICK, node("Tile", ["p", "pairs2"], ["y"])], "Tile along a dimension that depends on data"),
+    ([*PICK, node("Squeeze", ["p"], ["y"])], "Squeeze without axes would drop a dimension"),         # found by the fuzzer
     ([*PICK, node("Det", ["p"], ["y"])], "Det of a value whose shape depends on data is not supported"),
     ([node("Reshape", ["r", "k"], ["y"])], "has no bound"),
     ([*PICK, node("If", ["go"], ["y"], then_branch=helper.make_graph([node("Neg", ["p"], ["q"])], "t", [], [

@@ -37,8 +37,9 @@ def test_a_pool_that_contradicts_itself_is_refused():
 
 
 def test_statistics_of_the_batch():
-    norm = helper.make_node("BatchNormalization", ["x", "s", "b", "m", "v"], ["y", "m2", "v2"], training_mode=1, momentum=0.7)
-    graph = imported(make_model([norm], {"x": (4, 3, 5), "s": (3,), "b": (3,), "m": (3,), "v": (3,)}, ["y", "m2", "v2"]))
+    inputs, outputs = ["x", "s", "b", "m", "v"], ["y", "m2", "v2"]
+    norm = helper.make_node("BatchNormalization", inputs, outputs, training_mode=1, momentum=0.7)
+    graph = imported(make_model([norm], {"x": (4, 3, 5), "s": (3,), "b": (3,), "m": (3,), "v": (3,)}, outputs))
     rng = np.random.default_rng(0)
     given = {n: rng.random(graph.types[n].shape).astype("float32") for n in graph.inputs}
     mean, var = given["x"].mean((0, 2)), given["x"].var((0, 2))

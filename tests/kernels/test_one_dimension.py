@@ -1,4 +1,4 @@
-"""Convolutions in one dimension: those of speech models, whose windows are long and whose rows are the only loop to share."""
+"""Convolutions in one dimension: those of speech models, whose windows are long and whose rows are all there is to share."""
 
 from __future__ import annotations
 

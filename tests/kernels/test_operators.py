@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from operator_cases import CASES, Case, tolerance
-from running import HOST, close, compiled, defined, expected, one_node
+from running import HOST, RUNNABLE, close, compiled, defined, expected, one_node
 
+from toolchain.core.target import Target
+from toolchain.kernels.loops import LOOPS
 from toolchain.kernels.table import KERNELS
 
 pytestmark = pytest.mark.skipif(HOST.kind != "x86", reason="runs x86 code in this process")
@@ -24,3 +27,13 @@ def test_operator(op: str, number: int):
         assert len(made) == len(want)
         for output, got, right in zip(body.outputs, made, want, strict=True):
             close(got, right, *tolerance(case, body.types[output].dtype), f"{what} of {output}")
+
+
+@pytest.mark.parametrize("target", RUNNABLE, ids=lambda t: t.name)
+@pytest.mark.parametrize("op", LOOPS)
+def test_loops_on_every_processor(op: str, target: Target):
+    """Their counters and corners fit the registers of the smallest."""
+    case = CASES[op][0]
+    body, arrays = one_node(op, case.arrays, case.attrs, case.constants, case.outputs)
+    for got, want in zip(compiled(body, arrays, target), expected(body, arrays), strict=True):
+        np.testing.assert_array_equal(got, want)

@@ -7,6 +7,7 @@ import pytest
 from running import HOST, RUNNABLE, compiled, defined, expected, one_node
 
 from toolchain import te
+from toolchain.core.layout import Layout
 from toolchain.kernels.build import schedule
 from toolchain.kernels.sketches.rows import contiguous_axes
 from toolchain.kernels.sketches.select import sketch
@@ -107,17 +108,34 @@ def test_arg_max_is_one_reduction():
     assert "first_largest((" in text and text.count("x0[") == 2        # whole vectors, and the rest
 
 
+@pytest.mark.parametrize("shape, axes", [
+    ((2, 100, 1, 100), (1, 2, 3)), ((64, 40, 50), (0, 2)), ((3, 5, 4, 80), (0, 2, 3)), ((500, 6), (0,)), ((500, 3), (0,)),
+    ((4, 9, 8), (1,)), ((1, 2000, 1), (0, 1, 2)),
+])
+@pytest.mark.parametrize("op", ["ReduceSum", "ReduceMax"])
+def test_axes_here_and_there(op, shape, axes):
+    """Each is what the first sketch makes of it, exact on small integers."""
+    x = RNG.integers(-8, 9, shape).astype(np.float32)
+    body, arrays = one_node(op, [x, np.array(axes)], {"keepdims": 0}, constants=[1])
+    for target in RUNNABLE:
+        np.testing.assert_array_equal(compiled(body, arrays, target, [sketch])[0], expected(body, arrays)[0])
+
+
 def test_what_lies_together():
     A, v = te.placeholder((6, 40), name="A"), te.placeholder((40,), name="v")
     B = te.placeholder((40, 6), name="B")
     k = te.reduce_axis(40, "k")
     rows = te.compute((6,), lambda i: te.sum(A[i, k] * v[k], axis=k), name="R")
     columns = te.compute((6,), lambda i: te.sum(B[k, i] * v[k], axis=k), name="C")
-    assert contiguous_axes(rows.op) == (k,) and contiguous_axes(columns.op) == ()
+    s = te.create_schedule([rows, columns])
+    assert contiguous_axes(s, rows) == (k,) and contiguous_axes(s, columns) == ()
     X = te.placeholder((3, 5, 4, 8), name="X")
     a, b, c = (te.reduce_axis(n, name) for n, name in ((3, "a"), (4, "b"), (8, "c")))
     total = te.compute((5,), lambda i: te.sum(X[a, i, b, c], axis=(a, b, c)), name="T")
-    assert contiguous_axes(total.op) == (b, c)
+    s = te.create_schedule(total)
+    assert contiguous_axes(s, total) == (b, c)
+    s.set_layout(X, Layout.parse("NCHW4c", axes="NCHW"))
+    assert contiguous_axes(s, total) == ()
     w = te.reduce_axis(3, "w")
     window = te.compute((6, 38), lambda i, j: te.sum(A[i, j + w], axis=w), name="W")
-    assert contiguous_axes(window.op) == ()
+    assert contiguous_axes(te.create_schedule(window), window) == ()

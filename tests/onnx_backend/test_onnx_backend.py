@@ -19,7 +19,7 @@ from toolchain.core.errors import ImportModelError
 pytestmark = pytest.mark.skipif(not onnx_backend.supports_device("CPU"), reason="runs x86 code in this process")
 
 SHARDS = 16
-PASSES_AT_LEAST = 1926
+PASSES_AT_LEAST = 1927
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+import toolchain
 from toolchain.core.errors import MissingToolError, UsageError
 from toolchain.report.contenders import (
     BASELINES,
@@ -19,6 +20,7 @@ from toolchain.report.contenders import (
     with_static_shapes,
 )
 from toolchain.report.measure import measure
+from toolchain.tasks.contender import artifact_entry
 
 
 def save_model(path: Path, shape: list[object]) -> Path:
@@ -91,3 +93,19 @@ def test_import_paths_that_lead_nowhere() -> None:
     for path in ("no_such_module:X", "toolchain.report.contenders:NoSuchClass", "toolchain.report.contenders"):
         with pytest.raises(MissingToolError, match="no contender"):
             resolve(path)
+
+
+def test_inputs_without_dimensions_stay_so(tmp_path: Path) -> None:
+    """A sample rate, a position: NumPy's ascontiguousarray would make one dimension of none."""
+    nodes = [helper.make_node("Mul", ["x", "s"], ["y"])]
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in (("x", [2, 3]), ("s", []))]
+    graph = helper.make_graph(nodes, "scaled", values, [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3])])
+    path = tmp_path / "scaled.onnx"
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]), path)
+    given = {"x": np.arange(6, dtype=np.float32).reshape(2, 3), "s": np.array(3, np.float32)}
+    with toolchain.compile(path, threads=1) as module:
+        module.save(tmp_path / "artifact")
+    entries = [*baseline_entries(["onnxruntime"], path), artifact_entry(tmp_path / "artifact")]
+    facts = measure(entries, given, threads=1, rounds=2, burst_s=0.02, reference={"y": 3 * given["x"]})
+    assert [c.error for c in facts.contenders] == ["", ""]
+    assert all(o.passed for c in facts.contenders for o in c.outputs)

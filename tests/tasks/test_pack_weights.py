@@ -85,8 +85,8 @@ def test_every_bucket_finds_its_weights_and_equal_ones_are_there_once(tmp_path, 
 
 
 def test_buckets_that_pack_alike_cost_nothing_more(tmp_path):
-    one, _ = packed(tmp_path / "one", optimized(6))
-    two, _ = packed(tmp_path / "two", optimized(6), optimized(4))
-    three, _ = packed(tmp_path / "three", optimized(6), optimized(4), optimized(40))
-    assert two == one, "4 and 6 need the same weights"
+    one, _ = packed(tmp_path / "one", optimized(8))
+    two, _ = packed(tmp_path / "two", optimized(8), optimized(4))
+    three, _ = packed(tmp_path / "three", optimized(8), optimized(4), optimized(40))
+    assert two == one, "4 and 8 need the same weights"
     assert three[:len(one)] == one and len(three) - len(one) == 32 * 16 * 36 * 4, "new is Winograd's form of one weight"

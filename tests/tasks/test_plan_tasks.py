@@ -31,7 +31,7 @@ def test_the_steps_of_one_build(tmp_path):
     (b,) = planned(tmp_path, {"net": Model(path="net.onnx")})
     (bucket,) = b.buckets
     names = {t.name for t in (*everything(bucket.verify), *everything(bucket.measure))}
-    assert names == {"import:net", "target:x86", *(f"{step}:net@x86" for step in (
+    assert names == {"import:net", "target:x86", "runtime:x86", *(f"{step}:net@x86" for step in (
         "optimize", "weights", "link", "compare", "verify", "measure"))}
     assert bucket.measure.resource == MACHINE and not bucket.verify.resource
     assert bucket.graph.files == {"model": tmp_path / "net.onnx"}

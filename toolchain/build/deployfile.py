@@ -274,8 +274,8 @@ class TargetSpec(Section):
     cpu: str = key("'host', or what every such CPU has: x86-64-v2, x86-64-v3 (AVX2), x86-64-v4 (AVX-512)", default="host",
                    min_length=1)
     features: tuple[str, ...] = key("CPU features switched on or off against `cpu`: ['-avx512f', '+f16c']", factory=tuple)
-    threads: int = key("how many threads the artifact is laid out for; 0: one per physical core. Any number runs it",
-                       default=0, ge=0, le=1024)
+    threads: int = key("how many threads the artifact is laid out for, any number runs it; 0: one per core of this machine "
+                       "(cpu: host), else four", default=0, ge=0, le=1024)
     device: str | None = key("name of the device (see `devices`) it is measured and verified on; left out: this machine",
                              default=None, refers="devices", not_yet="devices (boards over SSH)")
     host: str | None = key("for accelerators: the target that runs what the accelerator cannot",

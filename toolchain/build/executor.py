@@ -330,16 +330,11 @@ class _Run:
                     folder / fresh_name("out"), log, self.store.root)
 
     def _temporary(self) -> Path:
-        """This run's folder for step outputs. Those of killed runs are removed: the kernel has released their locks."""
+        """This run's folder for step outputs."""
         if self.temp is None:
             folder = self.store.temp / fresh_name("run")
-            lock = hold(Path(f"{folder}.lock"))
-            self.temp = folder, lock
+            self.temp = folder, hold(Path(f"{folder}.lock"))
             folder.mkdir()
-            for path in self.store.temp.glob("*.lock"):
-                if path != lock.path and (stale := Lock.acquire(path)):
-                    remove_tree(path.with_suffix(""))
-                    stale.release()
         return self.temp[0]
 
     def _perform_here(self, work: Work) -> None:
@@ -485,6 +480,10 @@ class _Run:
             folder, lock = self.temp
             remove_tree(folder)
             lock.release()
+        for path in self.store.temp.glob("*.lock"):             # of killed runs: the kernel has released their locks
+            if stale := Lock.acquire(path):
+                remove_tree(path.with_suffix(""))
+                stale.release()
         if self.executor.project and self.ran:
             from toolchain.build import failed
 

@@ -11,8 +11,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from onnx.reference import ReferenceEvaluator
-from onnx.reference.ops._op_list import load_op
 
 from toolchain.core.dtype import from_numpy, to_numpy
 from toolchain.core.errors import ImportModelError, InternalError, UsageError
@@ -87,6 +85,8 @@ def _checked(array: np.ndarray, t: TensorType, what: str) -> np.ndarray:
 @cache
 def _builtin(op: str) -> Any:
     """onnx.reference's class of an operator; None when only ONNX's function body describes it."""
+    from onnx.reference.ops._op_list import load_op  # 200 modules, which most imports and most builds never need
+
     try:
         return load_op("", op, OPSET)
     except (AssertionError, NotImplementedError, RuntimeError):
@@ -101,6 +101,9 @@ def _reference(node: Node, arrays: Arrays) -> tuple[np.ndarray, ...]:
     implementation = _builtin(node.op)
     try:
         if implementation is None:
+            from onnx.reference import ReferenceEvaluator
+            from onnx.reference.ops._op_list import load_op
+
             types = [type_proto(TensorType.plain(a.shape, from_numpy(a.dtype))) for a in arrays if a is not None]
             implementation = load_op("", node.op, OPSET, node=proto, input_types=types, evaluator_cls=ReferenceEvaluator)
         made = implementation(proto, _RUN_PARAMS).run(*(arrays if arrays else ()))

@@ -70,7 +70,7 @@ class OnnxRuntime:
         session = ort.InferenceSession(str(model), settings, providers=["CPUExecutionProvider"])
         self._names = [o.name for o in session.get_outputs()]
         binding = session.io_binding()
-        self._inputs = {n: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(a)) for n, a in inputs.items()}
+        self._inputs = {n: ort.OrtValue.ortvalue_from_numpy(np.asarray(a, order="C")) for n, a in inputs.items()}
         for name, value in self._inputs.items():
             binding.bind_ortvalue_input(name, value)
         for name in self._names:
@@ -109,7 +109,7 @@ class OpenVino:
             "INFERENCE_PRECISION_HINT": precision,
         })
         request = compiled.create_infer_request()
-        self._inputs = [np.ascontiguousarray(a) for a in inputs.values()]
+        self._inputs = [np.asarray(a, order="C") for a in inputs.values()]
         for name, array in zip(inputs, self._inputs, strict=True):
             request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
         request.infer()

@@ -34,7 +34,7 @@ class Torch:
             self._network = onnx2torch.convert(proto).eval()
         except Exception as error:                          # of any kind: it does not check models, it stumbles over them
             raise ImportModelError(f"onnx2torch cannot convert it: {type(error).__name__}: {error}") from error
-        self._inputs = [torch.from_numpy(np.ascontiguousarray(inputs[i.name]))
+        self._inputs = [torch.from_numpy(np.asarray(inputs[i.name], order="C"))
                         for i in proto.graph.input if i.name not in constants]
         self.call()
         self.outputs()                                      # fails now, not after it was timed, where it has too few

@@ -55,7 +55,7 @@ def measure(
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tc-measure-")))
-        np.savez(folder / "inputs.npz", *(np.ascontiguousarray(a) for a in inputs.values()))
+        np.savez(folder / "inputs.npz", *(np.asarray(a, order="C") for a in inputs.values()))
         system = stack.enter_context(watch_system())
         shapes = {name: a.shape for name, a in inputs.items()}
         bound = [_bound(e, shapes, folder / f"{i}.onnx") for i, e in enumerate(entries)]

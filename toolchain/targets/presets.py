@@ -16,7 +16,9 @@ _V2 = ("+cmov", "+crc32", "+cx16", "+cx8", "+fxsr", "+mmx", "+popcnt", "+sahf", 
 _V3 = (*_V2, "+avx", "+avx2", "+bmi", "+bmi2", "+f16c", "+fma", "+lzcnt", "+movbe", "+xsave")
 _V4 = (*_V3, "+avx512bw", "+avx512cd", "+avx512dq", "+avx512f", "+avx512vl")
 
-_X86 = Target("x86-64-v2", "x86", triple="x86_64-unknown-linux-gnu", cpu="x86-64", fma_per_cycle=2, l2_bytes=1 << 20)
+# Nobody knows the cores of a machine that is not here: plans are laid out for four, and any number runs them
+_X86 = Target(
+    "x86-64-v2", "x86", triple="x86_64-unknown-linux-gnu", cpu="x86-64", fma_per_cycle=2, cores=4, l2_bytes=1 << 20)
 
 PRESETS: dict[str, Target] = {
     "x86-64-v2": replace(_X86, features=tuple(sorted(_V2)), vector_bits=128, vector_registers=16, has_fma=False),

@@ -16,7 +16,7 @@ class ArtifactContender:
     """An artifact's folder, run through its shared library with inputs and outputs bound once."""
 
     def prepare(self, model: Path, inputs: Mapping[str, np.ndarray], threads: int, options: Mapping[str, str]) -> Prepared:
-        self._inputs = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        self._inputs = {name: np.asarray(array, order="C") for name, array in inputs.items()}
         self._module = Module.load(model, threads)
         self._bound = self._module.bind(self._inputs)
         return Prepared(getattr(toolchain, "__version__", ""), {"threads": f"{threads}", "io": "bound", **options})

@@ -265,7 +265,7 @@ def onnx_model(body: Graph) -> Any:
 
     params = []
     for name, array in body.params.items():
-        tensor = tensor_proto(np.ascontiguousarray(array))
+        tensor = tensor_proto(np.asarray(array, order="C"))
         tensor.name = f"v{name}"
         params.append(tensor)
     graph = onnx.helper.make_graph(nodes, "repro", [value(i) for i in body.inputs], [value(o) for o in body.outputs], params)

@@ -2,8 +2,8 @@
 
     model ─ import ─┐
                     ├─ optimize ─┬─ weights ─────────┐
-    target ─────────┘            └─ kernel, kernel … ┴─ link ─┬─ compare ── verify
-                                  (named by optimize)         └─ measure      (only `tc report` asks for it,
+    target ─┬───────┘            └─ kernel, kernel … ┼─ link ─┬─ compare ── verify
+            └─ runtime ──────────(named by optimize)─┘        └─ measure      (only `tc report` asks for it,
                                                                  machine       and for what the machine can do)
 
 A model with shape buckets has an import and an optimize for each; one weights and one link; then a compare, a verify, a
@@ -140,7 +140,8 @@ class _Planner:
             "versions": _versions(*ARRAYS), "code": code_digest(*OPTIMIZE_CODE)}, inputs)
         module = Task(f"link:{build.name}", f"{STEPS}:link", LINK, {
             "name": build.model, "versions": _versions("toolchain", "ziglang", *ARRAYS), "code": code_digest(*LINK_CODE),
-        }, {"imported": next(iter(graphs.values())), **inputs, "target": target, "weights": weights},
+        }, {"imported": next(iter(graphs.values())), **inputs, "target": target, "weights": weights,
+            "runtime": self._runtime(build.target, target)},
                       needs=partial(self._kernels, build.target))
         buckets = []
         for label, binding in bindings.items():
@@ -174,6 +175,11 @@ class _Planner:
             "report": {"against": list(report.against), "threads": report.threads, "time": report.time},
             "versions": _versions(*(p for name in report.against for p in RIVALS.get(name, (name,)))),
         }, {**made, **inputs}, files={**files, **self._data_files(about.model, about.data)}, resource=MACHINE)
+
+    def _runtime(self, name: str, target: Task) -> Task:
+        """The C runtime, compiled while the first model is imported."""
+        return self._shared(Task(f"runtime:{name}", f"{STEPS}:compile_runtime", LINK, {
+            "versions": _versions("ziglang"), "code": code_digest("core/target.py", "targets")}, {"target": target}))
 
     def _machine(self, spec: TargetSpec) -> Task:
         """What a report holds the measured layers against; once per machine and number of threads."""

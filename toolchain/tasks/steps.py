@@ -31,6 +31,7 @@ from toolchain.kernels.table import KERNELS
 from toolchain.targets import presets
 from toolchain.targets.backend import Kernel
 from toolchain.targets.llvm.artifact import write_artifact
+from toolchain.targets.llvm.link import cached_runtime_object
 from toolchain.targets.llvm.object import llvm_version
 from toolchain.targets.llvm.plan import Call, Copy, Plan, children, walk
 from toolchain.tasks.assemble import Origin, assemble_with_origins, weights_segment, workspaces
@@ -42,7 +43,7 @@ from toolchain.tasks.plan import GRAPH
 Params = Mapping[str, Any]
 Inputs = Mapping[str, Input]
 
-MODEL = "model.onnx"
+MODEL, RUNTIME = "model.onnx", "runtime.o"
 
 
 def fetch(params: Params, inputs: Inputs, out: Path) -> Result:
@@ -82,9 +83,7 @@ def resolve_target(params: Params, inputs: Inputs, out: Path) -> Result:
     """Everything code generation asks about the processor."""
     target = presets.target(params["given"] if "given" in params else params["cpu"])
     if params["features"]:
-        changed = {f.lstrip("+-") for f in params["features"]}
-        kept = [f for f in target.features if f.lstrip("+-") not in changed]
-        target = presets.target({**target.to_json(), "features": sorted([*kept, *params["features"]])})
+        target = presets.with_features(target, params["features"])
     if params["threads"]:
         target = replace(target, cores=params["threads"])
     return Result("target", {"target": target.to_json(), "llvm": llvm_version()})
@@ -122,6 +121,13 @@ def kernel_from_json(data: Mapping[str, Any], code: bytes) -> Kernel:
 def bucket_graphs(inputs: Inputs) -> list[Graph]:
     """The optimized graphs, one per shape bucket."""
     return [load_files(inputs[f"{GRAPH}{n}"].files) for n in range(sum(name.startswith(GRAPH) for name in inputs))]
+
+
+def compile_runtime(params: Params, inputs: Inputs, out: Path) -> Result:
+    """The C runtime as an object file, for every model of a target."""
+    target = Target.from_json(inputs["target"].meta["target"])
+    (out / RUNTIME).write_bytes(cached_runtime_object(target).read_bytes())
+    return Result("runtime")
 
 
 def pack_weights(params: Params, inputs: Inputs, out: Path) -> Result:
@@ -164,7 +170,7 @@ def link(params: Params, inputs: Inputs, out: Path) -> Result:
         "layers": described, "metadata": metadata(inputs["imported"]),
     }
     write_artifact(out, params["name"], plans, {k.symbol: k.object for k in kernels.values()},
-                   weights.files["weights"], target, extra)
+                   weights.files["weights"], target, extra, inputs["runtime"].files[RUNTIME].read_bytes())
     return Result("module", {
         "weights_bytes": weights.meta["size_bytes"], "arena_bytes": max(plan.arena_bytes for plan in plans),
         "kernels": len(kernels),

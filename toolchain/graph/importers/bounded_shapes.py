@@ -161,10 +161,11 @@ def _kept(b: Bounding, x: str, outside: int, inside: int) -> int | None:
 
 
 def squeeze(b: Bounding, node: Node) -> None:
-    x, extents = node.inputs[0], b.extents(node.inputs[0])
+    extents = b.extents(node.inputs[0])
     axes = b.ints(1)
-    gone = {a % len(extents) for a in axes} if axes is not None else {
-        d for d, (n, e) in enumerate(zip(b.shape(x), extents)) if n == 1 and not e}
+    if axes is None:
+        raise b.refuse("Squeeze without axes would drop a dimension that depends on data whenever it is 1")
+    gone = {a % len(extents) for a in axes}
     if any(extents[d] for d in gone):
         raise b.refuse("Squeeze of a dimension that depends on data is not supported")
     b.same(tuple(e for d, e in enumerate(extents) if d not in gone))

@@ -24,7 +24,7 @@ from toolchain.graph.importers.coverage import WRITTEN_OUT, has_function, is_cov
 from toolchain.graph.importers.flex_attention import flex_attention
 from toolchain.graph.importers.forms import check_form, constant_of, plain
 from toolchain.graph.importers.names import Model, Names
-from toolchain.graph.importers.unroll import Writer, unroll_loop
+from toolchain.graph.importers.unroll import Writer, scan_batch, unroll_loop
 from toolchain.graph.importers.upgrade import UPGRADES, VANISHES, upgrade
 from toolchain.graph.infer import infer, where
 from toolchain.graph.interpret import evaluate
@@ -403,20 +403,23 @@ class Scope:
 
     def _control_or_unrolled(self, node: Node, proto: NodeProto, names: Names, here: str) -> None:
         """A loop whose body needs more to be static than it has, such as the number of the round, is written out."""
+        if node.op == "Scan" and names.opset < 9:
+            scan_batch(self, node, proto, names, here)
+            return
         before = dict(names.values)
         try:
-            self._control(node, proto, names, here)
+            self.control(node, proto.output, names, here)
         except ImportModelError:
             names.values = before
             if node.op != "Loop" or not unroll_loop(self, node, proto, names, here):
                 raise
 
-    def _control(self, node: Node, proto: NodeProto, names: Names, here: str) -> None:
+    def control(self, node: Node, outputs: Sequence[str], names: Names, here: str) -> None:
         """If, Loop, Scan."""
         self.model.check_depth(names.depth + 1, here)
         if node.op == "If" and node.inputs[0] in self.params:
             taken: GraphProto = node.attrs["then_branch" if self.params[node.inputs[0]].all() else "else_branch"]
-            self._inline_branch(taken, node, proto, names, here)
+            self._inline_branch(taken, node, outputs, names, here)
             return
         bodies = {key: value for key, value in node.attrs.items() if isinstance(value, GraphProto)}
         given = self._body_inputs(node, names, here)
@@ -447,7 +450,7 @@ class Scope:
         inputs = node.inputs
         if node.op == "Loop":
             inputs = (*inputs, "", "")[:2] + inputs[2:] if len(inputs) >= 2 else (*inputs, *("",) * (2 - len(inputs)))
-        self._convert(replace(node, inputs=(*inputs, *captured), attrs=attrs), proto.output, names, here)
+        self._convert(replace(node, inputs=(*inputs, *captured), attrs=attrs), outputs, names, here)
 
     def _failing_branch(self, node: Node, key: str, other: Graph, error: MisfitError) -> tuple[Scope, Graph]:
         """In place of a branch that these shapes do not fit, one that ends the run: ONNX asks of a branch to fit when it is
@@ -479,9 +482,6 @@ class Scope:
         if node.op == "Loop":
             states = [self.types[i] for i in node.inputs[2:]]
             return [TensorType.plain((), "int64"), TensorType.plain((), "bool"), *states]
-        if names.opset < 9:
-            raise ImportModelError("Scan of opset 8 (with a batch dimension) is not supported", where=here,
-                                   fix="convert the model to opset 9 or newer")
         scans = node.attrs["num_scan_inputs"]
         count = len(node.inputs) - scans
         axes = node.attrs.get("scan_input_axes", (0,) * scans)
@@ -490,12 +490,11 @@ class Scope:
         types = [self.types[i] for i in node.inputs]
         return types[:count] + [_element(t, axis, here) for t, axis in zip(types[count:], axes)]
 
-    def _inline_branch(self, branch: GraphProto, node: Node, proto: NodeProto, names: Names, here: str) -> None:
+    def _inline_branch(self, branch: GraphProto, node: Node, outputs: Sequence[str], names: Names, here: str) -> None:
         """If(true) {then: ...}   ->   the nodes of the branch taken"""
-        if len(branch.output) != len(proto.output):
-            raise ImportModelError(f"its branch yields {len(branch.output)} values, {len(proto.output)} are named",
-                                   where=here)
-        for value, out in zip(self.inline_graph(branch, (), f"{node.name}/", names, here), proto.output):
+        if len(branch.output) != len(outputs):
+            raise ImportModelError(f"its branch yields {len(branch.output)} values, {len(outputs)} are named", where=here)
+        for value, out in zip(self.inline_graph(branch, (), f"{node.name}/", names, here), outputs):
             if out:
                 self.bind(out, value, names, here)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import GraphProto, NodeProto
 
+from toolchain.core.errors import ImportModelError
 from toolchain.core.layout import TensorType
 from toolchain.graph.importers.names import Names
 from toolchain.graph.infer import where
@@ -56,6 +57,35 @@ def unroll_loop(scope: Scope, node: Node, proto: NodeProto, names: Names, here: 
     return True
 
 
+def scan_batch(scope: Scope, node: Node, proto: NodeProto, names: Names, here: str) -> None:
+    """A Scan of opset 8, which has a batch dimension, as one of today's per sequence of the batch.
+
+        y = Scan("", s: [B, ...], x: [B, T, ...])   ->   y = Concat of Unsqueeze(Scan(s[b], x[b])) for each b
+
+    Raises ImportModelError: sequences of different lengths.
+    """
+    lengths, *given = node.inputs
+    if lengths:
+        raise ImportModelError("Scan over sequences of different lengths is not supported", where=here,
+                               fix="convert the model to opset 9 or newer")
+    writer, parts = Writer(scope, node, names), []
+    attrs = {k: v for k, v in node.attrs.items() if k != "directions"}
+    if "directions" in node.attrs:
+        attrs["scan_input_directions"] = node.attrs["directions"]
+    for b in range(scope.types[given[0]].shape[0]):
+        at = scope.constant(f"{node.name}/batch", np.asarray(b, "int64"))
+        one = Node("Scan", tuple(writer.op("Gather", (x, at), {"axis": 0}) for x in given), (), attrs,
+                   scope.node_name(f"{node.name}/{b}"), node.sources)
+        inner = Names(names.opset, names.depth, {}, names.attrs, f"{one.name}/", outer=names, source=names.source)
+        scope.control(one, proto.output, inner, here)
+        parts.append([inner.values[o] if o else "" for o in proto.output])
+    axes = scope.constant(f"{node.name}/axes", np.zeros(1, "int64"))
+    for out, *pieces in zip(proto.output, *parts, strict=True):
+        if out:
+            rows = [writer.op("Unsqueeze", (p, axes), {}) for p in pieces]
+            scope.bind(out, writer.op("Concat", rows, {"axis": 0}), names, here)
+
+
 class Writer:
     """Writes nodes that stand for one of the model's."""
 
@@ -80,4 +110,4 @@ class Writer:
         return self.scope.inline_graph(proto, given, f"{self.node.name}/{what}/", self.names, where(self.node))
 
 
-__all__ = ["Writer", "unroll_loop"]
+__all__ = ["Writer", "scan_batch", "unroll_loop"]

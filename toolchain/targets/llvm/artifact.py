@@ -47,12 +47,14 @@ def write_artifact(
     weights: Path | bytes | memoryview,
     target: Target,
     manifest_extra: Mapping[str, Any] | None = None,
+    runtime: bytes | None = None,
 ) -> None:
     """Link and write the artifact of one network into the folder `out` (made if it is not there).
 
     plans: one per shape bucket, in the order of the C API. objects: object files by kernel name, each once for all plans.
     weights: the weights segment, laid out as the plans' slots say, 64-byte aligned pieces (a file is copied, never held in
-    memory). manifest_extra: more for the manifest (schedules, digests of sources).
+    memory). manifest_extra: more for the manifest (schedules, digests of sources). runtime: the C runtime's object, when it
+    was compiled beforehand.
     Raises CodegenError for a plan that cannot run or objects that do not link.
     """
     verify_buckets(plans)
@@ -62,7 +64,7 @@ def write_artifact(
     library = link_shared(
         objects,
         table_object(plans, target, weights_digest),
-        cached_runtime_object(target).read_bytes(),
+        runtime or cached_runtime_object(target).read_bytes(),
         target,
         name=identifier,
     )

@@ -122,7 +122,10 @@ def _accumulators(func: PrimFunc, target: Target, loop: For) -> int:
         if tensor not in written or any(loop.var in _variables(i) for i in at):
             continue
         elements = func.buffers[tensor].type.elements
-        widest = max((i.lanes for i in at if isinstance(i, Ramp)), default=1)
+        widest = max((i.lanes for i in at if isinstance(i, Ramp)), default=0)
+        if not widest and not dtypes.is_float(tensor.dtype):
+            continue                            # an integer that is no vector: in a general register
+        widest = max(widest, 1)
         per_register = min(widest, target.lanes(dtypes.bits(tensor.dtype)))
         total += -(-elements // per_register)
     return total
