@@ -28,7 +28,7 @@ from typing import Any
 
 from figures import build_small_model, cold_build
 from processes import compile_sources, spread
-from recipe_builds import RECIPES, RecipeBuild, inputs_of, make, recipe_builds, single_model_project, user_store
+from recipe_builds import RECIPES, RecipeBuild, inputs_of, recipe_builds, single_model_project, user_store
 from results import Figure, Results, failed, show
 from rich.console import Console
 from rich.table import Table
@@ -43,9 +43,10 @@ from toolchain.report.facts import BuildFacts, BuildReport, MachineFacts, Measur
 from toolchain.report.statistics import geometric_mean
 from toolchain.report.system import watch_system
 from toolchain.report.tables import layer_section
+from toolchain.targets import presets
 from toolchain.targets.llvm.module import Module
 from toolchain.tasks.data import samples
-from toolchain.tasks.machine import FACTS_FILE as MACHINE_FILE
+from toolchain.tasks.machine import machine_facts
 from toolchain.tasks.measure import profile
 from toolchain.tasks.steps import assembled_folder
 
@@ -304,16 +305,17 @@ def busy_rows(name: str, quiet: Facts, busy: Facts) -> Iterator[tuple[str, ...]]
 
 
 def measure_layers(options: argparse.Namespace, results: Results, screen: Console) -> None:
-    """The roofline of each layer, as `tc report` shows it, at the first of --threads."""
+    """The roofline of each layer, as `tc report` shows it, at the first of --threads; the ceilings are measured now."""
     threads = options.threads[0]
+    machine = machine_facts(presets.target("host"), threads)
     with user_store() as store:
         for build in builds_of(options, LAYERED):
-            report = layered(store, build, results, threads)
+            report = layered(store, build, machine, threads)
             results.put("layers", key_of(build, threads), to_json(report))
             console.show_section(layer_section(report, 1000), screen)
 
 
-def layered(store: Store, build: RecipeBuild, results: Results, threads: int) -> BuildReport:
+def layered(store: Store, build: RecipeBuild, machine: MachineFacts, threads: int) -> BuildReport:
     inputs = inputs_of(store, build, build.bucket.measure)
     data = asdict(build.binding.data or build.model.data)
     (sample, *_) = samples({"data": data}, inputs, load_files(inputs["graph"].files))
@@ -323,12 +325,7 @@ def layered(store: Store, build: RecipeBuild, results: Results, threads: int) ->
         with Module.load(folder, threads) as module:
             layers = profile(module, sample.inputs, described[module.bucket_of(sample.inputs)])
     facts = BuildFacts(build.name, build.tasks.build.model, build.tasks.build.target, "fp32", 0)
-    return BuildReport(facts, layers=layers, machine=machine_of(store, build), measure=MeasureFacts(threads, 0, 0.0, (), ()))
-
-
-def machine_of(store: Store, build: RecipeBuild) -> MachineFacts:
-    artifact = make(store, build, [build.tasks.machine])[build.tasks.machine.name]
-    return from_json(MachineFacts, json.loads(store.blobs.path(artifact.files[MACHINE_FILE].digest).read_text()))
+    return BuildReport(facts, layers=layers, machine=machine, measure=MeasureFacts(threads, 0, 0.0, (), ()))
 
 
 # -- loading, calling, building ---------------------------------------------------------------------------------------

@@ -15,8 +15,10 @@ from toolchain.core.layout import Layout
 from toolchain.core.target import Target
 from toolchain.targets.base import compile_kernel
 from toolchain.targets.llvm.cpu import host_target
+from toolchain.targets.llvm.emit import emit
 from toolchain.targets.llvm.limits import MAX_INSTRUCTIONS, instructions, peak_live_vectors
 from toolchain.targets.llvm.load import run
+from toolchain.targets.llvm.split_tasks import split_tasks
 from toolchain.targets.presets import PRESETS
 from toolchain.te.expr import Bin
 from toolchain.te.lower import lower
@@ -316,3 +318,21 @@ def test_a_gather_is_not_remembered_as_masked(target):
     a = np.arange(1600, dtype=np.float32).reshape(16, 100) + 1
     made = run(s.func, target, {"x": a, "c": np.arange(16) % 3 == 0})["C"]
     np.testing.assert_array_equal(made, a[:, 3])
+
+
+def test_guards_do_not_repeat_what_they_guard(target):
+    """Eight times `where v < 0: v + 1, else sin v`, its last vector ragged: each sine once, not once per path to it."""
+    x = te.placeholder((3, 22), name="x")
+    v, want = x, (a := values("float32", 66).reshape(3, 22)).astype(np.float64)
+    for n in range(8):
+        v = te.compute((3, 22), lambda i, j, v=v: te.select(v[i, j] < 0.0, v[i, j] + 1.0, te.sin(v[i, j])), name=f"v{n}")
+        want = np.where(want < 0, want + 1, np.sin(want))
+    s = te.create_schedule(v)
+    for n in range(7):
+        s[f"v{n}"].compute_inline()
+    outer, lanes = s[v].split(v.op.axis[1], factor=target.lanes(32))
+    s[v].vectorize(lanes)
+    s[v].partition(outer)
+    np.testing.assert_allclose(run(s.func, target, {"x": a})[v.name], want, rtol=1e-4, atol=1e-5)
+    lowered = lower(s.func, target)
+    assert emit(lowered, target, split_tasks(lowered), "k").count("\n") < 3000

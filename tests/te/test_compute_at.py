@@ -7,12 +7,26 @@ from te_workloads import Workload, chain, conv2d, matmul, row_statistics
 
 import toolchain.te as te
 from toolchain.core.errors import ScheduleError
+from toolchain.te.expr import Bin
+from toolchain.te.lower.shared import nodes
 
 small = st.integers(1, 9)
 
 
 def stage(work: Workload, s: te.Schedule, name: str) -> te.Tensor:
     return s[name].tensor
+
+
+def test_inlining_shares_what_is_read_twice():
+    """Thirty stages that each read the one before twice are thirty products, not 2**30."""
+    x = te.placeholder((8,), name="X")
+    v = x
+    for n in range(30):
+        v = te.compute((8,), lambda i, v=v: v[i] * v[i], name=f"V{n}")
+    s = te.create_schedule(v)
+    for n in range(29):
+        s[f"V{n}"].compute_inline()
+    assert sum(isinstance(n, Bin) for n in nodes(s.func.body)) == 30
 
 
 def test_recomputes_the_halo_of_a_window(golden):

@@ -83,7 +83,8 @@ class Values(Arithmetic):
         self.turned: dict[Any, list[str]] = {}         # this basic block's squares of registers, by columns
         self.memo: dict[Any, tuple[Expr, str]] = {}    # this statement's values
         self.guard = NO_GUARD
-        self._loads: dict[int, tuple[Expr, bool]] = {}
+        self._wider: list[Guard] = []                  # the guards around the present one, each implied by the next
+        self._faults: dict[int, tuple[Expr, bool]] = {}
         self._emitters: dict[type, Callable[[Any], str]] = {
             Const: self.const, Index: self.index_value, Var: self.index_value, Load: self.load, Bin: self.bin,
             Select: self.select, Broadcast: self.broadcast, Call: self.call, Cast: self.cast, Compare: self.compare,
@@ -102,21 +103,27 @@ class Values(Arithmetic):
         emitter = self._emitters.get(type(e))
         if emitter is None:
             raise CodegenError(f"{type(e).__name__} reached the code generator")
-        if (self.guard.scalar or self.guard.lanes) and self.reads(e):
+        if (self.guard.scalar or self.guard.lanes) and self.may_fault(e):
+            # what holds under a wider guard holds here; else a chain of selects would compute its operands once per guard
+            for guard in (self.guard, *reversed(self._wider)):
+                if (known := self.memo.get((key, guard))) is not None:
+                    return known[1]
             key = (key, self.guard)
-            if (known := self.memo.get(key)) is not None:
-                return known[1]
         result = emitter(e)
         self.memo[key] = (e, result)
         return result
 
-    def reads(self, e: Expr) -> bool:
-        """Whether `e` loads anything."""
-        if (known := self._loads.get(id(e))) is not None:
+    def may_fault(self, e: Expr) -> bool:
+        """Whether `e` loads anything that may lie outside of its storage: then it is computed under its guard only."""
+        if (known := self._faults.get(id(e))) is not None:
             return known[1]
-        found = any(isinstance(n, Load) for n in nodes(e))
-        self._loads[id(e)] = (e, found)
+        found = any(isinstance(n, Load) and not self._inside(n) for n in nodes(e))
+        self._faults[id(e)] = (e, found)
         return found
+
+    def _inside(self, load: Load) -> bool:
+        at = load.index[0]
+        return isinstance(at, Index | Ramp) and self.within(at, self.places[load.tensor])
 
     # --- integers: loop variables, indices, addresses ---
 
@@ -407,7 +414,7 @@ class Values(Arithmetic):
                 mask = self.loaded[key] = self.splat("i1", condition, lanes)
             condition, mask_type = mask, vector("i1", lanes)
         a = self.guarded(e.a, condition, mask_type)
-        if self.reads(e.b):
+        if self.may_fault(e.b):
             opposite = self.emit(f"xor {mask_type} {condition}, {SPLAT_TRUE if mask_type != 'i1' else TRUE}")
             b = self.guarded(e.b, opposite, mask_type)
         else:
@@ -417,9 +424,10 @@ class Values(Arithmetic):
 
     def guarded(self, e: Expr, condition: str, mask_type: str) -> str:
         """The value of `e`, wanted only where `condition` holds."""
-        if not self.reads(e):
+        if not self.may_fault(e):
             return self.value(e)
         outer, outer_lanes = self.guard, self.guard_lanes
+        self._wider.append(outer)
         if mask_type == "i1":
             scalar = condition if not outer.scalar else self.emit(f"and i1 {outer.scalar}, {condition}")
             self.guard = Guard(scalar, outer.lanes)
@@ -430,6 +438,7 @@ class Values(Arithmetic):
             return self.value(e)
         finally:
             self.guard, self.guard_lanes = outer, outer_lanes
+            self._wider.pop()
 
     def compare(self, e: Compare) -> str:
         terms, total = self.linear(e.index)

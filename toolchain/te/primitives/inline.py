@@ -19,6 +19,9 @@ def compute_inline(func: PrimFunc, stage: str) -> tuple[PrimFunc, tuple[()]]:
         for i: P[i] = A[i] + 1
         for i: C[i] = P[i] * 2      ->      for i: C[i] = (A[i] + 1) * 2
 
+    Reads of one element become one shared expression: of a chain of n stages that each read the one before twice, n
+    expressions, not 2**n copies.
+
     Called: compute_inline in TVM, inline (the default) in Halide.
     Raises ScheduleError: an output, a reduction, a stage that already has steps.
     """
@@ -31,11 +34,14 @@ def compute_inline(func: PrimFunc, stage: str) -> tuple[PrimFunc, tuple[()]]:
         raise ScheduleError(f"compute_inline: {stage} is a reduction", fix="compute_at it at a loop of its reader")
     old = root_nest(func, tensor, "compute_inline")
 
+    known: dict[tuple[Expr, ...], tuple[Expr, ...]] = {}        # by the element that is read
+
     def rule(load: Load) -> Expr | None:
         if load.tensor not in group:
             return None
-        values = bind_definition(definition, dict(zip(definition.axis, load.index)))  # type: ignore[arg-type]
-        return parts(values)[group.index(load.tensor)]
+        if load.index not in known:
+            known[load.index] = parts(bind_definition(definition, dict(zip(definition.axis, load.index))))  # type: ignore[arg-type]
+        return known[load.index][group.index(load.tensor)]
 
     def inlined(reader: Compute) -> Compute:
         body = rewrite_loads(reader.body, rule)
