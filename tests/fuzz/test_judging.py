@@ -14,9 +14,9 @@ from .builder import Case, make_model, session
 from .judging import Judge, compare
 
 
-def a_case(nodes, **inputs: np.ndarray) -> Case:
+def a_case(nodes, dtype: str = "float32", **inputs: np.ndarray) -> Case:
     (output,) = nodes[-1].output
-    made = session(make_model(nodes, inputs, {output: np.zeros(0, np.float32)}, {})).run(None, inputs)[0]
+    made = session(make_model(nodes, inputs, {output: np.zeros(0, dtype)}, {})).run(None, inputs)[0]
     return Case(make_model(nodes, inputs, {output: made}, {}), inputs, {output: made})
 
 
@@ -82,3 +82,22 @@ def test_nan_on_the_way_is_noted():
     case = a_case([helper.make_node("Sqrt", ["x"], ["s"]), helper.make_node("IsNaN", ["s"], ["n"]),
                    helper.make_node("Cast", ["n"], ["y"], to=1)], x=np.array([-1, 4], np.float32))
     assert judge(case).special and judge(case).problem({"y": np.array([1, 0], np.float32)}) == ""
+
+
+def test_what_becomes_of_a_nan_is_open_but_not_anything():
+    case = a_case([helper.make_node("Sqrt", ["x"], ["s"]), helper.make_node("ReduceMax", ["s"], ["y"], keepdims=0)],
+                  x=np.array([-1, 4], np.float32))
+    case.expected["y"] = np.array(2, np.float32)                    # as if ONNX Runtime had passed over it
+    one = judge(case)
+    assert one.interpreter() == "" and one.unstable
+    for answer in (2, np.nan):
+        assert one.problem({"y": np.array(answer, np.float32)}) == ""
+    assert "y[] is 3.0" in one.problem({"y": np.array(3, np.float32)})
+
+
+def test_a_tiny_sigmoid_may_be_nothing():
+    case = a_case([helper.make_node("Sigmoid", ["x"], ["s"]), helper.make_node("Cast", ["s"], ["y"], to=9)],
+                  "bool", x=np.array([-25, 0], np.float32))
+    case.expected["y"] = np.array([True, True])
+    assert judge(case).problem({"y": np.array([False, True])}) == ""
+    assert "y[1] is False" in judge(case).problem({"y": np.array([True, False])})

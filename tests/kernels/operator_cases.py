@@ -502,13 +502,14 @@ CASES: dict[str, list[Case]] = {
     "Log": unary(0.01, 9), "LogSoftmax": softmaxes(),
     "LpNormalization": [c(X3, rtol=1e-5), c(X3, axis=1, p=1, rtol=1e-5), c(np.zeros((2, 5), np.float32), rtol=1e-5)],
     "LpPool": [*pools(False, floats=("float32",)), *pools(False, floats=("float32", "float16"), p=1)[:3]],
-    "MatMul": matmuls(), "Max": binary((*FLOATS, *INTS)) + [c(d(3, 1), d(5), d(3, 5), exact=True), c(d(7), exact=True)],
+    "MatMul": matmuls(), "Max": binary((*FLOATS, *INTS)) + [c(d(3, 1), d(5), d(3, 5), exact=True), c(d(7), exact=True),
+                                                                c(d(7), f(NAN), constants=[1], exact=True)],
     "MaxPool": [*pools(True), *pools(True, floats=("float32",), outputs=2)[:-1],
                 pool(np.round(d(1, 2, 6, 6)) + 0, (2, 3), outputs=2, storage_order=1, exact=True),        # no -0: equal to 0
                 pool(d(1, 3, 6, 6, dtype="int8"), (3, 3), pads=(1, 1, 1, 1)),
                 pool(d(1, 3, 6, 6, dtype="uint8"), (3, 3), pads=(1, 1, 1, 1))],
     "Mean": binary(FLOATS, special=False) + [c(d(3, 1), d(5), d(3, 5)), c(d(7))],
-    "Min": binary((*FLOATS, *INTS)) + [c(d(3, 1), d(5), d(3, 5), exact=True)],
+    "Min": binary((*FLOATS, *INTS)) + [c(d(3, 1), d(5), d(3, 5), exact=True), c(d(7), f(NAN), constants=[1], exact=True)],
     "Mish": unary(special=False),
     "Mod": [c(d(3, 27, dtype=t, low=-100, high=100), d(27, dtype=t, low=1, high=9), fmod=m) for t in INTS for m in (0, 1)]
            + [c(np.array([7, -7, 7, -7, 0], np.int64), np.array([3, 3, -3, -3, 5], np.int64), fmod=m) for m in (0, 1)]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from toolchain.core import dtype as dtypes
 from toolchain.core.errors import CodegenError
 from toolchain.core.target import Target
-from toolchain.targets.llvm.spelling import constant, intrinsic, value_type, vector
+from toolchain.targets.llvm.spelling import constant, intrinsic, is_nan, value_type, vector
 
 FLOAT_OPS = {"+": "fadd", "-": "fsub", "*": "fmul", "/": "fdiv"}
 INT_OPS = {"+": "add", "-": "sub", "*": "mul", "and": "and", "or": "or", "xor": "xor", "<<": "shl"}
@@ -125,11 +125,14 @@ class Arithmetic:
         raise CodegenError(f"no instruction for {dtype} {op}")
 
     def extremum(self, op: str, type: str, lanes: int, a: str, b: str) -> str:
-        """max or min as x86 has it: with a NaN the result is `b`. A constant stands first: NaNs pass it."""
+        """max or min as x86 has it: with a NaN the result is `b`. A constant stands first: NaNs pass it.
+
+        A constant that is a NaN stays where it is.
+        """
         if self.target.kind == "aarch64":         # fmax gives the NaN, in one instruction as maxps
             name = "maximum" if op == "max" else "minimum"
             return self.emit(self.intrinsic(type, name, (type,), ((type, a), (type, b))))
-        if not b.startswith("%"):
+        if not b.startswith("%") and not is_nan(b):
             a, b = b, a
         test = self.emit(f"fcmp o{'gt' if op == 'max' else 'lt'} {type} {a}, {b}")
         return self.emit(f"select {vector('i1', lanes)} {test}, {type} {a}, {type} {b}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import struct
 
 import ml_dtypes
@@ -43,6 +44,11 @@ def constant(value: float | int | bool, dtype: str, lanes: int = 0) -> str:
     if not lanes:
         return text
     return f"splat ({VALUE[dtype]} {text})"
+
+
+def is_nan(text: str) -> bool:
+    """Whether an operand is a NaN that `constant` wrote (float32 and float64: the others are widened before)."""
+    return re.search(r"\b0x[7F]FF(?!0{13})", text) is not None
 
 
 def _scalar(value: float | int | bool, dtype: str) -> str:
