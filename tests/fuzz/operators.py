@@ -393,5 +393,7 @@ def resize(b: Builder) -> None:
         attrs["nearest_mode"] = b.one_of("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")
     elif b.chance(0.2):
         attrs["antialias"] = 1
+        if how == "pytorch_half_pixel":         # of one element ONNX Runtime makes something else than ONNX
+            how = "half_pixel"
     b.op("Resize", x, "", *target, mode=mode, coordinate_transformation_mode=how, exact=None if mode == "nearest" else False,
          **attrs)
