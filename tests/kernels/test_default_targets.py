@@ -26,7 +26,6 @@ from toolchain.graph.importers.onnx import import_onnx
 from toolchain.graph.ir import Graph
 from toolchain.kernels.algorithms import Geometry, winograd_parts
 from toolchain.kernels.build import anchor_name, schedule
-from toolchain.kernels.choices import Choices
 from toolchain.kernels.flops import flops
 from toolchain.kernels.sketches.select import SKETCHES
 from toolchain.kernels.tiling import conv_tiles, fits, matmul_tiles
@@ -38,6 +37,7 @@ from toolchain.targets.presets import PRESETS
 from toolchain.tasks.optimize import optimize_graph
 from toolchain.te.loop_ir import PrimFunc
 from toolchain.te.lower import lower
+from toolchain.te.tune.choices import Choices
 
 V3, V4 = PRESETS["x86-64-v3"], PRESETS["x86-64-v4"]
 TARGETS = {

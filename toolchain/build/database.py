@@ -1,4 +1,4 @@
-"""The store's SQLite file: opened, made, and begun anew when it is damaged. Knows its tables, not what they mean."""
+"""A SQLite file: opened, made, and begun anew when it is damaged. What its tables mean, the store and the records know."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from toolchain.core.errors import TaskError
 T = TypeVar("T")
 Statement = tuple[str, tuple[object, ...]]
 
-_VERSION = 1                        # of the tables below; the file's name carries the format of what they hold
-_SCHEMA = """
+_VERSION = 1                        # of the tables; the file's name carries the format of what they hold
+STORE_TABLES = """
 create table if not exists traces (key text primary key, task text, run text, artifact text, digest text, blobs text,
     seal text, ingredients text, created_s real, duration_s real, used_s real) without rowid;
 create index if not exists traces_by_task on traces (task, created_s, duration_s);
@@ -37,8 +37,10 @@ class Database:
     Raises TaskError from any method: the file cannot be read or written (full disk, no permission, not free in time).
     """
 
-    def __init__(self, path: Path, lock: Path) -> None:
-        self.path, self.lock = path, lock
+    def __init__(self, path: Path, lock: Path, tables: str = STORE_TABLES) -> None:
+        """tables: the statements that make them. set_aside: what a damaged file is called now; None: it was whole."""
+        self.path, self.lock, self.tables = path, lock, tables
+        self.set_aside: Path | None = None
         self._db = self._open()
 
     def close(self) -> None:
@@ -108,7 +110,7 @@ class Database:
         made = hold(self.lock)                              # changing the journal mode does not wait for other processes
         try:
             db.execute("pragma journal_mode = wal")
-            for statement in _SCHEMA.split(";"):
+            for statement in self.tables.split(";"):
                 db.execute(statement)
             db.execute(f"pragma user_version = {_VERSION}")
         finally:
@@ -119,7 +121,7 @@ class Database:
         lock = hold(self.lock)
         try:
             if self._is_damaged():
-                self.path.rename(self.path.with_name(fresh_name(f"{self.path.name}.damaged")))
+                self.set_aside = self.path.rename(self.path.with_name(fresh_name(f"{self.path.name}.damaged")))
                 for journal in ("-wal", "-shm"):
                     self.path.with_name(self.path.name + journal).unlink(missing_ok=True)
         finally:
@@ -131,7 +133,9 @@ class Database:
         except sqlite3.Error:
             return True
         try:
-            return bool(db.execute("pragma quick_check").fetchall() != [("ok",)]) or _tables(db) != _tables_wanted()
+            if db.execute("pragma quick_check").fetchall() != [("ok",)]:
+                return True
+            return _tables(db) != _tables_wanted(self.tables)
         except sqlite3.Error as e:
             return _is_damage(e)
         finally:
@@ -142,10 +146,10 @@ def _tables(db: sqlite3.Connection) -> list[tuple[str, str]]:
     return sorted(db.execute("select name, sql from sqlite_master where sql is not null").fetchall())
 
 
-def _tables_wanted() -> list[tuple[str, str]]:
+def _tables_wanted(tables: str) -> list[tuple[str, str]]:
     db = sqlite3.connect(":memory:")
     try:
-        db.executescript(_SCHEMA)
+        db.executescript(tables)
         return _tables(db)
     finally:
         db.close()
@@ -160,7 +164,7 @@ def _error(error: sqlite3.Error, path: Path) -> TaskError:
     code = getattr(error, "sqlite_errorcode", None)
     full = code is not None and code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
     fix = "free space on that disk, then run the same command again" if full else ""
-    return TaskError(f"cannot use the store's database: {error}", where=str(path), fix=fix)
+    return TaskError(f"cannot use the database: {error}", where=str(path), fix=fix)
 
 
 def _text(data: bytes) -> str:

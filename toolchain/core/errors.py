@@ -9,6 +9,7 @@
     ├── MissingToolError    a program or package that is not installed          exit 1
     ├── ScheduleError       a schedule primitive refused                        exit 1
     ├── CodegenError        a kernel that cannot be lowered or compiled         exit 1
+    ├── TuneError           tuning cannot go on, or its records cannot be used  exit 1
     ├── TaskError           a task of the build failed                          exit 1
     │   └── BugError        ... with an exception that is not one of these: our bug, and the screen says so
     ├── VerificationError   an artifact disagrees with the reference            exit 3
@@ -72,6 +73,10 @@ class ScheduleError(ToolchainError):
 
 
 class CodegenError(ToolchainError):
+    pass
+
+
+class TuneError(ToolchainError):
     pass
 
 

@@ -13,10 +13,10 @@ from toolchain.core.errors import CodegenError
 from toolchain.core.layout import TensorType
 from toolchain.core.target import Target
 from toolchain.graph.ir import Graph, Node
-from toolchain.kernels.choices import Choices
 from toolchain.kernels.loops import LOOPS
 from toolchain.kernels.op import Op
 from toolchain.kernels.table import COMPUTES, TAKES_SMALL
+from toolchain.te.tune.choices import Choices
 
 
 def define(body: Graph) -> tuple[list[te.Tensor], list[te.Tensor]]:

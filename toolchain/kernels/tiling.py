@@ -6,24 +6,37 @@ operand is a broadcast load; a core issues `fma_per_cycle` vector FMAs of four c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from toolchain.core.target import Target
+from toolchain.te.tune.choices import Choices
 
 FMA_LATENCY = 4
 LOADS_PER_CYCLE = 2
 L2_BYTES_PER_CYCLE = 32      # sustained into L1: half of what current cores state as their peak
 
 
+MOST_UNROLLED = 16           # steps of a reduction that a search may put into one basic block
+MOST_MULTIPLY_ADDS = 256     # and their multiply-adds: more takes LLVM long, and the instruction cache cannot hold it
+
+
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Accumulators of one register tile: `rows` x `columns` output points by `vectors` vectors of output channels."""
+    """Accumulators of one register tile: `rows` x `columns` output points by `vectors` vectors of output channels.
+
+    cost: what the analytic model expects of it, to be compared with that of other tiles of the same kernel only.
+    """
 
     rows: int
     columns: int
     vectors: int
+    cost: float = field(default=1.0, compare=False)
+
+    def __str__(self) -> str:
+        """As records keep it: "1x6x2"."""
+        return f"{self.rows}x{self.columns}x{self.vectors}"
 
     @property
     def accumulators(self) -> int:
@@ -86,7 +99,7 @@ def conv_tiles(height: int, width: int, blocks: int, target: Target) -> tuple[Ti
         loads = (tile.rows * tile.columns + tile.vectors) / tile.accumulators
         ragged = (width % tile.columns != 0) + (height % tile.rows != 0) + (blocks % tile.vectors != 0)
         return cycles(height, width, blocks, tile, target) * (1 + 0.04 * ragged), loads, -tile.accumulators
-    return tuple(sorted(candidates, key=cost))
+    return tuple(_ranked(candidates, cost))
 
 
 def matmul_tiles(rows: int, blocks: int, target: Target, vector_loads: int = 1, streamed: bool = False) -> list[Tile]:
@@ -108,7 +121,7 @@ def matmul_tiles(rows: int, blocks: int, target: Target, vector_loads: int = 1, 
         ragged = (rows % tile.columns != 0) + (blocks % tile.vectors != 0)
         steps = cycles(1, rows, blocks, tile, target, vector_loads, streamed and rows > 1)
         return steps * (1 + 0.04 * ragged), loads, -tile.accumulators
-    return sorted(candidates, key=cost)
+    return _ranked(candidates, cost)
 
 
 def plane_tiles(height: int, vectors: int, target: Target) -> list[Tile]:
@@ -125,7 +138,24 @@ def plane_tiles(height: int, vectors: int, target: Target) -> list[Tile]:
                     for v, nv in _pieces(vectors, tile.vectors))
         ragged = (height % tile.rows != 0) + (vectors % tile.vectors != 0)
         return total * (1 + 0.04 * ragged), -tile.accumulators
-    return sorted(candidates, key=cost)
+    return _ranked(candidates, cost)
+
+
+def _ranked(tiles: Sequence[Tile], cost: Callable[[Tile], tuple[float, ...]]) -> list[Tile]:
+    """Tiles with their cost (the first of its numbers), the cheapest first."""
+    costs = {tile: cost(tile) for tile in tiles}
+    return [replace(tile, cost=costs[tile][0]) for tile in sorted(tiles, key=costs.__getitem__)]
+
+
+def ask_tile(choices: Choices, tiles: Sequence[Tile]) -> Tile:
+    """The register tile: the first one unless a search says otherwise."""
+    return choices.one_of("tile", tiles, tiles[0], [t.cost for t in tiles])
+
+
+def ask_unroll(choices: Choices, extent: int, default: int, accumulators: int) -> int:
+    """How many steps of a reduction stand in one basic block: a divisor of its extent."""
+    limit = max(default, min(MOST_UNROLLED, MOST_MULTIPLY_ADDS // max(1, accumulators)))
+    return choices.one_of("unroll", divisors(extent, limit), largest_divisor(extent, default))
 
 
 def divisors(n: int, limit: int) -> list[int]:

@@ -57,7 +57,7 @@ def _speed(target: Target, threads: int) -> MachineSpeed:
         MemoryLevel(place.name, place.holds_bytes, _read_gb_s(target, place, threads), _copy_gb_s(target, place, threads))
         for place in places(target, threads)
     )
-    return MachineSpeed(threads, _peak_gflops(target, threads), levels)
+    return MachineSpeed(threads, peak_gflops(target, threads), levels)
 
 
 # --- where data lies ---------------------------------------------------------------------------------------------------
@@ -151,7 +151,8 @@ def _in_registers(
 
 # --- timing ------------------------------------------------------------------------------------------------------------
 
-def _peak_gflops(target: Target, threads: int) -> float:
+def peak_gflops(target: Target, threads: int) -> float:
+    """How many 1e9 fp32 operations a second that many threads do together at best."""
     tile = peak_tile(target)
     flops = 2 * DEPTH * tile.accumulators * target.lanes()
     repeats = max(1, FLOPS_PER_ROUND // flops)

@@ -48,8 +48,8 @@ def measure(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -
         threads = params["report"]["threads"] or params["threads"] or Target.from_json(manifest["target"]).cores
         progress(0, 0, f"beside {', '.join(against)}" if against else "")
         rivals = baseline_entries(against, named_onnx(model, Path(temporary)))
-        facts = measure_contenders([artifact_entry(folder, options={"schedules": "default"}), *rivals], sample.inputs,
-                                   threads=threads, rounds=rounds_for(seconds))
+        ours = artifact_entry(folder, options={"schedules": schedules(manifest)})
+        facts = measure_contenders([ours, *rivals], sample.inputs, threads=threads, rounds=rounds_for(seconds))
         progress(0, 0, "layer by layer")
         with Module.load(folder, threads) as module:
             layers = profile(module, sample.inputs, manifest["layers"][module.bucket_of(sample.inputs)])
@@ -57,6 +57,13 @@ def measure(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -
     facts = replace(facts, contenders=(*facts.contenders, *absent))
     (out / FACTS_FILE).write_text(json.dumps({"measure": to_json(facts), "layers": to_json(layers)}, allow_nan=False))
     return Result("facts", {"median_us": _median_us(facts)})
+
+
+def schedules(manifest: Mapping[str, Any]) -> str:
+    """Of an artifact, for the report: "default", or how many kernels are tuned."""
+    kernels = manifest["kernels"].values()
+    tuned = sum(k["tuned"] for k in kernels)
+    return f"{tuned} of {len(kernels)} tuned" if tuned else "default"
 
 
 def named_onnx(model: Path, folder: Path) -> Path:
@@ -85,7 +92,7 @@ def profile(
     return tuple(
         LayerFacts(kernel=d["kernel"], sources=tuple(d["sources"]), network_us=t.ns / 1e3, flops=float(d["flops"]),
                    hot_us=hot_us.get(t.index), moved_bytes=int(d["moved_bytes"]), weights_bytes=int(d["weights_bytes"]),
-                   computed_flops=float(d["computed_flops"]), chunks=int(d["chunks"]))
+                   computed_flops=float(d["computed_flops"]), chunks=int(d["chunks"]), schedule=d["schedule"])
         for t, d in zip(module.profile(inputs, PROFILES), described, strict=True)
     )
 

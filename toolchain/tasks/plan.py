@@ -16,16 +16,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolchain.build.deployfile import Bucket, Build, Data, Deployfile, Model, TargetSpec
+from toolchain.build.records import Records, records_path
 from toolchain.build.task import MACHINE, Task
 from toolchain.core.artifact import Artifact
-from toolchain.core.errors import UsageError
+from toolchain.core.digest import digest_json
+from toolchain.core.errors import TuneError, UsageError
 from toolchain.core.settings import settings
 from toolchain.core.suggest import did_you_mean
 from toolchain.core.versions import installed_version
@@ -85,14 +87,20 @@ class BuildTasks:
         return tuple(bucket.verify for bucket in self.buckets)
 
 
+Answers = Mapping[str, str]
+Tuned = Callable[[str], Mapping[str, Answers]]      # digest of a Target -> answers by canonical workload
+
+
 def plan(
     deployfile: Deployfile, builds: Sequence[Build], project: Path, targets: Mapping[str, Target] | None = None,
+    tuned: Tuned | None = None,
 ) -> tuple[BuildTasks, ...]:
     """The tasks of these builds; `project` is the folder that the deployfile's paths are relative to.
 
-    targets: whole Targets in place of what the deployfile says of those names.
+    targets: whole Targets in place of what the deployfile says of those names. tuned: the schedules kernels get in place of
+    default ones, those of the user's tuning records unless given.
     """
-    planner = _Planner(deployfile, project, targets or {})
+    planner = _Planner(deployfile, project, targets or {}, tuned or recorded)
     return tuple(planner.build(b) for b in builds)
 
 
@@ -117,8 +125,8 @@ class _About:
 class _Planner:
     """Shares tasks between builds: one import per model and shapes, one target, one kernel per distinct workload."""
 
-    def __init__(self, deployfile: Deployfile, project: Path, targets: Mapping[str, Target]) -> None:
-        self.deployfile, self.project, self.targets = deployfile, project, targets
+    def __init__(self, deployfile: Deployfile, project: Path, targets: Mapping[str, Target], tuned: Tuned) -> None:
+        self.deployfile, self.project, self.targets, self.tuned = deployfile, project, targets, cache(tuned)
         self.tasks: dict[str, Task] = {}
 
     @cached_property
@@ -142,7 +150,7 @@ class _Planner:
             "name": build.model, "versions": _versions("toolchain", "ziglang", *ARRAYS), "code": code_digest(*LINK_CODE),
         }, {"imported": next(iter(graphs.values())), **inputs, "target": target, "weights": weights,
             "runtime": self._runtime(build.target, target)},
-                      needs=partial(self._kernels, build.target))
+                      needs=partial(self._kernels, build))
         buckets = []
         for label, binding in bindings.items():
             made = {"module": module, "graph": graphs[label], "optimized": optimized[label]}
@@ -223,17 +231,25 @@ class _Planner:
                   "host": fingerprint, "versions": _versions("llvmlite"), "code": code_digest("core/target.py", "targets")}
         return self._shared(Task(f"target:{name}", f"{STEPS}:resolve_target", TARGET, params))
 
-    def _kernels(self, target_name: str, artifacts: Mapping[str, Artifact]) -> Mapping[str, Task]:
-        """One task per distinct kernel the optimized graphs ask for."""
+    def _kernels(self, build: Build, artifacts: Mapping[str, Artifact]) -> Mapping[str, Task]:
+        """One task per distinct kernel the optimized graphs ask for; answers are part of its key only where there are some,
+        so that tuning makes those kernels anew and no others.
+
+        Raises TuneError: the deployfile demands tuned kernels, and some are not.
+        """
         versions, code = _versions("llvmlite"), code_digest(*KERNEL_CODE)
         target = artifacts["target"].meta["target"]
         graphs = [artifact for name, artifact in artifacts.items() if name.startswith(GRAPH)]
-        found = {}
-        for key, body in (item for graph in graphs for item in graph.meta["kernels"].items()):
-            name = f"kernel:{body['name']}-{key[:12]}@{target_name}"
+        tuned, found = self.tuned(target_digest(target)), {}
+        asked = {key: body for graph in graphs for key, body in graph.meta["kernels"].items()}
+        if build.tune.policy == "require_tuned" and (missing := [key for key in asked if key not in tuned]):
+            raise _not_tuned(build, [asked[key]["name"] for key in missing], len(asked))
+        for key, body in asked.items():
+            name = f"kernel:{body['name']}-{key[:12]}@{build.target}"
             if name not in self.tasks:                          # lists: each is one ingredient of the key
                 self.tasks[name] = Task(name, f"{STEPS}:compile_kernel_step", KERNEL, {
-                    "body": [body["graph"]], "target": [target], "versions": versions, "code": code})
+                    "body": [body["graph"]], "target": [target], "versions": versions, "code": code,
+                    **({"answers": dict(answers)} if (answers := tuned.get(key)) else {})})
             found[f"kernel {key}"] = self.tasks[name]
         return found
 
@@ -256,6 +272,26 @@ class _Planner:
 
     def _shared(self, task: Task) -> Task:
         return self.tasks.setdefault(task.name, task)
+
+
+def recorded(target: str) -> dict[str, Answers]:
+    """What tuning has confirmed for a target (the digest of it). No answers: the default schedule is the best known."""
+    store = settings().store
+    if not records_path(store).exists():
+        return {}
+    with Records(store) as records:
+        return {workload: choice.answers for workload, choice in records.choices(target).items()}
+
+
+def target_digest(target: Mapping[str, Any]) -> str:
+    """What tuning records know a Target by: all of it but its name."""
+    return digest_json({k: v for k, v in target.items() if k != "name"})[:32]
+
+
+def _not_tuned(build: Build, names: Sequence[str], of: int) -> TuneError:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return TuneError(f"{len(names)} of {of} kernels are not tuned: {', '.join(names[:5])}{more}",
+                     where=f"{build.name}: tune.policy is require_tuned", fix=f"run `tc tune {build.name}`")
 
 
 def _check_cpu(target: str, cpu: str) -> None:

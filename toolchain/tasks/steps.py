@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,9 +98,9 @@ def optimize(params: Params, inputs: Inputs, out: Path) -> Result:
 
 
 def compile_kernel_step(params: Params, inputs: Inputs, out: Path) -> Result:
-    """One kernel: te definitions, default schedule, lowering, object code."""
-    ((body,), (target,)) = params["body"], params["target"]
-    kernel, facts = compile_workload(from_json(body), Target.from_json(target))
+    """One kernel: te definitions, its schedule (the default one, or by tuned answers), lowering, object code."""
+    ((body,), (target,)), answers = (params["body"], params["target"]), params.get("answers")
+    kernel, facts = compile_workload(from_json(body), Target.from_json(target), answers)
     (out / "kernel.o").write_bytes(kernel.object)
     return Result("kernel", {**kernel_to_json(kernel), **facts})
 
@@ -159,42 +159,48 @@ def link(params: Params, inputs: Inputs, out: Path) -> Result:
     made = {name.removeprefix("kernel "): i for name, i in inputs.items() if name.startswith("kernel ")}
     kernels = {key: kernel_from_json(i.meta, i.files["kernel.o"].read_bytes()) for key, i in made.items()}
     names = {key: i.meta["name"] for key, i in made.items()}
+    tuned = frozenset(key for key, i in made.items() if i.meta["tuned"])
     plans, described = [], []
     for graph, places in zip(bucket_graphs(inputs), weights.meta["places"], strict=True):
         memory = with_weights_at(plan_memory(graph, workspaces(kernels)), dict(places), weights.meta["size_bytes"])
         plan, origins = assemble_with_origins(params["name"], graph, memory, kernels)
         plans.append(plan)
-        described.append(layers(plan, origins, names))
+        described.append(layers(plan, origins, names, tuned))
     extra = {
-        "kernels": {i.meta["symbol"]: {"name": i.meta["name"], "schedule": i.meta["schedule"]} for i in made.values()},
+        "kernels": {i.meta["symbol"]: {"name": i.meta["name"], "schedule": i.meta["schedule"], "tuned": i.meta["tuned"]}
+                    for i in made.values()},
         "layers": described, "metadata": metadata(inputs["imported"]),
     }
     write_artifact(out, params["name"], plans, {k.symbol: k.object for k in kernels.values()},
                    weights.files["weights"], target, extra, inputs["runtime"].files[RUNTIME].read_bytes())
     return Result("module", {
         "weights_bytes": weights.meta["size_bytes"], "arena_bytes": max(plan.arena_bytes for plan in plans),
-        "kernels": len(kernels),
+        "kernels": len(kernels), "tuned_kernels": sum(i.meta["tuned"] for i in made.values()),
         "workspaces": {key: list(k.workspace) for key, k in kernels.items()},
     })
 
 
-def layers(plan: Plan, origins: Sequence[Origin | None], names: Mapping[str, str]) -> list[dict[str, Any]]:
+def layers(
+    plan: Plan, origins: Sequence[Origin | None], names: Mapping[str, str], tuned: Collection[str] = (),
+) -> list[dict[str, Any]]:
     """What a report says of each op that computes or moves data, besides its time; in the order of `Module.profile`.
 
     {"kernel": name, "flops", "computed_flops", "moved_bytes", "weights_bytes": of all its runs together, "chunks",
-    "sources": nodes of the model} (`report.facts.LayerFacts`). names: by kernel key.
+    "sources": nodes of the model, "schedule"} (`report.facts.LayerFacts`). names: by kernel key; tuned: keys of kernels.
     """
     found = []
     for op, origin in zip(walk(plan.ops), origins, strict=True):
         if children(op):
             continue
         facts: dict[str, Any] = {"kernel": op.name, "flops": 0, "computed_flops": 0, "moved_bytes": 0, "weights_bytes": 0,
-                                 "chunks": 0, "sources": list(op.sources)}
+                                 "chunks": 0, "sources": list(op.sources), "schedule": "default"}
         if isinstance(op, Call) and origin is not None:
             node, types = origin.node, origin.graph.types
             moved = sum(size_bytes(types[v]) for v in (*node.inputs, *node.outputs) if v)
             weights = sum(slot.segment == "weights" and size_bytes(types[v]) for v, slot in zip(_buffers(node), op.buffers))
-            facts |= {"kernel": names[node.attrs["kernel"]], "flops": node.attrs["flops"] * origin.times,
+            key = node.attrs["kernel"]
+            facts |= {"kernel": names[key], "schedule": "tuned" if key in tuned else "default",
+                      "flops": node.attrs["flops"] * origin.times,
                       "computed_flops": computed_flops(node, types) * origin.times,
                       "moved_bytes": moved * origin.times, "weights_bytes": weights * origin.times,
                       "chunks": max(extent for _, extent in op.phases)}

@@ -15,7 +15,6 @@ from toolchain import te
 from toolchain.core import dtype as dtypes
 from toolchain.core.layout import Layout, default_axes
 from toolchain.core.target import Target
-from toolchain.kernels.choices import Choices
 from toolchain.kernels.sketches.stages import (
     accumulator,
     channel_lanes,
@@ -27,8 +26,9 @@ from toolchain.kernels.sketches.stages import (
     share_more,
     split,
 )
-from toolchain.kernels.tiling import Tile, conv_tiles, largest_divisor, matmul_tiles, plane_tiles
+from toolchain.kernels.tiling import Tile, ask_tile, ask_unroll, conv_tiles, largest_divisor, matmul_tiles, plane_tiles
 from toolchain.te.tensor import Tensor
+from toolchain.te.tune.choices import Choices
 
 UNROLLED_TAPS = 11           # a window row of a first layer; a longer one (a Fourier transform, say) stays a loop
 UNROLLED_CHANNELS = 4        # more in one basic block gains nothing and lets loads of overlapping windows merge into spills
@@ -53,14 +53,14 @@ def conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> No
     ov, ol = s[out].split(o, factor=lanes)
     outer, inner = _tile_spatial(s, out, spatial, tile, ragged)
     shared = _shared(s, n, g, outer, acc, target, choices)
-    order = share_first(shared, ragged, [n, g, *outer])
+    order = share_first(shared, ragged, _order(n, g, outer, choices))
     s[out].reorder(*order, *inner, ov, ol)
     shared, order = share_more(s, out, shared, ragged, order, target.cores)
     s[acc].compute_at(s[out], order[-1])
     _, ao, *at = s[acc].op.axis
     ic, *taps = s[acc].op.reduce_axis
     av, al = s[acc].split(ao, factor=lanes)
-    s[acc].reorder(*_channel_loops(s, acc, ic, taps, lanes), *at, av, al)
+    s[acc].reorder(*_channel_loops(s, acc, ic, taps, lanes, tile, choices), *at, av, al)
     s.set_layout(acc, register_layout(len(anchor.shape), lanes))
     for axis in (*at, av):
         s[acc].unroll(axis)
@@ -79,8 +79,16 @@ def _tile(
     vectors = packed_columns(s, anchor) // lanes or 1
     tiles = [t for t in conv_tiles(height, anchor.shape[-1], -(-anchor.shape[1] // lanes), target) if t.vectors == vectors]
     tiles = tiles or [Tile(1, 1, vectors)]
-    tile: Tile = choices.one_of("tile", tiles, tiles[0])
-    return tile
+    return ask_tile(choices, tiles)
+
+
+def _order(n: te.Var, g: te.Var, outer: Sequence[te.Var], choices: Choices) -> list[te.Var]:
+    """Loops around a register tile: all columns of a row with the weights of one group, or all groups at one place."""
+    *rows, columns = outer
+    orders = {"groups": [n, g, *rows, columns], "rows": [n, *rows, g, columns], "columns": [n, *rows, columns, g]}
+    if g.extent == 1:
+        return orders["groups"]
+    return orders[choices.one_of("order", tuple(orders), "groups")]
 
 
 def _tile_spatial(
@@ -96,7 +104,9 @@ def _tile_spatial(
     return [*outer, xo], [*inner, xi]
 
 
-def _channel_loops(s: te.Schedule, acc: Tensor, ic: te.Var, taps: Sequence[te.Var], lanes: int) -> list[te.Var]:
+def _channel_loops(
+    s: te.Schedule, acc: Tensor, ic: te.Var, taps: Sequence[te.Var], lanes: int, tile: Tile, choices: Choices,
+) -> list[te.Var]:
     """Input channels in blocks outside the taps, a few of them unrolled inside; few channels stay outside whole, and taps of
     a window row are unrolled."""
     if ic.extent < lanes and taps:
@@ -108,7 +118,7 @@ def _channel_loops(s: te.Schedule, acc: Tensor, ic: te.Var, taps: Sequence[te.Va
         s[acc].unroll(tap)
         return [ic, *rows, *rolled, tap]
     block, channel = s[acc].split(ic, factor=lanes)
-    rolled, unrolled = s[acc].split(channel, factor=largest_divisor(lanes, UNROLLED_CHANNELS))
+    rolled, unrolled = s[acc].split(channel, factor=ask_unroll(choices, lanes, UNROLLED_CHANNELS, tile.accumulators))
     s[acc].unroll(unrolled)
     return [block, *taps, rolled, unrolled]
 
@@ -136,13 +146,16 @@ def depthwise(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) 
     width = anchor.shape[-1]
     limit = max(1, registers // 2 - 2)
     tiles = sorted({*(c for c in range(1, min(width, limit) + 1))}, key=lambda c: (-(-width // c) * (c + 2), -c))
-    columns = choices.one_of("columns", tiles, tiles[0])
+    steps = [-(-width // c) * (c + 2) for c in tiles]
+    columns = choices.one_of("columns", tiles, tiles[0], steps)
     acc, out = accumulator(s, anchor)
     n, o, *spatial = s[out].op.axis
     g, ol = s[out].split(o, factor=lanes)
     ragged: list[te.Var] = []
     outer, inner = _tile_spatial(s, out, spatial, Tile(1, columns, 1), ragged)
-    shared = max((n, g, outer[0]), key=lambda axis: min(axis.extent, 2 * target.cores))
+    loops = {"images": n, "groups": g, "rows": outer[0]}
+    widest = max(loops, key=lambda name: min(loops[name].extent, 2 * target.cores))
+    shared = loops[choices.one_of("parallel", tuple(loops), widest)]
     order = share_first(shared, ragged, [n, g, *outer])
     s[out].reorder(*order, *inner, ol)
     shared, order = share_more(s, out, shared, ragged, order, target.cores)
@@ -154,7 +167,8 @@ def depthwise(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) 
     for axis in (*at, *inner):
         s[acc if axis in at else out].unroll(axis)
     stride = s.func.stages[acc].attrs.get("strides", [1])[-1]
-    if columns + (columns - 1) * stride + 2 * taps[-1].extent < registers:      # a whole window row beside the accumulators
+    fits = columns + (columns - 1) * stride + 2 * taps[-1].extent < registers       # a window row beside the accumulators
+    if choices.one_of("unroll_taps", (False, True), fits):
         s[acc].unroll(taps[-1])
     s[acc].vectorize(ao)
     s[out].vectorize(ol)
@@ -194,7 +208,7 @@ def conv_transpose(s: te.Schedule, anchor: Tensor, target: Target, choices: Choi
     _, ao, *at = s[acc].op.axis
     ic, *taps = s[acc].op.reduce_axis
     av, al = s[acc].split(ao, factor=lanes)
-    block, *_, rolled, unrolled = _channel_loops(s, acc, ic, (), lanes)
+    block, *_, rolled, unrolled = _channel_loops(s, acc, ic, (), lanes, tile, choices)
     s[acc].reorder(*taps, block, rolled, unrolled, *at, av, al)
     s.set_layout(acc, register_layout(len(anchor.shape), lanes))
     for axis in (*at, av):
@@ -216,7 +230,7 @@ def plain_transpose(s: te.Schedule, anchor: Tensor, target: Target, choices: Cho
     per_group, width = anchor.shape[1] // s.func.stages[anchor].attrs.get("group", 1), anchor.shape[-1]
     tiles = [t for t in matmul_tiles(per_group * strides[-1], -(-width // lanes), target)
              if t.columns % strides[-1] == 0 and per_group * strides[-1] % t.columns == 0] or [Tile(1, strides[-1], 1)]
-    tile = choices.one_of("tile", tiles, tiles[0])
+    tile = ask_tile(choices, tiles)
     acc, out = accumulator(s, anchor)
     n, o, *spatial = s[out].op.axis
     ragged: list[te.Var] = []
@@ -291,9 +305,9 @@ def _plain_tile(s: te.Schedule, anchor: Tensor, lanes: int, target: Target, choi
         step = attrs.get("strides", [1])[-1]
         loads = 1 if step == 1 else 2 * step                    # strided: a load and a shuffle for each piece of a vector
         tiles = [t for t in matmul_tiles(per_group, vectors, target, loads) if per_group % t.columns == 0]
-        tile: Tile = choices.one_of("tile", tiles, tiles[0])
+        tile = ask_tile(choices, tiles)
         return tile.columns, 1, tile.vectors
     height = anchor.shape[-2] if len(anchor.shape) > 3 else 1
     tiles = plane_tiles(height, vectors, target)
-    tile = choices.one_of("tile", tiles, tiles[0])
+    tile = ask_tile(choices, tiles)
     return 1, tile.rows, tile.vectors

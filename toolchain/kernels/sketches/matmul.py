@@ -13,7 +13,6 @@ import math
 from toolchain import te
 from toolchain.core import dtype as dtypes
 from toolchain.core.target import Target
-from toolchain.kernels.choices import Choices
 from toolchain.kernels.sketches.stages import (
     accumulator,
     fuse_all,
@@ -25,8 +24,9 @@ from toolchain.kernels.sketches.stages import (
     share_more,
     split,
 )
-from toolchain.kernels.tiling import Tile, largest_divisor, matmul_tiles
+from toolchain.kernels.tiling import Tile, ask_tile, ask_unroll, matmul_tiles
 from toolchain.te.tensor import Tensor
+from toolchain.te.tune.choices import Choices
 
 UNROLLED_K = 4
 HIDDEN = 4                      # multiply-adds per line of weights, below which memory is the limit whoever asks first
@@ -47,7 +47,7 @@ def matmul(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> 
     if outer:
         io, ii = split(s, out, outer[-1], tile.columns, ragged)
         shared = _shared([*outer[:-1], panel, io], panel, io, target, choices)
-        order = share_first(shared, ragged, [*outer[:-1], panel, io])
+        order = share_first(shared, ragged, [*outer[:-1], *_order(panel, io, choices)])
         s[out].reorder(*order, ii, jv, jl)
         shared, order = share_more(s, out, shared, ragged, order, target.cores)
         inner, at = [ii], order[-1]
@@ -57,28 +57,40 @@ def matmul(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> 
     *an, aj = s[acc].op.axis
     (k,) = s[acc].op.reduce_axis
     av, al = s[acc].split(aj, factor=lanes)
-    ko, ki = s[acc].split(k, factor=largest_divisor(k.extent, UNROLLED_K))
+    ko, ki = s[acc].split(k, factor=ask_unroll(choices, k.extent, UNROLLED_K, tile.accumulators))
     s[acc].reorder(ko, ki, *an, av, al)
     s.set_layout(acc, row_registers(len(anchor.shape), lanes))
     for axis in (ki, *an, av):
         s[acc].unroll(axis)
     for axis in (*inner, jv):
         s[out].unroll(axis)
-    _stream(s, acc, ko, io.extent if outer else 1, tile, target)
+    _stream(s, acc, ko, io.extent if outer else 1, tile, target, choices)
     s[acc].vectorize(al)
     s[out].vectorize(jl)
     s[out].parallel(shared)
     peel(s, out, ragged)
 
 
-def _stream(s: te.Schedule, acc: Tensor, ko: te.Var, tiles: int, tile: Tile, target: Target) -> None:
+def _order(panel: te.Var, rows: te.Var, choices: Choices) -> list[te.Var]:
+    """All rows with one panel of B, or all panels with one tile of rows."""
+    if panel.extent == 1 or rows.extent == 1:
+        return [panel, rows]
+    return [panel, rows] if choices.one_of("order", ("panels", "rows"), "panels") == "panels" else [rows, panel]
+
+
+def _stream(
+    s: te.Schedule, acc: Tensor, ko: te.Var, tiles: int, tile: Tile, target: Target, choices: Choices,
+) -> None:
     """Prefetch weights that are too many for a core's cache: at each step of k the same place in the next panel (the
     hardware waits for each panel's first misses), where few row tiles use a panel and a quarter of the cache holds it."""
     w = operands(s, acc)[1]
     column_bytes = packed_columns(s, acc) * dtypes.itemsize(w.dtype)
     steps = math.prod(r.extent for r in s.func.stages[acc].reduce_axis)
     few = math.prod(w.shape) * dtypes.itemsize(w.dtype) < target.l2_bytes
-    if few or tiles > REUSED or tile.columns < HIDDEN or not 0 < steps * column_bytes <= target.l2_bytes // 4:
+    if not column_bytes or not steps:
+        return
+    gains = not few and tiles <= REUSED and tile.columns >= HIDDEN and steps * column_bytes <= target.l2_bytes // 4
+    if not choices.one_of("prefetch", (False, True), gains):
         return
     for lines in s[acc].prefetch(w, ko, ko.extent, level=2):
         s[acc].unroll(lines)
@@ -90,8 +102,7 @@ def _tile(s: te.Schedule, anchor: Tensor, rows: int, columns: int, lanes: int, t
     if packed:
         vectors = packed // lanes
         tiles = [t for t in tiles if t.vectors == vectors] or [Tile(1, 1, vectors)]
-    tile: Tile = choices.one_of("tile", tiles, tiles[0])
-    return tile
+    return ask_tile(choices, tiles)
 
 
 def _shared(loops: list[te.Var], panel: te.Var, rows: te.Var, target: Target, choices: Choices) -> te.Var:

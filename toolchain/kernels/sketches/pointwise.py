@@ -17,10 +17,10 @@ from toolchain import te
 from toolchain.core import dtype as dtypes
 from toolchain.core.layout import Layout, default_axes
 from toolchain.core.target import Target
-from toolchain.kernels.choices import Choices
 from toolchain.kernels.sketches.stages import definitions, is_reduction, layout_of
 from toolchain.te.expr import Index, Load, distinct
 from toolchain.te.tensor import Tensor
+from toolchain.te.tune.choices import Choices
 
 PARALLEL_ELEMENTS = 16 * 1024        # below this, waking another core costs more than it brings
 LARGEST_TILE = 16                    # vectors of a tile that is turned: half of the registers there are

@@ -32,11 +32,11 @@ from toolchain import te
 from toolchain.core import dtype as dtypes
 from toolchain.core.errors import ScheduleError
 from toolchain.core.target import Target
-from toolchain.kernels.choices import Choices
 from toolchain.kernels.sketches.pointwise import PARALLEL_ELEMENTS, pointwise_nest
 from toolchain.kernels.sketches.stages import SCAN, definitions, fuse_all, is_reduction, layout_of, readers
 from toolchain.te.expr import Load, Reduce, distinct, variables
 from toolchain.te.tensor import Compute, Tensor
+from toolchain.te.tune.choices import Choices
 
 STACK_BYTES = 4096           # larger stages of a row live in the lane's scratch instead of on the stack
 WINDOW_BYTES = 24 * 1024     # of rows that windows are read from: most of a first-level cache

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from toolchain import te
 from toolchain.core.target import Target
-from toolchain.kernels.choices import Choices
 from toolchain.kernels.sketches.conv import conv, conv_transpose, depthwise, plain_conv, plain_transpose
 from toolchain.kernels.sketches.matmul import matmul
 from toolchain.kernels.sketches.pointwise import pointwise
 from toolchain.kernels.sketches.rows import rows
 from toolchain.kernels.sketches.stages import SCAN, channel_lanes, inline_injective, readers, reductions
 from toolchain.kernels.sketches.winograd import winograd
+from toolchain.te.tune.choices import Choices
 
 BLOCKED = {"conv": conv, "conv_transpose": conv_transpose, "depthwise": depthwise, "pool": depthwise}
 

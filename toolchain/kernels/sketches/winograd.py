@@ -16,10 +16,10 @@ from toolchain import te
 from toolchain.core.layout import Layout, default_axes
 from toolchain.core.target import Target
 from toolchain.kernels.algorithms import MEMORY_BYTES_PER_CYCLE, Geometry, Parts, winograd_parts
-from toolchain.kernels.choices import Choices
 from toolchain.kernels.sketches.stages import channel_lanes, inline_injective, layout_of, peel, readers, split
-from toolchain.kernels.tiling import largest_divisor
+from toolchain.kernels.tiling import ask_unroll
 from toolchain.te.tensor import Tensor
+from toolchain.te.tune.choices import Choices
 
 UNROLLED_CHANNELS = 4
 HIDDEN = 64 / MEMORY_BYTES_PER_CYCLE    # tiles, each a cycle per line of U: with fewer, prefetching from memory has no slack
@@ -46,7 +46,7 @@ def winograd(s: te.Schedule, products: Tensor, target: Target, choices: Choices)
     acc = s.cache_write(products, "local")
     strip, group, tile, ragged = _output_loops(s, out, m, parts, lanes, target)
     _back(s, q, out, tile, lanes, target)
-    _products(s, products, acc, out, group, parts, lanes)
+    _products(s, products, acc, out, group, parts, lanes, choices)
     _input(s, p, v, out, strip if parts.shared == "strips" else None, lanes, target)
     peel(s, out, ragged)
 
@@ -103,7 +103,7 @@ def _back(s: te.Schedule, q: Tensor, out: Tensor, tile: te.Var, lanes: int, targ
 
 
 def _products(
-    s: te.Schedule, m: Tensor, acc: Tensor, out: Tensor, group: te.Var, parts: Parts, lanes: int
+    s: te.Schedule, m: Tensor, acc: Tensor, out: Tensor, group: te.Var, parts: Parts, lanes: int, choices: Choices
 ) -> None:
     """One matrix product per position, from lane scratch to lane scratch."""
     s[m].compute_at(s[out], group)
@@ -123,12 +123,14 @@ def _products(
     *_, ao, ay, ax, _, _ = s[acc].op.axis
     (ic,) = s[acc].op.reduce_axis
     av, al = s[acc].split(ao, factor=lanes)
-    rolled, unrolled = s[acc].split(ic, factor=largest_divisor(ic.extent, UNROLLED_CHANNELS))
+    unroll = ask_unroll(choices, ic.extent, UNROLLED_CHANNELS, parts.tile.accumulators)
+    rolled, unrolled = s[acc].split(ic, factor=unroll)
     s[acc].reorder(rolled, unrolled, ay, ax, av, al)
     for axis in (unrolled, ay, ax, av):
         s[acc].unroll(axis)
     s[acc].vectorize(al)
-    if parts.shared == "groups" and parts.rows * parts.columns >= HIDDEN:
+    hides = parts.shared == "groups" and parts.rows * parts.columns >= HIDDEN
+    if choices.one_of("prefetch", (False, True), hides):
         u = s.func.stages[acc].input_tensors[1]
         for lines in s[acc].prefetch(u, rolled, rolled.extent, level=2):        # the same place in the next position's panel
             s[acc].unroll(lines)

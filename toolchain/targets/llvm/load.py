@@ -39,11 +39,13 @@ class LoadedKernel:
         for task, extent in self.phases:
             task(table, 0, extent, self._scratch.ctypes.data)
 
-    def table(self, buffers: Sequence[np.ndarray]) -> ctypes.Array[ctypes.c_void_p]:
-        """The buffer table of the tasks: parameters, then workspace."""
+    def table(
+        self, buffers: Sequence[np.ndarray], workspace: Sequence[np.ndarray] | None = None,
+    ) -> ctypes.Array[ctypes.c_void_p]:
+        """The buffer table of the tasks: parameters, then workspace (the kernel's own unless it is given)."""
         if len(buffers) != self.kernel.n_params:
             raise ValueError(f"{self.kernel.symbol} takes {self.kernel.n_params} buffers, given {len(buffers)}")
-        all_buffers = (*buffers, *self._workspace)
+        all_buffers = (*buffers, *(self._workspace if workspace is None else workspace))
         if any(b.ctypes.data % ALIGNMENT_BYTES for b in all_buffers):
             raise ValueError("kernels need 64-byte aligned buffers: use aligned() or aligned_copy()")
         return (ctypes.c_void_p * len(all_buffers))(*(b.ctypes.data for b in all_buffers))

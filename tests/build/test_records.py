@@ -1,0 +1,95 @@
+"""Tuning records: kept, exchanged, and what becomes of damaged or locked files."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from toolchain.build import database
+from toolchain.build.records import Choice, Records, TrialRow, records_path
+from toolchain.core.errors import TaskError, TuneError
+
+TRIAL = TrialRow("w1", {"tile": "1x6x2", "order": "rows"}, (10.5, 11.0), "", 0.2)
+FAILED = TrialRow("w1", {"tile": "1x1x1"}, (), "crash: killed by SIGSEGV", 0.1)
+
+
+def choice(workload: str = "w1", created_s: float = 100, answers: dict[str, str] | None = None) -> Choice:
+    return Choice(workload, "t1", {"tile": "1x6x2"} if answers is None else answers, "matmul", 12.0, 10.0, created_s,
+                  {"machine": "m"})
+
+
+def test_trials_survive_in_order(tmp_path):
+    with Records(tmp_path) as records:
+        assert records.begin("s", {"seed": 0}) == 0
+        for n, trial in enumerate((TRIAL, FAILED, TRIAL)):
+            records.put_trial("s", n, trial)
+        records.finish("s", 4.5)
+    with Records(tmp_path) as records:
+        assert records.trials("s") == [TRIAL, FAILED, TRIAL] and records.begin("s", {}) == 4.5
+        records.put_trial("s", 1, TRIAL)                         # other code went another way from here
+        assert records.trials("s") == [TRIAL, TRIAL] and records.trials("other") == []
+
+
+def test_later_choices_take_the_place_of_earlier_ones(tmp_path):
+    with Records(tmp_path) as records:
+        records.choose([choice(created_s=100), choice("w2")])
+        records.choose([choice(created_s=50, answers={"tile": "older"})])
+        assert records.choices("t1") == {"w1": choice(), "w2": choice("w2")}
+        records.choose([choice(created_s=200, answers={})])
+        assert records.choices("t1")["w1"].answers == {} and records.choices("t2") == {}
+
+
+def test_what_is_exported_can_be_merged(tmp_path):
+    with Records(tmp_path / "a") as a, Records(tmp_path / "b") as b:
+        a.begin("s", {"seed": 3})
+        a.put_trial("s", 0, TRIAL)
+        a.choose([choice(), choice("w2", 300)])
+        b.choose([choice(created_s=200, answers={"tile": "mine"})])
+        lines = list(a.export())
+        assert b.merge(lines, "a.jsonl") == 2 and b.merge(lines, "a.jsonl") == 2
+        assert b.trials("s") == [TRIAL]
+        assert b.choices("t1")["w1"].answers == {"tile": "mine"} and b.choices("t1")["w2"] == choice("w2", 300)
+
+
+@pytest.mark.parametrize(("line", "what"), [
+    ("{", "line 3: "), ('{"kind": "choice", "workload": "w"}', "line 3: "), ("[]", "line 3: "),
+    ('{"kind": "choice", "workload": "w", "target": "t", "answers": {"a": 1}, "name": "n", "default_us": 2, "tuned_us": 1,'
+     ' "created_s": 0}', "answers are texts"),
+    ('{"kind": "choice", "workload": "w", "target": "t", "answers": {}, "name": "n", "default_us": 1, "tuned_us": 2,'
+     ' "created_s": 0}', "tuned 2 us, default 1 us"),
+])
+def test_a_wrong_line_is_named_and_nothing_is_taken(tmp_path, line, what):
+    with Records(tmp_path) as records:
+        good = list(records.export()) + ['{"kind": "session", "id": "s", "provenance": {}}']
+        with pytest.raises(TuneError, match=what):
+            records.merge([*good, line], "x.jsonl")
+        assert len(list(records.export())) == 1
+        with pytest.raises(TuneError, match="no tuning records of this version"):
+            records.merge(['{"v": 99, "kind": "toolchain tuning records"}'], "x.jsonl")
+
+
+def test_a_damaged_file_is_set_aside(tmp_path):
+    with Records(tmp_path) as records:
+        records.choose([choice()])
+    path = records_path(tmp_path)
+    for journal in ("-wal", "-shm"):
+        path.with_name(path.name + journal).unlink(missing_ok=True)
+    path.write_bytes(b"not a database at all" * 100)
+    with Records(tmp_path) as records:
+        assert records.choices("t1") == {}
+        assert records.damaged is not None and records.damaged.read_bytes().startswith(b"not a database")
+
+
+def test_a_locked_file_is_an_error_that_says_so(tmp_path, monkeypatch):
+    connect = sqlite3.connect
+    monkeypatch.setattr(database.sqlite3, "connect", lambda *a, **k: connect(*a, **{**k, "timeout": 0.05}))
+    with Records(tmp_path) as records:
+        other = connect(records_path(tmp_path))
+        other.execute("begin immediate")
+        with pytest.raises(TaskError, match=r"cannot use the database: database is locked"):
+            records.choose([choice()])
+        other.rollback()
+        other.close()
+        records.choose([choice()])
+        assert len(records.choices("t1")) == 1

@@ -1,0 +1,30 @@
+"""Search methods on one space and one interface: propose a batch, learn from its trials. The seed decides all chance.
+
+`SEARCHERS` is what `tc tune --searcher` and the deployfile know them by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from toolchain.te.tune.searchers.annealing import Annealing
+from toolchain.te.tune.searchers.auto import Auto
+from toolchain.te.tune.searchers.coordinate import CoordinateDescent
+from toolchain.te.tune.searchers.genetic import Genetic
+from toolchain.te.tune.searchers.grid import Grid
+from toolchain.te.tune.searchers.mcmc import MCMC
+from toolchain.te.tune.searchers.random import Random
+from toolchain.te.tune.searchers.searcher import Searcher
+from toolchain.te.tune.space import Space
+
+SEARCHERS: dict[str, Callable[[Space, int], Searcher]] = {
+    "auto": Auto,
+    "coordinate": CoordinateDescent,
+    "genetic": Genetic,
+    "annealing": Annealing,
+    "mcmc": MCMC,
+    "random": Random,
+    "grid": Grid,
+}
+
+__all__ = ["SEARCHERS", "Searcher"]

@@ -1,0 +1,220 @@
+"""A tuning session: many tasks, one budget. Which task is next, what is measured, when to stop; how to go on after a kill.
+
+    for each task: the default schedule              candidate 0: nothing slower can ever replace it
+    until the budget is spent, or nothing is left:
+        the task where a second buys most            weights, recent gains, time spent so far
+        its searcher proposes a batch; measure, commit, learn
+
+Every trial is committed to the log with what it cost before the next begins. A session that is started again reads its log
+first and takes trials from there as long as it asks for the same ones; since it decides from trials and their recorded cost
+alone, never from the clock, it arrives where the killed one was, and goes on as that would have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from toolchain.core.errors import TuneError
+from toolchain.te.tune.measure import Measurer, Trial
+from toolchain.te.tune.searchers import SEARCHERS, Searcher
+from toolchain.te.tune.space import Point, Space
+
+BATCH = 4
+RECENT = 0.5                # weight of recent gains against what may be left, in `_Search.gain`
+WINDOW = 3                  # batches that are recent
+ALL_FAIL = 12               # candidates that fail for one reason, before anything succeeds, end the session
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TuneTask:
+    """One kernel to tune. key: its canonical workload. uses: how many times a run of the networks needs it, weighted."""
+
+    key: str
+    name: str
+    space: Space
+    uses: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a session's log."""
+
+    task: str
+    trial: Trial
+
+
+class Log(Protocol):
+    """Where a session's trials are kept: on disk before `append` returns."""
+
+    def entries(self) -> Sequence[Entry]:
+        """Of this session, in order."""
+        ...
+
+    def append(self, entry: Entry) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a session ends: budget_s of trials (infinite: no limit), or `trials` per task (the default's included)."""
+
+    budget_s: float = math.inf
+    trials: int = 1000
+    batch: int = BATCH
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known of a task. Times are of one call; infinite: not measured. failures: how many, by cause."""
+
+    name: str
+    trials: int
+    default_us: float
+    best_us: float
+    best: Point | None
+    failures: Counter[str]
+    exhausted: bool
+
+
+@dataclass(slots=True, eq=False)
+class _Search:
+    """A task under way."""
+
+    task: TuneTask
+    searcher: Searcher
+    spent_s: float = 0.0
+    trials: int = 0
+    proposed_all: bool = False
+    failures: Counter[str] = field(default_factory=Counter)
+    history: list[tuple[float, float]] = field(default_factory=list)     # (spent_s, best_us) after each batch
+
+    @property
+    def best_us(self) -> float:
+        best = self.searcher.best
+        return math.inf if best is None else self.searcher.time_us(best)
+
+    @property
+    def default_us(self) -> float:
+        default = self.task.space.default
+        return self.searcher.time_us(default) if default in self.searcher.trials else math.inf
+
+    def gain(self) -> float:
+        """Microseconds of a run of the networks that a second here may save: what the last batches did, and what as much
+        time again might, at most (Ansor's gradient, Zheng et al. 2020, section 6, without similarity between tasks)."""
+        best = self.best_us
+        if math.isinf(best):
+            return 0.0
+        (then_s, then_us), (now_s, now_us) = self.history[-min(len(self.history), WINDOW + 1)], self.history[-1]
+        recent = (then_us - now_us) / (now_s - then_s) if now_s > then_s and math.isfinite(then_us) else 0.0
+        return self.task.uses * (RECENT * recent + (1 - RECENT) * best / max(self.spent_s, 1e-9))
+
+
+class Session:
+    """Runs once. `standings` may be asked at any time, after an exception too."""
+
+    def __init__(
+        self, tasks: Sequence[TuneTask], measurer: Measurer, log: Log, *, searcher: str = "auto", seed: int = 0,
+        limits: Limits = Limits(), on_trial: Callable[[TuneTask, Trial], None] = lambda task, trial: None,
+    ) -> None:
+        self.measurer, self.log, self.limits, self.on_trial = measurer, log, limits, on_trial
+        self.searches = {t.key: _Search(t, SEARCHERS[searcher](t.space, _seed(seed, t.key))) for t in tasks}
+        self.spent_s = 0.0
+        self.replayed = 0
+        self._past: list[Entry] = []
+
+    def run(self) -> None:
+        """Raises TuneError: the first candidates all fail for one reason."""
+        self._past = list(reversed(self.log.entries()))
+        for first in self.searches.values():
+            if self._affordable(first) >= 1:
+                self._measure(first, [first.task.space.default])
+        while (search := self._next()) is not None:
+            wanted = min(self.limits.batch, self.limits.trials - search.trials, self._affordable(search))
+            points = search.searcher.propose(wanted)
+            search.proposed_all = len(points) < wanted
+            self._measure(search, points)
+            self._stop_if_all_fail()
+
+    def standings(self) -> list[Standing]:
+        return [Standing(s.task.name, s.trials, s.default_us, s.best_us, s.searcher.best, s.failures, self._is_done(s))
+                for s in self.searches.values()]
+
+    def best(self, key: str, n: int) -> list[Point]:
+        """The fastest points of a task, at most n, the default left out."""
+        search = self.searches[key]
+        return [p for p in search.searcher.ranked() if p != search.task.space.default][:n]
+
+    # -- choosing -----------------------------------------------------------------------------------------------------
+
+    def _next(self) -> _Search | None:
+        """The task where time buys most; None: nothing is left to do, or no time to do it."""
+        open_ = [s for s in self.searches.values() if not self._is_done(s) and self._affordable(s) >= 1]
+        return max(open_, key=_Search.gain, default=None)
+
+    def _is_done(self, search: _Search) -> bool:
+        broken = search.trials > 0 and math.isinf(search.default_us)        # nothing to compare with
+        return search.proposed_all or broken or search.trials >= self.limits.trials
+
+    def _affordable(self, search: _Search) -> int:
+        """How many more trials of a task the budget holds, by what its trials have cost."""
+        each = search.spent_s / search.trials if search.trials else self._mean_cost_s()
+        left = self.limits.budget_s - self.spent_s
+        return int(min(left / each, 1e6)) if each > 0 and math.isfinite(left) else self.limits.batch if left > 0 else 0
+
+    def _mean_cost_s(self) -> float:
+        trials = sum(s.trials for s in self.searches.values())
+        return self.spent_s / trials if trials else 0.0
+
+    # -- measuring ----------------------------------------------------------------------------------------------------
+
+    def _measure(self, search: _Search, points: Sequence[Point]) -> None:
+        """From the log where it has them, else for real, committed one by one."""
+        learned: list[tuple[Point, Trial]] = []
+        for point, trial in self._trials(search, points):
+            learned.append((point, trial))
+            search.trials += 1
+            search.spent_s += trial.cost_s
+            self.spent_s += trial.cost_s
+            if trial.error:
+                search.failures[trial.cause] += 1
+            self.on_trial(search.task, trial)
+        search.searcher.learn(learned)
+        search.history.append((search.spent_s, search.best_us))
+
+    def _trials(self, search: _Search, points: Sequence[Point]) -> Iterator[tuple[Point, Trial]]:
+        key, known = search.task.key, 0
+        for point in points:
+            if not self._past or (self._past[-1].task, dict(self._past[-1].trial.answers)) != (key, point.answers):
+                break
+            known += 1
+            self.replayed += 1
+            yield point, self._past.pop().trial
+        rest = points[known:]
+        if not rest:
+            return
+        self._past = []                     # what follows in the log came from other code: its trials are not this session's
+        if rest[0].refused:                 # only ever a default
+            measured: Iterable[Trial] = [Trial(p.answers, error=f"refused: {p.refused}") for p in rest]
+        else:
+            measured = self.measurer.measure(key, rest, search.best_us)
+        for point, trial in zip(rest, measured, strict=True):
+            trial = replace(trial, answers=point.answers)
+            self.log.append(Entry(key, trial))
+            yield point, trial
+
+    def _stop_if_all_fail(self) -> None:
+        causes = sum((s.failures for s in self.searches.values()), Counter())
+        trials = sum(s.trials for s in self.searches.values())
+        candidates = trials - len(self.searches)
+        if candidates >= ALL_FAIL and len(causes) == 1 and causes.total() >= candidates:
+            examples = [t.error for s in self.searches.values() for t in s.searcher.trials.values() if t.error]
+            raise TuneError(f"the first {candidates} candidates all failed: {examples[0]}",
+                            fix="nothing was changed; the default schedules stay")
+
+
+def _seed(seed: int, key: str) -> int:
+    """Another one for each task, the same in every process (hash() is not)."""
+    return int.from_bytes(f"{seed}:{key}".encode(), "big")
