@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "bench": ("use", "Measure an artifact.", (1, 5)),
     "verify": ("use", "Compare artifacts with the reference.", (1, 3, 5)),
     "report": ("use", "Show size, accuracy and speed beside what else could run the models.", (1, 3, 4, 5)),
-    "tune": ("later", "Not yet: spend a budget on faster schedules.", (1, 5)),
+    "tune": ("tune", "Spend a budget on faster schedules; the next build uses them.", (1,)),
     "devices": ("later", "Not yet: list the boards of the deployfile and whether they are reachable.", (5,)),
     "export": ("later", "Not yet: write other forms of what was built.", (1,)),
     "doctor": ("doctor", "Show what is installed, and what each missing thing disables.", ()),

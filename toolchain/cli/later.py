@@ -10,20 +10,6 @@ from toolchain.cli.commands import command
 from toolchain.core.errors import UsageError
 
 
-@command("tune")
-@click.argument("names", nargs=-1)
-@click.option("--budget", metavar="TIME", help="Time to spend in all, such as 2h.")
-@click.option("--trials", type=int, help="Schedules measured per kernel at most.")
-def tune_command(names: tuple[str, ...], budget: str | None, trials: int | None) -> NoReturn:
-    """Spend a budget on faster schedules; the next build uses what was found.
-
-    \b
-    Example:
-      tc tune resnet18@x86 --budget 2h
-    """
-    raise not_yet("tuning schedules", "`tc build` uses the default schedules, which need no tuning")
-
-
 @command("devices")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def devices_command(as_json: bool) -> NoReturn:

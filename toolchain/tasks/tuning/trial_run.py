@@ -183,10 +183,11 @@ def caller(loaded: LoadedKernel, workload: Workload) -> Callable[[int], None]:
     """call(n): n runs of the whole kernel, each on the next copy of the weights."""
     tables = [loaded.table(buffers) for buffers in workload.copies]
     scratch = red_zoned(loaded.kernel.scratch_bytes)
-    address, phases, position = scratch.ctypes.data, loaded.phases, 0
+    address, position = scratch.ctypes.data, 0
 
     def call(n: int, keep: np.ndarray = scratch) -> None:
         nonlocal position
+        phases = loaded.phases              # not outside: the code lives as long as `loaded` does
         for _ in range(n):
             table = tables[position]
             position = (position + 1) % len(tables)

@@ -48,13 +48,15 @@ class Entry:
 
 
 class Log(Protocol):
-    """Where a session's trials are kept: on disk before `append` returns."""
+    """Where a session's trials are kept: on disk before `put` returns."""
 
     def entries(self) -> Sequence[Entry]:
         """Of this session, in order."""
         ...
 
-    def append(self, entry: Entry) -> None: ...
+    def put(self, n: int, entry: Entry) -> None:
+        """Keep the n-th entry, from 0; those that were there from n on are gone."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ class Session:
         self.measurer, self.log, self.limits, self.on_trial = measurer, log, limits, on_trial
         self.searches = {t.key: _Search(t, SEARCHERS[searcher](t.space, _seed(seed, t.key))) for t in tasks}
         self.spent_s = 0.0
-        self.replayed = 0
+        self.replayed = self._done = 0
         self._past: list[Entry] = []
 
     def run(self) -> None:
@@ -146,6 +148,11 @@ class Session:
         """The fastest points of a task, at most n, the default left out."""
         search = self.searches[key]
         return [p for p in search.searcher.ranked() if p != search.task.space.default][:n]
+
+    def first_error(self) -> str:
+        """Of the trials; "": none has failed."""
+        errors = (t.error for s in self.searches.values() for t in s.searcher.trials.values() if t.error)
+        return next(errors, "")
 
     # -- choosing -----------------------------------------------------------------------------------------------------
 
@@ -175,6 +182,7 @@ class Session:
         learned: list[tuple[Point, Trial]] = []
         for point, trial in self._trials(search, points):
             learned.append((point, trial))
+            self._done += 1
             search.trials += 1
             search.spent_s += trial.cost_s
             self.spent_s += trial.cost_s
@@ -202,7 +210,7 @@ class Session:
             measured = self.measurer.measure(key, rest, search.best_us)
         for point, trial in zip(rest, measured, strict=True):
             trial = replace(trial, answers=point.answers)
-            self.log.append(Entry(key, trial))
+            self.log.put(self._done, Entry(key, trial))
             yield point, trial
 
     def _stop_if_all_fail(self) -> None:
@@ -210,8 +218,7 @@ class Session:
         trials = sum(s.trials for s in self.searches.values())
         candidates = trials - len(self.searches)
         if candidates >= ALL_FAIL and len(causes) == 1 and causes.total() >= candidates:
-            examples = [t.error for s in self.searches.values() for t in s.searcher.trials.values() if t.error]
-            raise TuneError(f"the first {candidates} candidates all failed: {examples[0]}",
+            raise TuneError(f"the first {candidates} candidates all failed: {self.first_error()}",
                             fix="nothing was changed; the default schedules stay")
 
 

@@ -1,0 +1,84 @@
+"""What may take the place of a default schedule: what has beaten it side by side, alone and inside the network.
+
+    alone       default and the best few take turns; a winner is faster in the whole 95 % interval of paired ratios
+    network     the artifact with all winners beside the one without: when it is slower, none of them is kept
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from toolchain.build.store import Store
+from toolchain.build.task import Input
+from toolchain.core.artifact import Artifact
+from toolchain.core.dtype import to_numpy
+from toolchain.core.errors import TuneError
+from toolchain.report.facts import Comparison
+from toolchain.report.measure import measure
+from toolchain.report.statistics import bootstrap_interval
+from toolchain.targets.llvm.module import Module
+from toolchain.tasks.contender import artifact_entry
+from toolchain.tasks.steps import assembled_folder
+from toolchain.te.tune.space import Point
+
+CANDIDATES = 2          # of the best that are compared with the default
+ROUNDS = 12
+GAIN = 1.01             # what is less than this faster is not worth another kernel
+NETWORK_ROUNDS = 8
+BURST_S = 0.2
+
+
+class Comparing(Protocol):
+    """Times several points of a task in turns."""
+
+    def compare(self, task: str, points: Sequence[Point], rounds: int) -> list[list[float]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """Medians of the interleaved samples. winner: None, the default stays. error: why nothing could be compared."""
+
+    winner: Point | None
+    default_us: float = 0.0
+    tuned_us: float = 0.0
+    samples: Mapping[str, tuple[float, ...]] | None = None
+    error: str = ""
+
+
+def confirm(task: str, default: Point, candidates: Sequence[Point], measurer: Comparing, rounds: int = ROUNDS) -> Confirmed:
+    """The fastest of the candidates that beat the default for sure."""
+    points = [default, *candidates[:CANDIDATES]]
+    try:
+        samples = measurer.compare(task, points, rounds)
+    except TuneError as error:
+        return Confirmed(None, error=error.what)
+    medians = [float(np.median(s)) for s in samples]
+    kept = {str(p): tuple(s) for p, s in zip(points, samples, strict=True)}
+    for n in sorted(range(1, len(points)), key=medians.__getitem__):
+        low, _ = bootstrap_interval([d / t for d, t in zip(samples[0], samples[n], strict=True)])
+        if low > GAIN:
+            return Confirmed(points[n], medians[0], medians[n], kept)
+    return Confirmed(None, medians[0], medians[0], kept)
+
+
+def compare_networks(default: Artifact, tuned: Artifact, store: Store, threads: int) -> Comparison | None:
+    """The artifact with tuned kernels beside the one with default ones, on random inputs. None: one of them did not
+    run, or their outputs differ by more than rounding."""
+    with tempfile.TemporaryDirectory(prefix="tc-tune-") as temporary:
+        folders = [assembled_folder(Input(a.kind, a.meta, store.blobs.paths(a.files)), Path(temporary) / name)
+                   for name, a in (("default", default), ("tuned", tuned))]
+        with Module.load(folders[0], 1) as module:
+            random = np.random.default_rng(0)
+            inputs = {v.name: (random.uniform(-1, 1, v.shape) if to_numpy(v.dtype).kind == "f"
+                               else random.integers(0, 2, v.shape)).astype(to_numpy(v.dtype)) for v in module.inputs}
+        entries = [artifact_entry(folders[1], name="tuned"), replace(artifact_entry(folders[0], name="default"), ours=False)]
+        facts = measure(entries, inputs, threads=threads, rounds=NETWORK_ROUNDS, burst_s=BURST_S)
+    if facts.ours is None or facts.ours.error or not all(o.passed for o in facts.ours.outputs):
+        return None
+    return facts.comparisons[0] if facts.comparisons else None

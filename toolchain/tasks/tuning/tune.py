@@ -1,0 +1,195 @@
+"""`tc tune` but for its screen: kernels of built artifacts -> a session -> winners confirmed -> choices in the records.
+
+    kernels.py    what there is to tune               session (te/tune)   what is measured, until the budget is spent
+    local.py      how it is measured here             confirm.py          what may take the place of a default
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from toolchain.build.deployfile import Deployfile
+from toolchain.build.records import Choice, Records, TrialRow
+from toolchain.core.digest import digest_json
+from toolchain.core.errors import TuneError, UsageError
+from toolchain.core.versions import installed_version
+from toolchain.targets.fingerprint import host_fingerprint
+from toolchain.tasks.code import code_digest
+from toolchain.tasks.machine import peak_gflops
+from toolchain.tasks.tuning.confirm import CANDIDATES, Confirmed, confirm
+from toolchain.tasks.tuning.kernels import TunedKernel
+from toolchain.tasks.tuning.local import LocalMeasurer
+from toolchain.te.tune.measure import Trial
+from toolchain.te.tune.session import Entry, Limits, Session, Standing, TuneTask
+from toolchain.te.tune.space import Point
+
+CODE = ("core", "te", "kernels", "targets", "tasks/tuning")      # decides which schedules there are and how fast they run
+RESERVE = 0.25                  # of the budget, at most, for confirming winners
+CONFIRM_S = 0.6                 # what confirming one kernel takes, and
+NETWORK_S = 6.0                 # comparing one network
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """budget_s: wall time in all, None where only `trials` (per kernel) limits the search."""
+
+    budget_s: float | None = None
+    trials: int = 1000
+    searcher: str = "auto"
+    seed: int = 0
+
+
+class RecordLog:
+    """The log of one session in the records (implements `te.tune.session.Log`)."""
+
+    def __init__(self, records: Records, session: str) -> None:
+        self.records, self.session = records, session
+
+    def entries(self) -> Sequence[Entry]:
+        return [Entry(t.workload, Trial(t.answers, t.times_us, t.error, t.cost_s, t.stopped))
+                for t in self.records.trials(self.session)]
+
+    def put(self, n: int, entry: Entry) -> None:
+        t = entry.trial
+        row = TrialRow(entry.task, t.answers, t.times_us, t.error, t.cost_s, t.stopped)
+        self.records.put_trial(self.session, n, row)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What came of one kernel."""
+
+    kernel: TunedKernel
+    standing: Standing | None
+    confirmed: Confirmed | None
+
+    @property
+    def gain(self) -> float:
+        """Default's time / tuned time; 1: the default stays."""
+        c = self.confirmed
+        return c.default_us / c.tuned_us if c is not None and c.winner is not None else 1.0
+
+    def choice(self, machine: str, now_s: float, *, rejected: bool = False) -> Choice:
+        """As the records keep it. rejected: it won alone, but the network did not become faster."""
+        c = self.confirmed or Confirmed(None)
+        winner = None if rejected else c.winner
+        provenance = {
+            "machine": machine, "versions": versions(), "samples": {k: list(v) for k, v in (c.samples or {}).items()},
+            "rejected": str(c.winner) if rejected and c.winner else "",
+        }
+        return Choice(self.kernel.workload, self.kernel.target_key, winner.answers if winner else {}, self.kernel.name,
+                      c.default_us, c.tuned_us if winner else c.default_us, now_s, provenance)
+
+
+class Tuning:
+    """One run of `tc tune` over some kernels; `search`, then `confirm`."""
+
+    def __init__(
+        self, kernels: Sequence[TunedKernel], networks: int, records: Records, options: Options,
+        on_trial: Callable[[TuneTask, Trial], None] = lambda task, trial: None,
+    ) -> None:
+        """networks: how many artifacts will be compared in the end, which the budget has to hold."""
+        self.kernels, self.records, self.options = list(kernels), records, options
+        self.open = [k for k in kernels if k.space is not None]
+        self.machine = host_fingerprint()
+        self.session_id = _session_id(self.open, self.machine, options)
+        self.earlier_s = records.begin(self.session_id, {
+            "machine": self.machine, "versions": versions(), "searcher": options.searcher, "seed": options.seed,
+            "kernels": {k.key: k.name for k in self.open}, "begun_s": time.time()})
+        self.log = RecordLog(records, self.session_id)
+        self.limits = Limits(self._search_s(networks), options.trials)
+        self._on_trial = on_trial
+        self.session: Session | None = None
+
+    def _search_s(self, networks: int) -> float:
+        """The part of the budget that trials may take, beside what the session's earlier, finished runs have taken."""
+        budget_s = self.options.budget_s
+        if budget_s is None:
+            return math.inf
+        reserve_s = min(RESERVE * budget_s, CONFIRM_S * len(self.open) + NETWORK_S * networks)
+        return self.earlier_s + budget_s - reserve_s
+
+    @contextmanager
+    def measurer(self) -> Iterator[LocalMeasurer]:
+        """Raises nothing of its own; the worker process ends with the block."""
+        jobs = [k.job for k in self.open]
+        peak = (lambda: peak_gflops(jobs[0].target, 1)) if jobs else None
+        with LocalMeasurer(jobs, peak=peak) as measurer:
+            yield measurer
+
+    def search(self, measurer: LocalMeasurer) -> None:
+        """Until the budget is spent, or every kernel has its trials. Raises TuneError (see Session.run).
+
+        May be interrupted at any time: what was measured is in the records, and `confirm` works with it.
+        """
+        self.session = Session([k.task for k in self.open], measurer, self.log, searcher=self.options.searcher,
+                               seed=self.options.seed, limits=self.limits, on_trial=self._on_trial)
+        self.session.run()
+        self.records.finish(self.session_id, self.session.spent_s)
+
+    def standings(self) -> Mapping[str, Standing]:
+        """By key."""
+        assert self.session is not None
+        return dict(zip((k.key for k in self.open), self.session.standings(), strict=True))
+
+    def confirm(
+        self, measurer: LocalMeasurer, on_kernel: Callable[[TunedKernel], None] = lambda kernel: None,
+    ) -> list[Found]:
+        """Every kernel, with its winner where one has beaten the default side by side."""
+        assert self.session is not None
+        standings, found = self.standings(), []
+        for kernel in self.kernels:
+            standing = standings.get(kernel.key)
+            confirmed = None
+            if kernel.space is not None and (candidates := self._candidates(kernel)):
+                on_kernel(kernel)
+                confirmed = confirm(kernel.key, kernel.space.default, candidates, measurer)
+            found.append(Found(kernel, standing, confirmed))
+        return found
+
+    def _candidates(self, kernel: TunedKernel) -> list[Point]:
+        """The best points that looked faster than the default."""
+        assert self.session is not None
+        standing = self.standings()[kernel.key]
+        return self.session.best(kernel.key, CANDIDATES) if standing.best_us < standing.default_us else []
+
+
+def require_time(options: Options, session: Session) -> None:
+    """Raises UsageError: the budget did not hold a single candidate. TuneError: not even a default could be measured."""
+    standings = session.standings()
+    failures = sum((s.failures for s in standings), Counter())
+    if standings and failures.total() >= len(standings) and all(math.isinf(s.default_us) for s in standings):
+        raise TuneError(f"no default schedule could be measured: {session.first_error()}")
+    if standings and all(s.trials <= 1 for s in standings) and not all(s.exhausted for s in standings):
+        raise UsageError(f"a budget of {options.budget_s or 0:g} s is too small for one candidate: the default schedules "
+                         "stay", fix="give a larger --budget")
+
+
+def tuned_answers(found: Sequence[Found]) -> Callable[[str], dict[str, dict[str, str]]]:
+    """For `plan`: the winners' answers by target and workload."""
+    by_target: dict[str, dict[str, dict[str, str]]] = {}
+    for f in found:
+        if f.confirmed is not None and f.confirmed.winner is not None:
+            by_target.setdefault(f.kernel.target_key, {})[f.kernel.workload] = f.confirmed.winner.answers
+    return lambda target: by_target.get(target, {})
+
+
+def with_default_policy(deployfile: Deployfile) -> Deployfile:
+    """The deployfile as one builds it for tuning: nothing is demanded of kernels that are yet to be tuned."""
+    builds = tuple(replace(b, tune=replace(b.tune, policy="allow_default")) if b.tune else b for b in deployfile.builds)
+    return replace(deployfile, builds=builds, tune=replace(deployfile.tune, policy="allow_default"))
+
+
+def _session_id(kernels: Sequence[TunedKernel], machine: str, options: Options) -> str:
+    """What makes two searches the same one, so that the second goes on where the first ended."""
+    return digest_json([[k.key, k.space.default.key if k.space else [], list(k.job.weights), k.uses] for k in kernels]
+                       + [machine, options.searcher, options.seed, code_digest(*CODE), versions()])[:32]
+
+
+def versions() -> dict[str, str]:
+    return {package: installed_version(package) or "" for package in ("toolchain", "llvmlite", "numpy")}
