@@ -22,13 +22,14 @@ def choice(workload: str = "w1", created_s: float = 100, answers: dict[str, str]
 def test_trials_survive_in_order(tmp_path):
     with Records(tmp_path) as records:
         assert records.begin("s", {"seed": 0}) == 0
-        for n, trial in enumerate((TRIAL, FAILED, TRIAL)):
-            records.put_trial("s", n, trial)
+        for trial in (TRIAL, FAILED, TRIAL):
+            records.append("s", trial)
+        records.append("t", FAILED)
         records.finish("s", 4.5)
     with Records(tmp_path) as records:
         assert records.trials("s") == [TRIAL, FAILED, TRIAL] and records.begin("s", {}) == 4.5
-        records.put_trial("s", 1, TRIAL)                         # other code went another way from here
-        assert records.trials("s") == [TRIAL, TRIAL] and records.trials("other") == []
+        records.append("s", FAILED)
+        assert records.trials("s") == [TRIAL, FAILED, TRIAL, FAILED] and records.trials("other") == []
 
 
 def test_later_choices_take_the_place_of_earlier_ones(tmp_path):
@@ -43,7 +44,7 @@ def test_later_choices_take_the_place_of_earlier_ones(tmp_path):
 def test_what_is_exported_can_be_merged(tmp_path):
     with Records(tmp_path / "a") as a, Records(tmp_path / "b") as b:
         a.begin("s", {"seed": 3})
-        a.put_trial("s", 0, TRIAL)
+        a.append("s", TRIAL)
         a.choose([choice(), choice("w2", 300)])
         b.choose([choice(created_s=200, answers={"tile": "mine"})])
         lines = list(a.export())

@@ -90,7 +90,7 @@ def test_wrong_usage(args, message, capsys):
 
 
 @pytest.mark.parametrize(("args", "capability"), [
-    (["tune"], "tuning schedules"), (["devices"], "devices (boards over SSH)"), (["export"], "exporting other forms"),
+    (["devices"], "devices (boards over SSH)"), (["export"], "exporting other forms"),
     (["run", "x", "--device", "pi"], "devices (boards over SSH)"),
     (["bench", "x", "--device", "pi"], "devices (boards over SSH)"),
     (["report", "--html", "x.html"], "HTML reports")])

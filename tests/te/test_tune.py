@@ -63,8 +63,8 @@ class Memory:
     def entries(self) -> list[Entry]:
         return list(self.kept)
 
-    def put(self, n: int, entry: Entry) -> None:
-        self.kept[n:] = [entry]
+    def append(self, entry: Entry) -> None:
+        self.kept.append(entry)
 
 
 def tasks(n: int = 3) -> list[TuneTask]:
@@ -240,10 +240,11 @@ def test_a_default_that_fails_is_the_end_of_its_task_only():
     assert [x.trials for x in s.standings()] == [1, 1, 1] and all(x.best is None for x in s.standings())
 
 
-def test_a_log_of_other_code_is_left_at_the_first_difference():
-    log = Memory()
+def test_a_longer_session_goes_on_from_a_shorter_one():
+    """Whatever limits there were before: nothing is measured twice, and what nobody asks for does no harm."""
+    log = Memory([Entry("k", Trial({"tile": "5"}, (1.0,)))])
     session(Machine(), log, limits=Limits(trials=6)).run()
-    strange = Entry("k", Trial({"tile": "5"}, (1.0,)))
-    s = session(Machine(), Memory([*log.kept[:4], strange, *log.kept[4:]]), limits=Limits(trials=6))
-    s.run()
-    assert s.replayed == 4 and strange not in s.log.entries() and all(x.best_us > 1.0 for x in s.standings())
+    machine = Machine()
+    longer = session(machine, log, limits=Limits(trials=9))
+    longer.run()
+    assert longer.replayed == 18 and len(machine.measured) == 9 and all(x.best_us > 1.0 for x in longer.standings())

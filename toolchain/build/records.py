@@ -96,17 +96,16 @@ class Records:
         self._db.write([("update sessions set finished_s = ? where id = ?", (spent_s, session))])
 
     def trials(self, session: str) -> list[TrialRow]:
-        """In order."""
+        """In the order they were measured."""
         rows = self._db.rows(
             "select workload, answers, times_us, error, cost_s, stopped from trials where session = ? order by n", session)
         return [TrialRow(w, json.loads(a), tuple(json.loads(t)), e, c, bool(s)) for w, a, t, e, c, s in rows]
 
-    def put_trial(self, session: str, n: int, trial: TrialRow) -> None:
-        """Keep the n-th trial of a session; those from n on are gone (they were made by other code). On disk on return."""
-        self._db.write([
-            ("delete from trials where session = ? and n >= ?", (session, n)),
-            ("insert into trials values (?, ?, ?, ?, ?, ?, ?, ?)", (session, n, *_trial_values(trial))),
-        ])
+    def append(self, session: str, trial: TrialRow) -> None:
+        """Keep one more trial of a session. On disk on return."""
+        self._db.write([(
+            "insert into trials select ?, coalesce(max(n) + 1, 0), ?, ?, ?, ?, ?, ? from trials where session = ?",
+            (session, *_trial_values(trial), session))])
 
     # -- choices ------------------------------------------------------------------------------------------------------
 
@@ -175,7 +174,7 @@ def _checked(choice: Choice) -> Choice:
     texts = (choice.workload, choice.target, choice.name, *choice.answers, *choice.answers.values())
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("answers are texts by name")
-    if not 0 < float(choice.tuned_us) <= float(choice.default_us):
+    if not 0 <= float(choice.tuned_us) <= float(choice.default_us):
         raise ValueError(f"tuned {choice.tuned_us} us, default {choice.default_us} us")
     return choice
 

@@ -123,7 +123,7 @@ def _tune(
         f.gain > 1 for f in found) else {}
     bad = {name for name, (_, slower) in rejected.items() if slower}
     records.choose([f.choice(tuning.machine, time.time(), rejected=bool(f.kernel.builds & bad)) for f in found
-                    if not interrupted or f.gain > 1])
+                    if f.is_known])
     for line in summary(found, rejected, time.monotonic() - begun, tuning.session.spent_s):
         print(line)
     return INTERRUPTED if interrupted else 0

@@ -27,7 +27,7 @@ from toolchain.tasks.contender import artifact_entry
 from toolchain.tasks.steps import assembled_folder
 from toolchain.te.tune.space import Point
 
-CANDIDATES = 2          # of the best that are compared with the default
+CANDIDATES = 2          # of the best that are compared with the default, beside the one chosen before
 ROUNDS = 12
 GAIN = 1.01             # what is less than this faster is not worth another kernel
 NETWORK_ROUNDS = 8
@@ -53,7 +53,7 @@ class Confirmed:
 
 def confirm(task: str, default: Point, candidates: Sequence[Point], measurer: Comparing, rounds: int = ROUNDS) -> Confirmed:
     """The fastest of the candidates that beat the default for sure."""
-    points = [default, *candidates[:CANDIDATES]]
+    points = [default, *candidates]
     try:
         samples = measurer.compare(task, points, rounds)
     except TuneError as error:

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -114,8 +115,8 @@ def _inputs_and_results(body: Graph, seed: int) -> tuple[dict[str, np.ndarray], 
 def check(kernel: Kernel, workload: Workload) -> LoadedKernel:
     """Load a kernel and compare what it computes with the reference. Raises WrongError."""
     loaded, buffers = load(kernel), workload.copies[0]
-    spare = [red_zoned(size) for size in (*kernel.workspace, kernel.scratch_bytes)]
-    table = loaded.table(buffers, workspace=spare[:-1])
+    spare = spare_memory([kernel])
+    table = loaded.table(buffers, spare[:-1])
     results = []
     for pieces in (_whole, _reversed_pieces):
         insides = [_poison(workload, n) for n in range(workload.n_inputs, len(buffers))]
@@ -179,13 +180,19 @@ class Timing:
 Clock = Callable[[], float]
 
 
-def caller(loaded: LoadedKernel, workload: Workload) -> Callable[[int], None]:
-    """call(n): n runs of the whole kernel, each on the next copy of the weights."""
-    tables = [loaded.table(buffers) for buffers in workload.copies]
-    scratch = red_zoned(loaded.kernel.scratch_bytes)
-    address, position = scratch.ctypes.data, 0
+def spare_memory(kernels: Sequence[Kernel]) -> list[np.ndarray]:
+    """Workspaces and, last, scratch for whichever of the kernels runs: where memory happens to lie then favours none."""
+    workspaces = [max(sizes) for sizes in zip_longest(*(k.workspace for k in kernels), fillvalue=0)]
+    return [red_zoned(size) for size in (*workspaces, max(k.scratch_bytes for k in kernels))]
 
-    def call(n: int, keep: np.ndarray = scratch) -> None:
+
+def caller(loaded: LoadedKernel, workload: Workload, spare: Sequence[np.ndarray]) -> Callable[[int], None]:
+    """call(n): n runs of the whole kernel, each on the next copy of the weights. spare: of `spare_memory`."""
+    workspace = spare[:len(loaded.kernel.workspace)]
+    tables = [loaded.table(buffers, workspace) for buffers in workload.copies]
+    address, position = spare[-1].ctypes.data, 0
+
+    def call(n: int) -> None:
         nonlocal position
         phases = loaded.phases              # not outside: the code lives as long as `loaded` does
         for _ in range(n):

@@ -29,9 +29,9 @@ from toolchain.te.tune.session import Entry, Limits, Session, Standing, TuneTask
 from toolchain.te.tune.space import Point
 
 CODE = ("core", "te", "kernels", "targets", "tasks/tuning")      # decides which schedules there are and how fast they run
-RESERVE = 0.25                  # of the budget, at most, for confirming winners
-CONFIRM_S = 0.6                 # what confirming one kernel takes, and
-NETWORK_S = 6.0                 # comparing one network
+RESERVE = 0.4                   # of the budget, at most, for confirming winners
+CONFIRM_S = 0.8                 # what confirming one kernel takes, and
+NETWORK_S = 8.0                 # comparing one network
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,9 @@ class RecordLog:
         return [Entry(t.workload, Trial(t.answers, t.times_us, t.error, t.cost_s, t.stopped))
                 for t in self.records.trials(self.session)]
 
-    def put(self, n: int, entry: Entry) -> None:
+    def append(self, entry: Entry) -> None:
         t = entry.trial
-        row = TrialRow(entry.task, t.answers, t.times_us, t.error, t.cost_s, t.stopped)
-        self.records.put_trial(self.session, n, row)
+        self.records.append(self.session, TrialRow(entry.task, t.answers, t.times_us, t.error, t.cost_s, t.stopped))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +73,20 @@ class Found:
         c = self.confirmed
         return c.default_us / c.tuned_us if c is not None and c.winner is not None else 1.0
 
+    @property
+    def default_us(self) -> float:
+        """As the search measured it; 0: it did not."""
+        return self.standing.default_us if self.standing is not None and math.isfinite(self.standing.default_us) else 0.0
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known which schedule is the best so far: there is but one, or the others have been measured."""
+        measured = self.standing is not None and (self.standing.trials > 1 or self.standing.exhausted)
+        return self.kernel.space is None or (measured and (self.confirmed is None or not self.confirmed.error))
+
     def choice(self, machine: str, now_s: float, *, rejected: bool = False) -> Choice:
         """As the records keep it. rejected: it won alone, but the network did not become faster."""
-        c = self.confirmed or Confirmed(None)
+        c = self.confirmed or Confirmed(None, *2 * (self.default_us,))
         winner = None if rejected else c.winner
         provenance = {
             "machine": machine, "versions": versions(), "samples": {k: list(v) for k, v in (c.samples or {}).items()},
@@ -103,6 +113,8 @@ class Tuning:
             "kernels": {k.key: k.name for k in self.open}, "begun_s": time.time()})
         self.log = RecordLog(records, self.session_id)
         self.limits = Limits(self._search_s(networks), options.trials)
+        self._confirm_until = math.inf if options.budget_s is None else (
+            time.monotonic() + options.budget_s - min(RESERVE * options.budget_s, NETWORK_S * networks))
         self._on_trial = on_trial
         self.session: Session | None = None
 
@@ -128,7 +140,7 @@ class Tuning:
         May be interrupted at any time: what was measured is in the records, and `confirm` works with it.
         """
         self.session = Session([k.task for k in self.open], measurer, self.log, searcher=self.options.searcher,
-                               seed=self.options.seed, limits=self.limits, on_trial=self._on_trial)
+                               seed=self.options.seed, limits=self.limits, on_trial=self._on_trial, clock=time.monotonic)
         self.session.run()
         self.records.finish(self.session_id, self.session.spent_s)
 
@@ -140,23 +152,35 @@ class Tuning:
     def confirm(
         self, measurer: LocalMeasurer, on_kernel: Callable[[TunedKernel], None] = lambda kernel: None,
     ) -> list[Found]:
-        """Every kernel, with its winner where one has beaten the default side by side."""
+        """Every kernel, with its winner where one has beaten the default side by side. Those that promise most come first;
+        when the budget ends, the others keep what the records had for them."""
         assert self.session is not None
-        standings, found = self.standings(), []
-        for kernel in self.kernels:
-            standing = standings.get(kernel.key)
-            confirmed = None
-            if kernel.space is not None and (candidates := self._candidates(kernel)):
-                on_kernel(kernel)
-                confirmed = confirm(kernel.key, kernel.space.default, candidates, measurer)
-            found.append(Found(kernel, standing, confirmed))
-        return found
+        standings, confirmed = self.standings(), dict[str, Confirmed]()
+        for kernel in sorted(self.open, key=lambda k: _promise(k, standings[k.key]), reverse=True):
+            candidates = self._candidates(kernel)
+            if not candidates or kernel.space is None:
+                continue
+            if time.monotonic() > self._confirm_until:
+                confirmed[kernel.key] = Confirmed(None, error="no time left")
+                continue
+            on_kernel(kernel)
+            confirmed[kernel.key] = confirm(kernel.key, kernel.space.default, candidates, measurer)
+        return [Found(k, standings.get(k.key), confirmed.get(k.key)) for k in self.kernels]
 
     def _candidates(self, kernel: TunedKernel) -> list[Point]:
-        """The best points that looked faster than the default."""
-        assert self.session is not None
+        """The best points that looked faster than the default, and what the records have chosen before."""
+        assert self.session is not None and kernel.space is not None
         standing = self.standings()[kernel.key]
-        return self.session.best(kernel.key, CANDIDATES) if standing.best_us < standing.default_us else []
+        best = self.session.best(kernel.key, CANDIDATES) if standing.best_us < standing.default_us else []
+        known = self.records.choices(kernel.target_key).get(kernel.workload)
+        earlier = kernel.space.point(known.answers) if known is not None and known.answers else kernel.space.default
+        return best if earlier.refused or earlier in (*best, kernel.space.default) else [*best, earlier]
+
+
+def _promise(kernel: TunedKernel, standing: Standing) -> float:
+    """Microseconds of a run that its best candidate may save."""
+    gain_us = standing.default_us - standing.best_us
+    return kernel.uses * gain_us if math.isfinite(gain_us) else 0.0
 
 
 def require_time(options: Options, session: Session) -> None:

@@ -30,7 +30,17 @@ from toolchain.graph.ir import Graph
 from toolchain.graph.serialize import from_json
 from toolchain.report.burst import die_with_parent
 from toolchain.tasks.tuning.candidates import compile_candidate
-from toolchain.tasks.tuning.trial_run import Timing, Workload, WrongError, caller, check, interleave, prepare, time_candidate
+from toolchain.tasks.tuning.trial_run import (
+    Timing,
+    Workload,
+    WrongError,
+    caller,
+    check,
+    interleave,
+    prepare,
+    spare_memory,
+    time_candidate,
+)
 
 
 def main() -> None:
@@ -91,7 +101,8 @@ class Server:
         task, timing = self._task(argument), Timing(**argument["timing"])
 
         def run() -> dict[str, Any]:
-            call = caller(check(_kernel(argument["file"]), task.workload), task.workload)
+            kernel = _kernel(argument["file"])
+            call = caller(check(kernel, task.workload), task.workload, spare_memory([kernel]))
             times_us, stopped = time_candidate(call, timing, argument["best_us"])
             return {"error": "", "times_us": times_us, "stopped": stopped}
         (answer,) = in_children([_catching(run)], 1, timing.timeout_s, "running")
@@ -101,7 +112,9 @@ class Server:
         task, timing = self._task(argument), Timing(**argument["timing"])
 
         def compare() -> dict[str, Any]:
-            calls = [caller(check(_kernel(file), task.workload), task.workload) for file in argument["files"]]
+            made = [_kernel(file) for file in argument["files"]]
+            spare = spare_memory(made)
+            calls = [caller(check(kernel, task.workload), task.workload, spare) for kernel in made]
             return {"error": "", "samples": interleave(calls, timing, argument["rounds"])}
         (answer,) = in_children([_catching(compare)], 1, timing.timeout_s * len(argument["files"]), "running")
         return {"samples": [], **answer}

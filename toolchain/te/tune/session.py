@@ -5,9 +5,9 @@
         the task where a second buys most            weights, recent gains, time spent so far
         its searcher proposes a batch; measure, commit, learn
 
-Every trial is committed to the log with what it cost before the next begins. A session that is started again reads its log
-first and takes trials from there as long as it asks for the same ones; since it decides from trials and their recorded cost
-alone, never from the clock, it arrives where the killed one was, and goes on as that would have.
+Every trial is committed to the log with what it cost before the next begins. A session that is started again finds there
+what it asks for, and measures nothing twice; since it decides from trials and their recorded cost alone, never from the
+clock, it arrives where the killed one was, and goes on as that would have.
 """
 
 from __future__ import annotations
@@ -48,15 +48,13 @@ class Entry:
 
 
 class Log(Protocol):
-    """Where a session's trials are kept: on disk before `put` returns."""
+    """Where a session's trials are kept: on disk before `append` returns."""
 
     def entries(self) -> Sequence[Entry]:
-        """Of this session, in order."""
+        """Of this session."""
         ...
 
-    def put(self, n: int, entry: Entry) -> None:
-        """Keep the n-th entry, from 0; those that were there from n on are gone."""
-        ...
+    def append(self, entry: Entry) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +118,20 @@ class Session:
     def __init__(
         self, tasks: Sequence[TuneTask], measurer: Measurer, log: Log, *, searcher: str = "auto", seed: int = 0,
         limits: Limits = Limits(), on_trial: Callable[[TuneTask, Trial], None] = lambda task, trial: None,
+        clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        """clock: seconds; what passes between two batches (proposing takes time) is a cost of the second one's first trial.
+        """
+        self._clock, self._since_s = clock, clock()
         self.measurer, self.log, self.limits, self.on_trial = measurer, log, limits, on_trial
         self.searches = {t.key: _Search(t, SEARCHERS[searcher](t.space, _seed(seed, t.key))) for t in tasks}
         self.spent_s = 0.0
-        self.replayed = self._done = 0
-        self._past: list[Entry] = []
+        self.replayed = 0
+        self._known: dict[tuple[str, frozenset[tuple[str, str]]], Trial] = {}
 
     def run(self) -> None:
         """Raises TuneError: the first candidates all fail for one reason."""
-        self._past = list(reversed(self.log.entries()))
+        self._known = {(e.task, frozenset(e.trial.answers.items())): e.trial for e in self.log.entries()}
         for first in self.searches.values():
             if self._affordable(first) >= 1:
                 self._measure(first, [first.task.space.default])
@@ -182,7 +184,6 @@ class Session:
         learned: list[tuple[Point, Trial]] = []
         for point, trial in self._trials(search, points):
             learned.append((point, trial))
-            self._done += 1
             search.trials += 1
             search.spent_s += trial.cost_s
             self.spent_s += trial.cost_s
@@ -193,25 +194,31 @@ class Session:
         search.history.append((search.spent_s, search.best_us))
 
     def _trials(self, search: _Search, points: Sequence[Point]) -> Iterator[tuple[Point, Trial]]:
-        key, known = search.task.key, 0
+        key = search.task.key
+        known = {p: self._known.get((key, frozenset(p.key))) for p in points}
+        measured = self._measured(search, [p for p in points if known[p] is None])
         for point in points:
-            if not self._past or (self._past[-1].task, dict(self._past[-1].trial.answers)) != (key, point.answers):
-                break
-            known += 1
-            self.replayed += 1
-            yield point, self._past.pop().trial
-        rest = points[known:]
-        if not rest:
-            return
-        self._past = []                     # what follows in the log came from other code: its trials are not this session's
-        if rest[0].refused:                 # only ever a default
-            measured: Iterable[Trial] = [Trial(p.answers, error=f"refused: {p.refused}") for p in rest]
-        else:
-            measured = self.measurer.measure(key, rest, search.best_us)
-        for point, trial in zip(rest, measured, strict=True):
-            trial = replace(trial, answers=point.answers)
-            self.log.put(self._done, Entry(key, trial))
+            if (trial := known[point]) is not None:
+                self.replayed += 1
+            else:
+                trial = next(measured)
             yield point, trial
+        self._since_s = self._clock()
+
+    def _measured(self, search: _Search, points: Sequence[Point]) -> Iterator[Trial]:
+        """For real: each is in the log before it is given out."""
+        if not points:
+            return
+        if points[0].refused:               # only ever a default
+            found: Iterable[Trial] = [Trial(p.answers, error=f"refused: {p.refused}") for p in points]
+        else:
+            found = self.measurer.measure(search.task.key, points, search.best_us)
+        between_s = self._clock() - self._since_s
+        for point, trial in zip(points, found, strict=True):
+            trial = replace(trial, answers=point.answers, cost_s=trial.cost_s + between_s)
+            between_s = 0.0
+            self.log.append(Entry(search.task.key, trial))
+            yield trial
 
     def _stop_if_all_fail(self) -> None:
         causes = sum((s.failures for s in self.searches.values()), Counter())

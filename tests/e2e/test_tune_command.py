@@ -1,0 +1,110 @@
+"""`tc tune` from the command line: what it leaves, how it goes on, and what the next build makes of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+
+import pytest
+from small_networks import write_project
+from test_deploy import ran
+
+from toolchain.build.records import Records
+from toolchain.cli import main
+from toolchain.core.settings import settings
+from toolchain.tasks.tuning import local
+from toolchain.tasks.tuning.trial_run import Timing
+
+
+@pytest.fixture
+def two_layers(own_store, monkeypatch):
+    """A project with two products and what goes with them; samples are as short as they may be."""
+    monkeypatch.setattr(local.LocalMeasurer.__init__, "__defaults__", (Timing(repeat=1, min_repeat_ms=0.1), 0, None))
+    write_project(own_store, "mlp", more="verify: {against: interpreter}\n")
+    return own_store
+
+
+def lines() -> list[dict]:
+    with Records(settings().store) as records:
+        return [json.loads(line) for line in records.export()]
+
+
+def trials() -> list[dict]:
+    return [line for line in lines() if line["kind"] == "trial"]
+
+
+def choose(**answers: dict[str, str]) -> None:
+    """Put other answers into the records, as tuning does; by name of kernel."""
+    with Records(settings().store) as records:
+        known = {c.name: c for c in records.choices().values()}
+        records.choose(replace(known[name], answers=a, created_s=time.time()) for name, a in answers.items())
+
+
+def test_tuning_from_first_trial_to_tuned_build(two_layers, capsys):
+    assert main(["tune", "--trials", "6", "--seed", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "tuned " in out and "of 2 kernels: 12 trials" in out
+    measured = trials()
+    assert len(measured) == 12 and all(t["times_us"] or t["error"] for t in measured)
+    choices = [line for line in lines() if line["kind"] == "choice"]
+    assert {c["name"] for c in choices} == {"matmul", "matmul_add_tanh"}
+    assert all(0 < c["tuned_us"] <= c["default_us"] for c in choices if c["answers"])
+
+    assert main(["tune", "--trials", "6", "--seed", "3"]) == 0       # the same again: all of it is known
+    assert trials() == measured
+    assert main(["tune", "--trials", "8", "--seed", "3"]) == 0       # more of the same: it goes on
+    assert trials()[:12] == measured and len(trials()) == 16
+
+    choose(matmul={}, matmul_add_tanh={})
+    assert main(["build"]) == 0
+    capsys.readouterr()
+    choose(matmul_add_tanh={"unroll": "1"})                          # only what changed is made again
+    assert main(["build", "--json"]) == 0
+    made = ran(capsys)
+    (kernel,) = (name for name in made if name.startswith("kernel:"))
+    assert kernel.startswith("kernel:matmul_add_tanh-") and made[1:3] == ["link:mlp@x86", "compare:mlp@x86"]
+    assert main(["explain", kernel]) == 0
+    assert 'answers.unroll added: "1"' in capsys.readouterr().out
+    assert main(["build", "--json"]) == 0
+    assert ran(capsys) == []
+    manifest = json.loads((two_layers / "build" / "mlp@x86" / "manifest.json").read_text())
+    assert sorted(k["tuned"] for k in manifest["kernels"].values()) == [False, True]
+    assert {layer["kernel"]: layer["schedule"] for layer in manifest["layers"][0]} == {
+        "matmul_add_tanh": "tuned", "matmul": "default"}
+    choose(matmul_add_tanh={"unroll": "no option any more"})         # of another version: the default takes its place
+    assert main(["build"]) == 0
+
+
+def test_require_tuned_names_what_is_not(two_layers, capsys):
+    with (two_layers / "deployfile.yaml").open("a") as deployfile:
+        deployfile.write("tune: {policy: require_tuned, trials: 2}\n")
+    assert main(["build"]) == 1
+    err = capsys.readouterr().err
+    assert "2 of 2 kernels are not tuned: matmul" in err and "fix: run `tc tune mlp@x86`" in err
+    assert main(["tune"]) == 0
+    assert main(["build"]) == 0
+
+
+def test_records_travel(two_layers, capsys, tmp_path, monkeypatch):
+    assert main(["tune", "--trials", "2"]) == 0
+    assert main(["tune", "--export", "records.jsonl"]) == 0
+    monkeypatch.setenv("TC_STORE", str(tmp_path / "another"))
+    assert main(["tune", "--import", "records.jsonl"]) == 0
+    assert "took in the schedules of 2 kernels" in capsys.readouterr().out
+    assert len(trials()) == 4
+    (two_layers / "broken.jsonl").write_text("{}\n")
+    assert main(["tune", "--import", "broken.jsonl"]) == 1
+    assert "broken.jsonl: line 1: 'kind'" in capsys.readouterr().err
+
+
+def test_a_budget_for_nothing_says_so(two_layers, capsys):
+    assert main(["tune", "--budget", "1ms"]) == 2
+    assert "a budget of 0.001 s is too small for one candidate" in capsys.readouterr().err
+
+
+def test_a_target_that_cannot_run_here(two_layers, capsys):
+    with (two_layers / "deployfile.yaml").open("a") as deployfile:
+        deployfile.write("targets: {other: {kind: x86, cpu: x86-64-v2, features: ['+amx-complex']}}\n")
+    assert main(["tune"]) == 2
+    assert "target 'other' cannot be tuned here: this processor has no amx-complex" in capsys.readouterr().err
