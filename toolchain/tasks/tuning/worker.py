@@ -12,6 +12,7 @@ are loaded and a task's arrays are made once, here; a child is a fork, and what 
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import pickle
@@ -191,6 +192,7 @@ def _fork(work: Callable[[], dict[str, Any]]) -> tuple[int, int]:
     try:
         die_with_parent()
         os.close(reading)
+        faulthandler.disable()                              # a candidate's crash is a line in the records, no traceback
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.write(writing, json.dumps(work()).encode())      # far below a pipe's 64 KiB: never waits for the reader
         code = 0
