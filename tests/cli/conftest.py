@@ -15,7 +15,9 @@ from toolchain.cli import project as project_module
 from toolchain.tasks.plan import BucketTasks, BuildTasks
 
 
-def fake_plan(deployfile: Deployfile, builds: Sequence[Build], project: Path) -> tuple[BuildTasks, ...]:
+def fake_plan(
+    deployfile: Deployfile, builds: Sequence[Build], project: Path, *, tuned: object = None,
+) -> tuple[BuildTasks, ...]:
     def tasks(build: Build) -> BuildTasks:
         model = deployfile.models[build.model]
         graph = Task(f"import:{build.model}", "fake_steps:read", 1, {"llvm": "22.1.0", "target": dict(fake_steps.HOST)},

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import onnx
+import onnx.reference
 import pytest
 from small_networks import attention, conv_net, mlp
 

@@ -72,6 +72,10 @@ def test_tuning_from_first_trial_to_tuned_build(two_layers, capsys):
     assert sorted(k["tuned"] for k in manifest["kernels"].values()) == [False, True]
     assert {layer["kernel"]: layer["schedule"] for layer in manifest["layers"][0]} == {
         "matmul_add_tanh": "tuned", "matmul": "default"}
+    choose(matmul_add_tanh={"unroll": "2"})                          # a locked build takes what was locked
+    assert main(["build", "--locked"]) == 0
+    made = json.loads((two_layers / "build" / "mlp@x86" / "manifest.json").read_text())
+    assert made == manifest
     choose(matmul_add_tanh={"unroll": "no option any more"})         # of another version: the default takes its place
     assert main(["build"]) == 0
 

@@ -21,6 +21,7 @@ from toolchain.cli.locked import check_inputs
 from toolchain.cli.project import Project, open_project
 from toolchain.cli.screen import count, cut, seconds, style_of
 from toolchain.core.settings import settings
+from toolchain.tasks.lock import locked_schedules
 from toolchain.tasks.plan import BuildTasks
 
 
@@ -48,8 +49,9 @@ def print_plan(
     project: Project, names: Sequence[str], as_json: bool, *, show_all: bool = False, locked: bool = False,
 ) -> int:
     """Print what `tc build NAMES` would do, on standard output. Raises LockfileError: `locked`, and something differs."""
-    builds = project.tasks(names)
-    open_questions = check_inputs(project, read(lock_path(project.file)), builds) if locked else ()
+    lock = read(lock_path(project.file))
+    builds = project.tasks(names, locked_schedules(lock) if locked else None)
+    open_questions = check_inputs(project, lock, builds) if locked else ()
     with_store = Store(settings().store)
     tasks = plan(goals_of(builds), with_store, project.folder)
     with_store.close()

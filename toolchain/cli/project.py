@@ -14,7 +14,7 @@ from toolchain.build.load import NAME, STATE, load_deployfile
 from toolchain.core.errors import DeployfileError, UsageError
 from toolchain.core.settings import settings
 from toolchain.core.suggest import did_you_mean
-from toolchain.tasks.plan import BuildTasks, plan
+from toolchain.tasks.plan import BuildTasks, Tuned, plan
 
 
 class Project(NamedTuple):
@@ -46,9 +46,9 @@ class Project(NamedTuple):
                                  fix=did_you_mean(name, dict.fromkeys(known), noun="there are"))
         return tuple(b for b in builds if not names or any(_means(name, b) for name in names))
 
-    def tasks(self, names: Sequence[str]) -> tuple[BuildTasks, ...]:
-        """The tasks of the builds that `names` mean."""
-        return plan(self.deployfile, self.select(names), self.folder)
+    def tasks(self, names: Sequence[str], tuned: Tuned | None = None) -> tuple[BuildTasks, ...]:
+        """The tasks of the builds that `names` mean. tuned: schedules in place of those in the user's records."""
+        return plan(self.deployfile, self.select(names), self.folder, tuned=tuned)
 
 
 def _means(name: str, build: Build) -> bool:

@@ -24,7 +24,7 @@ from toolchain.cli.space import Amount
 from toolchain.core.artifact import Artifact
 from toolchain.core.errors import UsageError
 from toolchain.core.settings import settings
-from toolchain.tasks.plan import BuildTasks, Tuned, plan
+from toolchain.tasks.plan import BuildTasks, Tuned
 from toolchain.te.tune.searchers import SEARCHERS
 
 INTERRUPTED = 130
@@ -61,7 +61,7 @@ def tune_command(
     if export_file is not None or import_file is not None:
         return exchange(export_file, import_file)
     project = open_project(file, folder)
-    default = default_tasks(project, names)
+    default = project.tasks(names, lambda build, target: {})        # whatever the records say
     goals = {b.name: (b.module, *(bucket.optimized for bucket in b.buckets)) for b in default}
     built = execute(project, goals, is_result=False)
     if built.exit_code:
@@ -74,14 +74,6 @@ def tune_command(
             return _tune(project, names, default, built.artifacts, store, records, options)
     finally:
         store.close()
-
-
-def default_tasks(project: Project, names: Sequence[str], tuned: Tuned = lambda target: {}) -> tuple[BuildTasks, ...]:
-    """The tasks of builds with these answers, whatever the records say, and whatever the deployfile demands of kernels."""
-    from toolchain.tasks.tuning.tune import with_default_policy
-
-    anyhow = project._replace(deployfile=with_default_policy(project.deployfile))
-    return plan(anyhow.deployfile, anyhow.select(names), anyhow.folder, tuned=tuned)
 
 
 def _options(
@@ -137,7 +129,7 @@ def _slower_networks(
     from toolchain.core.target import Target
     from toolchain.tasks.tuning.confirm import compare_networks
 
-    tasks = default_tasks(project, names, tuned)
+    tasks = project.tasks(names, tuned)
     built = execute(project, {b.name: (b.module,) for b in tasks}, keep_going=True, is_result=False, noun="tuned builds")
     told: dict[str, tuple[str, bool]] = {}
     for before, after in zip(default, tasks, strict=True):

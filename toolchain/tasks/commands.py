@@ -64,7 +64,7 @@ def _build_facts(
         size_bytes=module.size_bytes,
         weights_bytes=module.meta.get("weights_bytes", 0), arena_bytes=module.meta.get("arena_bytes", 0),
         compile_s=round(sum(_duration_s(t, store, project) for t in _made_by(b.module, artifacts)), 3),
-        kernels=module.meta.get("kernels", 0), tuned_kernels=module.meta.get("tuned_kernels", 0),
+        kernels=module.meta.get("kernels", 0), tuned_kernels=len(module.meta.get("schedules", ())),
         digests={"graph": graph.digest, "artifact": module.digest},
     )
 

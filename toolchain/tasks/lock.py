@@ -3,7 +3,8 @@
     [tools]             versions of all packages that shape bytes, and the digest of our own code
     [models.NAME]       what the deployfile says of the model, digests of its files and data, of what a recipe or wheel gave
     [targets.NAME]      what the deployfile says of the target, and everything that was found out about its processor
-    [builds."M@T"]      its model and target, the digest of these three sections, the digests of the artifact and its files
+    [builds."M@T"]      its model and target, the digest of these three sections, its tuned schedules (which a locked build
+                        takes from here), the digests of the artifact and its files
 
 Sections of models and targets are shared between builds, which may have been made at different times: the digest a build
 keeps of its three sections ("inputs") says whether it was made from what they say now.
@@ -25,13 +26,14 @@ from toolchain.core.artifact import Artifact
 from toolchain.core.digest import digest_json
 from toolchain.core.versions import installed_version
 from toolchain.tasks.code import code_digest
-from toolchain.tasks.plan import IMPORT_CODE, KERNEL_CODE, LINK_CODE, OPTIMIZE_CODE, VERIFY_CODE, BuildTasks
+from toolchain.tasks.plan import IMPORT_CODE, KERNEL_CODE, LINK_CODE, OPTIMIZE_CODE, VERIFY_CODE, BuildTasks, Tuned
 
 TOOLS = ("llvmlite", "ml_dtypes", "numpy", "onnx", "toolchain", "ziglang")     # each is in the keys of the tasks it shapes
 CODE = tuple(sorted({*IMPORT_CODE, *KERNEL_CODE, *LINK_CODE, *OPTIMIZE_CODE, *VERIFY_CODE}))
 SAID = "deployfile"             # below this key: what the deployfile says
 MADE = "made"                   # ... digests of what a recipe wrote, or a wheel held
 FILES = "files"                 # ... digests of the files a model and its data are read from, or an artifact has
+SCHEDULES = "schedules"         # ... by canonical workload, how kernels with tuned schedules answered their sketch
 TOOLS_SECTION: Name = ("tools", "")
 
 Sections = dict[Name, Section]
@@ -105,8 +107,17 @@ def results(tasks: Iterable[BuildTasks], inputs: Mapping[Name, Section], artifac
         module, model, target = artifacts[b.module.name], b.build.model, b.build.target
         found[build_name(b)] = flatten({
             "model": model, "target": target, "inputs": inputs_digest(inputs, model, target), "artifact": module.digest,
-            FILES: {name: file.digest for name, file in module.files.items()}})
+            SCHEDULES: module.meta.get("schedules", {}), FILES: {name: file.digest for name, file in module.files.items()}})
     return found
+
+
+def locked_schedules(lock: Lock) -> Tuned:
+    """For `plan`: the tuned schedules of locked builds, in place of what the user's records say."""
+    def answers(build: str, target: str) -> dict[str, dict[str, str]]:
+        section = lock.sections.get(("builds", build), {})
+        said = {key.removeprefix(f"{SCHEDULES}."): str(text) for key, text in section.items() if key.startswith(SCHEDULES)}
+        return {key: dict(pair.split("=", 1) for pair in text.split() if "=" in pair) for key, text in said.items()}
+    return answers
 
 
 def inputs_digest(sections: Mapping[Name, Section], model: str, target: str) -> str:

@@ -88,7 +88,7 @@ class BuildTasks:
 
 
 Answers = Mapping[str, str]
-Tuned = Callable[[str], Mapping[str, Answers]]      # digest of a Target -> answers by canonical workload
+Tuned = Callable[[str, str], Mapping[str, Answers]]     # (build, digest of its Target) -> answers by canonical workload
 
 
 def plan(
@@ -98,9 +98,9 @@ def plan(
     """The tasks of these builds; `project` is the folder that the deployfile's paths are relative to.
 
     targets: whole Targets in place of what the deployfile says of those names. tuned: the schedules kernels get in place of
-    default ones, those of the user's tuning records unless given.
+    default ones, those of the user's tuning records unless given (nothing is then demanded of the records).
     """
-    planner = _Planner(deployfile, project, targets or {}, tuned or recorded)
+    planner = _Planner(deployfile, project, targets or {}, tuned)
     return tuple(planner.build(b) for b in builds)
 
 
@@ -125,8 +125,10 @@ class _About:
 class _Planner:
     """Shares tasks between builds: one import per model and shapes, one target, one kernel per distinct workload."""
 
-    def __init__(self, deployfile: Deployfile, project: Path, targets: Mapping[str, Target], tuned: Tuned) -> None:
-        self.deployfile, self.project, self.targets, self.tuned = deployfile, project, targets, cache(tuned)
+    def __init__(self, deployfile: Deployfile, project: Path, targets: Mapping[str, Target],
+                 tuned: Tuned | None) -> None:
+        self.deployfile, self.project, self.targets = deployfile, project, targets
+        self.tuned, self.by_records = cache(tuned or recorded), tuned is None
         self.tasks: dict[str, Task] = {}
 
     @cached_property
@@ -240,10 +242,11 @@ class _Planner:
         versions, code = _versions("llvmlite"), code_digest(*KERNEL_CODE)
         target = artifacts["target"].meta["target"]
         graphs = [artifact for name, artifact in artifacts.items() if name.startswith(GRAPH)]
-        tuned, found = self.tuned(target_digest(target)), {}
+        tuned, found = self.tuned(build.name, target_digest(target)), {}
         asked = {key: body for graph in graphs for key, body in graph.meta["kernels"].items()}
-        if build.tune.policy == "require_tuned" and (missing := [key for key in asked if key not in tuned]):
-            raise _not_tuned(build, [asked[key]["name"] for key in missing], len(asked))
+        missing = [body["name"] for key, body in asked.items() if key not in tuned]
+        if self.by_records and build.tune.policy == "require_tuned" and missing:
+            raise _not_tuned(build, missing, len(asked))
         for key, body in asked.items():
             name = f"kernel:{body['name']}-{key[:12]}@{build.target}"
             if name not in self.tasks:                          # lists: each is one ingredient of the key
@@ -274,8 +277,8 @@ class _Planner:
         return self.tasks.setdefault(task.name, task)
 
 
-def recorded(target: str) -> dict[str, Answers]:
-    """What tuning has confirmed for a target (the digest of it). No answers: the default schedule is the best known."""
+def recorded(build: str, target: str) -> dict[str, Answers]:
+    """What tuning has confirmed for a target, whatever the build. No answers: the default schedule is the best known."""
     store = settings().store
     if not records_path(store).exists():
         return {}

@@ -175,9 +175,14 @@ def link(params: Params, inputs: Inputs, out: Path) -> Result:
                    weights.files["weights"], target, extra, inputs["runtime"].files[RUNTIME].read_bytes())
     return Result("module", {
         "weights_bytes": weights.meta["size_bytes"], "arena_bytes": max(plan.arena_bytes for plan in plans),
-        "kernels": len(kernels), "tuned_kernels": sum(i.meta["tuned"] for i in made.values()),
+        "kernels": len(kernels), "schedules": {key: answers_text(made[key].meta["answers"]) for key in sorted(tuned)},
         "workspaces": {key: list(k.workspace) for key, k in kernels.items()},
     })
+
+
+def answers_text(answers: Mapping[str, str]) -> str:
+    """As lock files keep it: "tile=1x6x2 unroll=4"."""
+    return " ".join(f"{name}={answer}" for name, answer in answers.items())
 
 
 def layers(

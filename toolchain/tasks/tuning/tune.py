@@ -11,9 +11,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from toolchain.build.deployfile import Deployfile
 from toolchain.build.records import Choice, Records, TrialRow
 from toolchain.core.digest import digest_json
 from toolchain.core.errors import TuneError, UsageError
@@ -21,6 +20,7 @@ from toolchain.core.versions import installed_version
 from toolchain.targets.fingerprint import host_fingerprint
 from toolchain.tasks.code import code_digest
 from toolchain.tasks.machine import peak_gflops
+from toolchain.tasks.plan import Tuned
 from toolchain.tasks.tuning.confirm import CANDIDATES, Confirmed, confirm
 from toolchain.tasks.tuning.kernels import TunedKernel
 from toolchain.tasks.tuning.local import LocalMeasurer
@@ -194,19 +194,13 @@ def require_time(options: Options, session: Session) -> None:
                          "stay", fix="give a larger --budget")
 
 
-def tuned_answers(found: Sequence[Found]) -> Callable[[str], dict[str, dict[str, str]]]:
+def tuned_answers(found: Sequence[Found]) -> Tuned:
     """For `plan`: the winners' answers by target and workload."""
     by_target: dict[str, dict[str, dict[str, str]]] = {}
     for f in found:
         if f.confirmed is not None and f.confirmed.winner is not None:
             by_target.setdefault(f.kernel.target_key, {})[f.kernel.workload] = f.confirmed.winner.answers
-    return lambda target: by_target.get(target, {})
-
-
-def with_default_policy(deployfile: Deployfile) -> Deployfile:
-    """The deployfile as one builds it for tuning: nothing is demanded of kernels that are yet to be tuned."""
-    builds = tuple(replace(b, tune=replace(b.tune, policy="allow_default")) if b.tune else b for b in deployfile.builds)
-    return replace(deployfile, builds=builds, tune=replace(deployfile.tune, policy="allow_default"))
+    return lambda build, target: by_target.get(target, {})
 
 
 def _session_id(kernels: Sequence[TunedKernel], machine: str, options: Options) -> str:

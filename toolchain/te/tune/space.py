@@ -17,6 +17,7 @@ from toolchain.core.errors import CodegenError, ScheduleError
 from toolchain.te.tune.choices import Choices, Question
 
 Program = Callable[[Choices], str]
+Key = tuple[tuple[str, str], ...]           # questions with their answers, in the order asked
 PROBES = 16                     # random descents that a space's size is estimated from
 
 
@@ -31,7 +32,7 @@ class Point:
     questions: tuple[Question, ...] = field(compare=False)
     signature: str = field(default="", compare=False)
     refused: str = field(default="", compare=False)
-    key: tuple[tuple[str, str], ...] = field(init=False)
+    key: Key = field(init=False)
     expected: float = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -59,7 +60,8 @@ class Space:
     def __init__(self, program: Program, default: Mapping[str, str] | None = None) -> None:
         """default: answers of the untuned schedule, where they are not the ones the program proposes."""
         self._program, self._default = program, dict(default or {})
-        self._known: dict[tuple[tuple[str, str], ...], Point] = {}
+        self._known: dict[Key, Point] = {}
+        self._asks: dict[Key, Question] = {}            # the question that follows these answers
 
     def point(self, answers: Mapping[str, str]) -> Point:
         """The point these answers lead to: what they leave open is answered with defaults, what is not asked is dropped."""
@@ -75,6 +77,8 @@ class Space:
         except (ScheduleError, CodegenError) as error:
             refused = error.what
         point = Point(tuple(choices.asked.values()), signature, refused)
+        for n, question in enumerate(point.questions):
+            self._asks.setdefault(point.key[:n], question)
         return self._known.setdefault(point.key, point)
 
     @property
@@ -94,8 +98,11 @@ class Space:
         yield from below({})
 
     def sample(self, rng: random.Random) -> Point:
-        """Each question answered by chance, as it is asked."""
-        return self._run(_Drawn(rng))
+        """Each question, in order, answered by chance. The program runs only where it has not been yet."""
+        key: Key = ()
+        while (question := self._asks.get(key)) is not None:
+            key = (*key, (question.name, rng.choice(question.options)))
+        return self._known.get(key) or self._run(_Drawn(dict(key), rng))
 
     def neighbours(self, point: Point, reach: int = 1) -> list[Point]:
         """Points that differ in one answer, by at most `reach` places among its options; nearest first."""
@@ -138,11 +145,11 @@ class Space:
 
 
 class _Drawn(Choices):
-    """Answers by chance."""
+    """Answers by chance what is not answered."""
 
-    def __init__(self, rng: random.Random) -> None:
-        super().__init__()
+    def __init__(self, answers: Mapping[str, str], rng: random.Random) -> None:
+        super().__init__(answers)
         self._rng = rng
 
     def answer(self, name: str, options: tuple[str, ...], default: str) -> str:
-        return self._rng.choice(options)
+        return self.answers[name] if name in self.answers else self._rng.choice(options)
