@@ -112,3 +112,41 @@ def test_a_target_that_cannot_run_here(two_layers, capsys):
         deployfile.write("targets: {other: {kind: x86, cpu: x86-64-v2, features: ['+amx-complex']}}\n")
     assert main(["tune"]) == 2
     assert "target 'other' cannot be tuned here: this processor has no amx-complex" in capsys.readouterr().err
+
+
+def test_interrupted_it_keeps_what_it_found_and_goes_on(two_layers, capsys, monkeypatch):
+    measure, left = local.LocalMeasurer.measure, [5]
+
+    def interrupted(self, task, points, best_us):
+        for trial in measure(self, task, points, best_us):
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            yield trial
+    monkeypatch.setattr(local.LocalMeasurer, "measure", interrupted)
+    assert main(["tune", "--trials", "6"]) == 130
+    assert "interrupted: confirming what was found so far" in capsys.readouterr().err
+    first = trials()
+    assert len(first) == 5
+    left[0] = 100
+    assert main(["tune", "--trials", "6"]) == 0
+    assert trials()[:5] == first and len(trials()) == 12 and left == [93]
+
+
+def test_a_miscompiled_candidate_never_wins_and_is_kept(two_layers, capsys, monkeypatch):
+    """Every candidate but the default claims to be fast, and is wrong."""
+    measure, defaults = local.LocalMeasurer.measure, set()
+
+    def lying(self, task, points, best_us):
+        for trial in measure(self, task, points, best_us):
+            first = task not in defaults
+            defaults.add(task)
+            yield trial if first else replace(trial, times_us=(1e-3,), error="wrong: output 0 differs by 1")
+    monkeypatch.setattr(local.LocalMeasurer, "measure", lying)
+    assert main(["tune", "--trials", "5"]) == 0
+    out, err = capsys.readouterr()
+    assert "tuned 0 of 2 kernels: 10 trials, 8 failed (8 wrong)" in out and "kept in .tc/failed/tune/matmul" in err
+    kept = sorted((two_layers / ".tc" / "failed" / "tune").iterdir())
+    assert len(kept) == 8 and json.loads((kept[0] / "answers.json").read_text())
+    with Records(settings().store) as records:
+        assert all(not c.answers for c in records.choices().values())

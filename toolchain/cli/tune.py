@@ -19,7 +19,7 @@ from toolchain.build.store import Store
 from toolchain.cli.build import execute
 from toolchain.cli.commands import command, project_options
 from toolchain.cli.project import Project, open_project
-from toolchain.cli.screen import Style, count, cut, seconds, style_of
+from toolchain.cli.screen import Style, count, cut, near, seconds, style_of
 from toolchain.cli.space import Amount
 from toolchain.core.artifact import Artifact
 from toolchain.core.errors import UsageError
@@ -28,6 +28,7 @@ from toolchain.tasks.plan import BuildTasks, Tuned
 from toolchain.te.tune.searchers import SEARCHERS
 
 INTERRUPTED = 130
+MISCOMPILED = ("wrong", "bounds")       # causes of failure that are our bug, and worth a look
 
 
 @command("tune")
@@ -93,12 +94,19 @@ def _tune(
     records: Records, options: Any,
 ) -> int:
     from toolchain.tasks.tuning.kernels import kernels
-    from toolchain.tasks.tuning.tune import Tuning, require_time, tuned_answers
+    from toolchain.tasks.tuning.tune import Tuning, keep_reproducer, require_time, tuned_answers
 
     begun = time.monotonic()
     found_kernels = kernels(default, artifacts, store)
     screen = Screen(style_of(sys.stderr, settings(), os.environ.get("TERM", "")), options.budget_s)
-    tuning = Tuning(found_kernels, len(default), records, options, screen.trial)
+    by_key = {k.key: k for k in found_kernels}
+
+    def on_trial(task: Any, trial: Any) -> None:
+        screen.trial(task, trial)
+        if trial.cause in MISCOMPILED and (
+                kept := keep_reproducer(by_key[task.key], trial, project.state / "failed" / "tune")):
+            screen.note(f"{task.name}: {trial.error}; kept in {near(str(kept))}")
+    tuning = Tuning(found_kernels, len(default), records, options, on_trial)
     screen.begin({k.key: k.name for k in tuning.open}, len(found_kernels))
     interrupted = False
     with tuning.measurer() as measurer, screen.shown():

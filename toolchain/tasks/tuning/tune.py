@@ -6,17 +6,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from toolchain.build.records import Choice, Records, TrialRow
 from toolchain.core.digest import digest_json
 from toolchain.core.errors import TuneError, UsageError
 from toolchain.core.versions import installed_version
+from toolchain.graph.serialize import save
+from toolchain.graph.text import to_text
 from toolchain.targets.fingerprint import host_fingerprint
 from toolchain.tasks.code import code_digest
 from toolchain.tasks.machine import peak_gflops
@@ -175,6 +179,24 @@ class Tuning:
         known = self.records.choices(kernel.target_key).get(kernel.workload)
         earlier = kernel.space.point(known.answers) if known is not None and known.answers else kernel.space.default
         return best if earlier.refused or earlier in (*best, kernel.space.default) else [*best, earlier]
+
+
+def keep_reproducer(kernel: TunedKernel, trial: Trial, folder: Path) -> Path | None:
+    """What is needed to look at a candidate that computes something else; None: it is kept already. folder/KERNEL-... with
+
+        graph.json, params.bin, graph.txt    the kernel's body      target.json    what it was made for
+        answers.json                         the schedule           what.txt       what was wrong
+    """
+    place = folder / f"{kernel.name}-{kernel.workload[:12]}-{digest_json(dict(trial.answers))[:8]}"
+    if place.exists():
+        return None
+    place.mkdir(parents=True)
+    save(kernel.job.body, place)
+    (place / "graph.txt").write_text(to_text(kernel.job.body))
+    (place / "target.json").write_text(json.dumps(kernel.job.target.to_json(), indent=1))
+    (place / "answers.json").write_text(json.dumps(dict(trial.answers), indent=1))
+    (place / "what.txt").write_text(f"{trial.error}\n")
+    return place
 
 
 def _promise(kernel: TunedKernel, standing: Standing) -> float:
