@@ -275,7 +275,7 @@ def serve_forks(fd: int, owner: int, preload: Sequence[str]) -> None:
 def keep_imports() -> None:
     """Tell the garbage collector that what the imports made stays: looking through it again costs a compile 5 %."""
     gc.freeze()
-    gc.set_threshold(100_000, 20, 20)
+    gc.set_threshold(200_000, 50, 1000)
 
 
 def _ended() -> Iterator[tuple[int, int]]:
