@@ -52,6 +52,10 @@ class Parts:
     tile: Tile
     shared: str
 
+    def __str__(self) -> str:
+        """As records keep it, the tile apart: "strips:2x14"."""
+        return f"{self.shared}:{self.rows}x{self.columns}"
+
 
 def algorithms(target: Target, sizes: Sequence[int] = SIZES) -> Callable[[Node, Graph], int]:
     """The `choose` callback of `choose_algorithms`: the tile size of Winograd's algorithm, 0 for direct convolution.
@@ -92,6 +96,13 @@ def winograd_cycles(shape: Geometry, m: int, target: Target, cold: bool) -> floa
 def winograd_parts(shape: Geometry, m: int, target: Target) -> Parts:
     """The parts with the lowest cost; the same whether or not weights are cold, which all parts pay alike."""
     return _best(shape, m, target, False)[1]
+
+
+@lru_cache(1024)
+def winograd_choices(shape: Geometry, m: int, target: Target) -> tuple[tuple[float, Parts], ...]:
+    """All parts with what the model expects of them, the cheapest (`winograd_parts`) first."""
+    found = [(_cycles(shape, m, parts, target, False), parts) for parts in _candidates(shape, m, target)]
+    return tuple(sorted(found, key=lambda choice: choice[0]))
 
 
 @lru_cache(1024)

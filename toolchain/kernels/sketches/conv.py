@@ -26,7 +26,16 @@ from toolchain.kernels.sketches.stages import (
     share_more,
     split,
 )
-from toolchain.kernels.tiling import Tile, ask_tile, ask_unroll, conv_tiles, largest_divisor, matmul_tiles, plane_tiles
+from toolchain.kernels.tiling import (
+    MOST_MULTIPLY_ADDS,
+    Tile,
+    ask_tile,
+    ask_unroll,
+    conv_tiles,
+    largest_divisor,
+    matmul_tiles,
+    plane_tiles,
+)
 from toolchain.te.tensor import Tensor
 from toolchain.te.tune.choices import Choices
 
@@ -278,7 +287,11 @@ def plain_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices)
     if anchor.shape[-1] % (vectors * lanes):
         ragged.append(xo)
     xv, xl = s[out].split(x, factor=lanes)
-    shared = max(outer, key=lambda axis: min(axis.extent, 2 * target.cores))
+    loops = dict(zip(("images", "groups", *(f"d{d}" for d in range(2, len(outer)))), outer))
+    widest = max(loops, key=lambda name: min(loops[name].extent, 2 * target.cores))
+    shared = loops[choices.one_of("parallel", tuple(loops), widest)]
+    if og.extent > 1 and len(outer) > 2 and choices.one_of("order", ("groups", "rows"), "groups") == "rows":
+        outer = [n, *outer[2:], og]
     order = share_first(shared, ragged, [*outer, xo])
     s[out].reorder(*order, *inner, xv, xl)
     shared, order = share_more(s, out, shared, ragged, order, target.cores)
@@ -287,6 +300,10 @@ def plain_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices)
     av, al = s[acc].split(ax, factor=lanes)
     s[acc].reorder(*s[acc].op.reduce_axis, *an, av, al)
     s.set_layout(acc, row_registers(len(anchor.shape), lanes))
+    last = s[acc].op.reduce_axis[-1]
+    fits = 1 < last.extent <= UNROLLED_TAPS and channels * rows * vectors * last.extent <= MOST_MULTIPLY_ADDS
+    if fits and choices.one_of("unroll_taps", (False, True), False):
+        s[acc].unroll(last)
     for axis in (*an, av):
         s[acc].unroll(axis)
     for axis in (*inner, xv):

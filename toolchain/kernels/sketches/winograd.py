@@ -12,12 +12,14 @@ of outputs; U streams through, packed in the order it is read.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from toolchain import te
 from toolchain.core.layout import Layout, default_axes
 from toolchain.core.target import Target
-from toolchain.kernels.algorithms import MEMORY_BYTES_PER_CYCLE, Geometry, Parts, winograd_parts
+from toolchain.kernels.algorithms import MEMORY_BYTES_PER_CYCLE, Geometry, Parts, winograd_choices
 from toolchain.kernels.sketches.stages import channel_lanes, inline_injective, layout_of, peel, readers, split
-from toolchain.kernels.tiling import ask_unroll
+from toolchain.kernels.tiling import ask_tile, ask_unroll, conv_tiles
 from toolchain.te.tensor import Tensor
 from toolchain.te.tune.choices import Choices
 
@@ -57,9 +59,11 @@ def _parts(
     vectors = layout_of(s, s.func.stages[products].input_tensors[1]).dims[-1][1] // lanes or 1
     height, width = s.func.outputs[0].shape[2:]
     shape = Geometry(p.shape[0], p.shape[1], products.shape[1], height, width)
-    parts = winograd_parts(shape, q.shape[4], target)
+    ranked = winograd_choices(shape, q.shape[4], target)
+    parts = choices.one_of("parts", [p for _, p in ranked], ranked[0][1], [cost for cost, _ in ranked])
     assert parts.tile.vectors == vectors, "weights are packed for the register tile"
-    return parts
+    tiles = conv_tiles(parts.rows, parts.columns, -(-shape.outputs // lanes), target)
+    return replace(parts, tile=ask_tile(choices, [t for t in tiles if t.vectors == vectors] or [parts.tile]))
 
 
 def _output_loops(

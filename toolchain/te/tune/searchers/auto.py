@@ -10,7 +10,7 @@ from toolchain.te.tune.searchers.coordinate import CoordinateDescent
 from toolchain.te.tune.searchers.searcher import PATIENCE
 from toolchain.te.tune.space import Point, Space
 
-POOL = 32               # points by chance that the analytic model ranks, beside the default's neighbours
+POOL = 16               # points by chance that the analytic model ranks, beside the default's neighbours
 BY_MODEL = 6            # of them measured before the descent begins
 PARENTS = 4
 
