@@ -10,7 +10,7 @@ import pytest
 from small_networks import write_project
 from test_deploy import ran
 
-from toolchain.build.records import Records
+from toolchain.build.records import Records, records_path
 from toolchain.cli import main
 from toolchain.core.settings import settings
 from toolchain.tasks.tuning import local
@@ -88,6 +88,16 @@ def test_require_tuned_names_what_is_not(two_layers, capsys):
     assert "2 of 2 kernels are not tuned: matmul" in err and "fix: run `tc tune mlp@x86`" in err
     assert main(["tune"]) == 0
     assert main(["build"]) == 0
+
+
+def test_damaged_records_are_an_error_once(two_layers, capsys):
+    path = records_path(settings().store)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"not a database" * 1000)
+    assert main(["build"]) == 1
+    assert "the tuning records were damaged" in capsys.readouterr().err
+    assert main(["build"]) == 0
+    assert [p for p in path.parent.iterdir() if "damaged" in p.name]
 
 
 def test_records_travel(two_layers, capsys, tmp_path, monkeypatch):

@@ -231,6 +231,15 @@ def test_a_worker_that_is_killed_is_replaced(measured):
     assert not trial.error and measurer._process is not process
 
 
+def test_a_kernel_without_a_reference_is_refused_and_the_next_one_measured(measured):
+    _, space = measured
+    strange = replace(body(), nodes=(Node("NoSuchOperator", ("x", "w"), ("y",), {}, "n"),))
+    with LocalMeasurer([Job("strange", strange, HOST), Job("task", body(), HOST, (1,))], QUICK) as measurer:
+        (refused,) = measurer.measure("strange", [space.default], math.inf)
+        (trial,) = measurer.measure("task", [space.default], math.inf)
+    assert refused.error.startswith("refused: no inputs, or no reference: ") and not trial.error
+
+
 def test_what_is_faster_than_the_machine_is_implausible(measured):
     _, space = measured
     asked: list[int] = []

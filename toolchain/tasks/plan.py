@@ -278,12 +278,19 @@ class _Planner:
 
 
 def recorded(build: str, target: str) -> dict[str, Answers]:
-    """What tuning has confirmed for a target, whatever the build. No answers: the default schedule is the best known."""
+    """What tuning has confirmed for a target, whatever the build. No answers: the default schedule is the best known.
+
+    Raises TuneError: the records were damaged. Once: they are out of the way then, and the next build has default schedules.
+    """
     store = settings().store
     if not records_path(store).exists():
         return {}
     with Records(store) as records:
-        return {workload: choice.answers for workload, choice in records.choices(target).items()}
+        found = records.choices(target)
+        if records.damaged is not None:
+            raise TuneError("the tuning records were damaged, and are no longer used", where=str(records.damaged),
+                            fix="`tc tune --import FILE` where you have exported them; else the next build takes defaults")
+        return {workload: choice.answers for workload, choice in found.items()}
 
 
 def target_digest(target: Mapping[str, Any]) -> str:

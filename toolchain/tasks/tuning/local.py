@@ -27,6 +27,7 @@ from toolchain.te.tune.space import Point
 START_TIMEOUT_S = 120.0
 BUILD_TIMEOUT_S = 20.0          # of one candidate; a sketch's code is made in a tenth of a second
 PREPARE_TIMEOUT_S = 300.0       # the reference is a NumPy interpreter
+MOST_ROTATED_BYTES = 256 << 20  # copies of weights together
 SLOWER = 1.25                   # a canary that takes longer by this: the machine is not what it was
 AGAIN = 2                       # how often a batch is then measured anew
 FASTER_THAN_PEAK = 1.1          # how far a time may be beyond the measured peak: the peak has noise, too
@@ -131,7 +132,8 @@ class LocalMeasurer:
 
     def _build(self, task: str, points: Sequence[Point]) -> list[str]:
         """Errors of building, "" where there is none. What was built before is not built again."""
-        self._prepare(task)
+        if error := self._prepare(task):
+            return [error] * len(points)
         missing = [p for p in points if (task, p.signature) not in self._files]
         files = [str(self._file(task, p)) for p in missing]
         request = {"key": task, "answers": [p.answers for p in missing], "files": files, "jobs": self.builders,
@@ -145,7 +147,8 @@ class LocalMeasurer:
         return self._run_file(task, self._file(task, point), best_us)
 
     def _run_file(self, task: str, file: Path, best_us: float) -> dict[str, Any]:
-        self._prepare(task)
+        if error := self._prepare(task):
+            return {"times_us": [], "stopped": False, "error": error}
         request = {"key": task, "file": str(file), "best_us": best_us if math.isfinite(best_us) else 1e18,
                    "timing": asdict(self.timing)}
         return {"times_us": [], "stopped": False, **self._ask("run", request, 2 * self.timing.timeout_s + 10)}
@@ -162,16 +165,19 @@ class LocalMeasurer:
         self._canary[task] = (file, min(now_us, before_us))
         return now_us > SLOWER * before_us
 
-    def _prepare(self, task: str) -> None:
+    def _prepare(self, task: str) -> str:
+        """Make the arrays of a task, unless they are there. Returns why that cannot be done, or ""."""
         if self._prepared == task and self._process is not None:
-            return
+            return ""
         job = self.jobs[task]
-        rotate_bytes = 5 * job.target.l3_bytes // 4
+        rotate_bytes = min(5 * job.target.l3_bytes // 4, MOST_ROTATED_BYTES)
         answer = self._ask("prepare", {"key": task, "body": to_json(job.body), "target": job.target.to_json(),
                                        "weights": list(job.weights), "rotate_bytes": rotate_bytes}, PREPARE_TIMEOUT_S)
         if "prepared" not in answer:
-            raise TuneError(f"the inputs of a kernel cannot be made: {answer['error']}", where=task)
+            self._prepared = ""
+            return f"refused: {answer['error']}"
         self._prepared = task
+        return ""
 
     def _file(self, task: str, point: Point) -> Path:
         return Path(self._folder.name) / f"{task[:12]}-{point.signature[:24]}"

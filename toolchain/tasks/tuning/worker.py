@@ -4,7 +4,7 @@ Run as `python -P -m toolchain.tasks.tuning.worker`; speaks JSON lines with `loc
 are loaded and a task's arrays are made once, here; a child is a fork, and what it does to its copy of them dies with it.
 
                                                                                     -> {"ready": true}
-    {"prepare": {"key", "body", "target", "weights", "rotate_bytes"}}                -> {"prepared": number of copies}
+    {"prepare": {"key", "body", "target", "weights", "rotate_bytes"}}                -> {"prepared": copies} or {"error"}
     {"build": {"key", "answers": [...], "files": [...], "jobs", "timeout_s"}}        -> {"errors": ["" | "build: ...", ...]}
     {"run": {"key", "file", "best_us", "timing": {...}}}                             -> {"times_us", "stopped", "error"}
     {"compare": {"key", "files": [...], "rounds", "timing": {...}}}                  -> {"samples": [[...], ...], "error"}
@@ -78,8 +78,11 @@ class Server:
     def prepare(self, argument: Mapping[str, Any]) -> dict[str, Any]:
         self.task = None                                    # its arrays go before the next ones come
         body, target = from_json(argument["body"]), Target.from_json(argument["target"])
-        self.task = _Task(body, target, prepare(body, argument["weights"], argument["rotate_bytes"]))
-        self.key = argument["key"]
+        try:
+            workload = prepare(body, argument["weights"], argument["rotate_bytes"])
+        except Exception as error:                          # one kernel that cannot be measured must not end the others
+            return {"error": f"no inputs, or no reference: {type(error).__name__}: {error}"[:500]}
+        self.task, self.key = _Task(body, target, workload), argument["key"]
         return {"prepared": len(self.task.workload.copies)}
 
     def build(self, argument: Mapping[str, Any]) -> dict[str, Any]:
