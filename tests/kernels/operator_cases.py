@@ -261,6 +261,8 @@ def resizes() -> list[Case]:
         *(sizes(x, 1, 2, 13, 4, mode=mode, coordinate_transformation_mode=m) for m in modes for mode in ("linear", "cubic")),
         *(scales(x, 1, 1, 0.6, 1.7, mode=mode, coordinate_transformation_mode=m) for m in modes for mode in ("nearest",
                                                                                                              "linear")),
+        scales(d(1, 1, 40, 50), 1, 1, 2, 1.7, mode="cubic"),
+        scales(d(1, 1, 33, 50), 1, 1, 2.37, 3, mode="cubic", cubic_coeff_a=-0.5),
         scales(x, 1, 1, 2, 2, mode="linear"), sizes(d(2, 3, 4), 2, 3, 9, mode="linear"), sizes(d(7), 3),
         sizes(x, 1, 2, 1, 1, mode="linear"),
         sizes(x, 3, 3, axes=(2, 3), mode="linear", antialias=1), sizes(x, 4, 2, axes=(3, 2), mode="cubic", antialias=1),

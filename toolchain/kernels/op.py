@@ -134,13 +134,17 @@ def row_major(at: Sequence[Any], shape: Sequence[int]) -> Any:
 
 
 def table(values: Sequence[float], at: Any, dtype: str) -> te.Expr:
-    """values[at] for a short list known at build time: a search tree of selects, equal neighbours joined."""
+    """values[at] for a short list known at build time: a search tree of selects over one period, equal neighbours joined."""
+    texts = [str(v) for v in values]                            # 0.0 is not -0.0, and NaN is itself
+    period = next(p for p in range(1, len(texts) + 1) if texts[p:] == texts[:-p])
+    place = te.index(at) % period if period < len(texts) else te.index(at)
+
     def tree(low: int, high: int) -> te.Expr:
-        if len({str(v) for v in values[low:high]}) == 1:        # as text: 0.0 is not -0.0, and NaN is itself
+        if len({*texts[low:high]}) == 1:
             return te.const(values[low], dtype)
         middle = (low + high) // 2
-        return te.select(te.index(at) < middle, tree(low, middle), tree(middle, high))
-    return tree(0, len(values))
+        return te.select(place < middle, tree(low, middle), tree(middle, high))
+    return tree(0, period)
 
 
 def _propagating(pick: Callable[[te.Expr, te.Expr], te.Expr], start: Callable[[str], te.Expr], name: str) -> te.Reducer:

@@ -148,7 +148,7 @@ def resize(op: Op) -> te.Tensor:
             return parts[0]
         if len(parts) == 2 and (w := _linear_weight(t, j, picks[0], source[dim], kind)) is not None:
             return parts[0] + (parts[1] - parts[0]) * w
-        weighted = [p * table(t.weight[:, k].tolist(), j, kind) for k, p in enumerate(parts)]
+        weighted = [p * w for p, w in zip(parts, _cubic_weights(op, t, j, kind) or _tables(t, j, kind), strict=True)]
         total = weighted[0]
         for w in weighted[1:]:
             total = total + w
@@ -176,6 +176,38 @@ def _linear_weight(t: Taps, j: Any, low: Any, n: int, kind: str) -> te.Expr | No
             clipped = te.minimum(te.maximum(here, 0.0), float(n - 1))
             return (clipped - te.index(low).astype("float64")).astype(kind)
     return table(w.tolist(), j, kind)
+
+
+def _tables(t: Taps, j: Any, kind: str) -> list[te.Expr]:
+    """The weights as tables, rounded a little so that what repeats along the dimension is seen to repeat."""
+    return [table(column.round(DIGITS[kind]).tolist(), j, kind) for column in t.weight.T]
+
+
+DIGITS = {"float32": 9, "float64": 17}
+SHORT = 64                      # weights: their table is shorter than the formula
+
+
+def _cubic_weights(op: Op, t: Taps, j: Any, kind: str) -> list[te.Expr] | None:
+    """The weights of four taps as polynomials of the fraction of the coordinate, when the coordinates are evenly spaced;
+    None: a table is short, or other weights."""
+    out, low = len(t.coordinate), np.floor(t.coordinate)
+    if op.attr("mode") != "cubic" or t.weight.shape[1] != 4 or out <= SHORT or op.attr("exclude_outside", 0):
+        return None
+    step, start = float(t.coordinate[1] - t.coordinate[0]), float(t.coordinate[0])
+    a, steps = float(op.attr("cubic_coeff_a", -0.75)), np.arange(-1, 3)
+    fraction = np.arange(out) * step + start - low
+    if not np.allclose(_cubic(np.abs(steps[None, :] - fraction[:, None]), a), t.weight, rtol=0, atol=1e-7):
+        return None
+    base = int(low.min())
+    below = te.index(pick((low - base).astype(int), j, int(low.max()) - base + 2))
+    here = (te.index(j).astype("float64") * step + start - base - below.astype("float64")).astype(kind)
+
+    def near(d: te.Expr) -> te.Expr:
+        return ((a + 2) * d - (a + 3)) * d * d + 1.0
+
+    def far(d: te.Expr) -> te.Expr:
+        return ((d - 5.0) * d + 8.0) * d * a - 4.0 * a
+    return [far(here + 1.0), near(here), near(1.0 - here), far(2.0 - here)]
 
 
 def pick(picks: np.ndarray, at: Any, n: int) -> Any:
