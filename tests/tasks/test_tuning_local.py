@@ -167,7 +167,7 @@ def test_interleaved_samples_take_turns():
     order: list[int] = []
     calls = [lambda n, k=k: order.append(k) for k in range(3)]       # type: ignore[misc]
     samples = interleave(calls, Timing(number=1), 2, lambda: 0.0)
-    assert order == [0, 1, 2, 1, 2, 0] and [len(s) for s in samples] == [2, 2, 2]
+    assert order == [0, 1, 2, 1, 2, 0, 2, 0, 1] and [len(s) for s in samples] == [2, 2, 2]       # the first round is dropped
 
 
 # -- children ---------------------------------------------------------------------------------------------------------

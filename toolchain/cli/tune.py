@@ -171,6 +171,9 @@ def summary(
         for cause, n in (f.standing.failures if f.standing is not None else {}).items():
             causes[cause] = causes.get(cause, 0) + n
     failed = f", {sum(causes.values())} failed ({', '.join(f'{n} {c}' for c, n in causes.items())})" if causes else ""
+    for f in found:
+        if f.confirmed is not None and f.confirmed.error:
+            yield f"{f.kernel.name} could not be compared with its default: {f.confirmed.error}"
     yield f"tuned {len(winners)} of {count(len(found), 'kernels')}: {count(trials, 'trials')}{failed}, {seconds(wall_s)}"
     for name, (verdict, refused) in networks.items():
         yield f"{name}: {verdict}" + ("; its default schedules stay" if refused else "")

@@ -241,11 +241,11 @@ def interleave(
     calls: Sequence[Callable[[int], None]], timing: Timing, rounds: int, clock: Clock = time.perf_counter,
 ) -> list[list[float]]:
     """Samples of several kernels taken in turns, the first one changing from round to round: what slows the machine for a
-    while slows all of them."""
+    while slows all of them. A round before the first is dropped: it meets cold caches and a slow clock."""
     numbers = [number_for(call, timing, clock) for call in calls]
     samples: list[list[float]] = [[] for _ in calls]
-    for r in range(rounds):
+    for r in range(rounds + 1):
         for k in range(len(calls)):
             n = (r + k) % len(calls)
             samples[n].append(sample_us(calls[n], numbers[n], clock))
-    return samples
+    return [taken[1:] for taken in samples]
