@@ -90,12 +90,12 @@ def _turning_nest(
     others = [a for a in s[stage].op.axis if a not in (along, across)]
     along_outer, row = s[stage].split(along, factor=size)
     across_outer, lane = s[stage].split(across, factor=size)
-    outer = [*others, along_outer, across_outer]
+    outer = sorted((*others, along_outer, across_outer), key=lambda loop: loop.extent == 1)     # the shared one outermost
     s[stage].reorder(*outer, row, lane)
     for operand in operands:
         layout = layout_of(s, operand)
         tile = s.cache_read(operand, "local", stage)
-        s[tile].compute_at(s[stage], across_outer)
+        s[tile].compute_at(s[stage], outer[-1])
         axes, inner, rank = s[tile].op.axis, layout.dims[-1][0], len(operand.shape)
         s.set_layout(tile, Layout(default_axes(rank), (*((d, 0) for d in range(rank) if d != inner), (inner, 0)),
                                   ((0, 0),) * rank))
@@ -107,9 +107,9 @@ def _turning_nest(
     s[stage].unroll(row)
     s[stage].vectorize(lane)
     ragged = [loop for loop, axis in ((across_outer, across), (along_outer, along)) if axis.extent % size]
-    for loop in ragged:
-        s[stage].partition(loop)
     _share(s, stage, outer[:1] if ragged else outer, ())
+    for loop in sorted(ragged, key=outer.index, reverse=True):
+        s[stage].partition(loop)
 
 
 def _blocked_nest(s: te.Schedule, stage: Tensor) -> None:
