@@ -312,8 +312,8 @@ def quantized() -> dict[str, list[Case]]:
                           c(d(2, 4, 9, dtype="int8"), d(9, 6, dtype="int8"))],
         "ConvInteger": [c(image, weight.astype(np.uint8), np.array(100, np.uint8), **window), c(image, weight, **window),
                         c(image, weight, np.array(3, np.uint8), d(6, dtype="int8"), **window)],
-        "QLinearMatMul": [c(a, scale, np.array(113, np.uint8), b, scale, np.array(99, np.uint8), np.array(1.6937, np.float32),
-                            u, exact=True)],
+        "QLinearMatMul": [c(a, scale, np.array(113, np.uint8), b, scale, np.array(99, np.uint8),
+                            np.array(1.6937, np.float32), u, exact=True)],
         "QLinearConv": [
             c(image, scale, np.array(120, np.uint8), weight, d(6, low=0.01, high=0.05), np.zeros(6, np.int8),
               np.array(1.9, np.float32),
