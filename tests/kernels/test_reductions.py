@@ -26,13 +26,13 @@ def normalized(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     ((1, 1 << 20), 1, 1), ((2, 1 << 20), 1, 3),
 ])
 def test_layer_norm_of_long_rows(shape, axis, outputs):
-    """Against float64: some ulps of the largest values, whatever the length (plain sums were 1e-3 off at 2**20)."""
+    """Against float64: a few ulps of the largest values, whatever the length (plain sums were 1e-3 off at 2**20)."""
     x = (RNG.standard_normal(shape) + 3).astype(np.float32)
     ones = np.ones(shape[axis:], np.float32)
     body, arrays = one_node("LayerNormalization", [x, ones, 0 * ones], {"axis": axis}, outputs=outputs)
     got = compiled(body, arrays)
     want = normalized(x, tuple(range(axis, len(shape))))
-    assert abs(got[0] - want).max() <= 48 * EPS * abs(want).max()
+    assert abs(got[0] - want).max() <= 16 * EPS * abs(want).max() / 2
     if outputs > 1:
         np.testing.assert_allclose(got[1].reshape(-1), x.astype(np.float64).reshape(got[1].size, -1).mean(1), rtol=4 * EPS)
 

@@ -143,9 +143,9 @@ def _plain_nest(s: te.Schedule, stage: Tensor, target: Target) -> None:
     else:
         s[stage].reorder(*outer, io, *reduce, ii)
     s[stage].vectorize(ii)
+    _share(s, stage, [io, *outer] if ragged and not outer else outer if ragged else [*outer, io], reduce)
     if ragged:
         s[stage].partition(io)
-    _share(s, stage, [io, *outer] if ragged and not outer else outer if ragged else [*outer, io], reduce)
 
 
 def _share(s: te.Schedule, stage: Tensor, outer: Sequence[te.Var], reduce: Sequence[te.Var]) -> None:
