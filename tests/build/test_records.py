@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 
 import pytest
 
 from toolchain.build import database
-from toolchain.build.records import Choice, Records, TrialRow, records_path
+from toolchain.build.records import Choice, KeptSample, Prior, Records, TrialRow, records_path
 from toolchain.core.errors import TaskError, TuneError
 
 TRIAL = TrialRow("w1", {"tile": "1x6x2", "order": "rows"}, (10.5, 11.0), "", 0.2)
@@ -21,13 +22,14 @@ def choice(workload: str = "w1", created_s: float = 100, answers: dict[str, str]
 
 def test_trials_survive_in_order(tmp_path):
     with Records(tmp_path) as records:
-        assert records.begin("s", {"seed": 0}) == 0
+        assert records.begin("s", {"seed": 0}) == (0, {"seed": 0})
         for trial in (TRIAL, FAILED, TRIAL):
             records.append("s", trial)
         records.append("t", FAILED)
-        records.finish("s", 4.5)
+        records.finish("s", 4.5, (None, 9))
     with Records(tmp_path) as records:
-        assert records.trials("s") == [TRIAL, FAILED, TRIAL] and records.begin("s", {}) == 4.5
+        assert records.trials("s") == [TRIAL, FAILED, TRIAL]
+        assert records.begin("s", {}) == (4.5, {"seed": 0, "runs": [[None, 9]]})
         records.append("s", FAILED)
         assert records.trials("s") == [TRIAL, FAILED, TRIAL, FAILED] and records.trials("other") == []
 
@@ -94,3 +96,53 @@ def test_a_locked_file_is_an_error_that_says_so(tmp_path, monkeypatch):
         other.close()
         records.choose([choice()])
         assert len(records.choices("t1")) == 1
+
+
+SAMPLED = TrialRow("w1", {"tile": "1x6x2"}, (9.0, 8.0), "", 0.2, False, "1:1.0:1:text")
+
+
+def test_samples_of_earlier_sessions_are_kept_beside_their_trials(tmp_path):
+    with Records(tmp_path / "a") as a, Records(tmp_path / "b") as b:
+        for n, session in enumerate(("old", "new", "none")):
+            a.begin(session, {"begun_s": n})
+        for session, row in (("old", SAMPLED), ("new", FAILED), ("new", SAMPLED), ("none", TRIAL)):
+            a.append(session, row)
+        counts = a.trial_counts()
+        assert counts == {"new": 2, "old": 1}                       # the latest first; one without samples is none
+        a.append("new", SAMPLED)                                    # what comes later is not part of what was counted
+        kept = [KeptSample("new", "w1", SAMPLED.sample, 8.0), KeptSample("old", "w1", SAMPLED.sample, 8.0)]
+        assert list(a.samples(counts)) == kept
+        b.merge(a.export(), "a.jsonl")
+        assert list(b.samples(counts)) == kept and b.trials("old") == [SAMPLED]
+
+
+def test_a_file_from_before_there_were_samples_gets_them(tmp_path):
+    with Records(tmp_path) as records:
+        records.choose([choice()])
+    db = sqlite3.connect(records_path(tmp_path))
+    for table in ("samples", "priors"):
+        db.execute(f"drop table {table}")
+    db.execute("pragma user_version = 1")
+    db.commit()
+    db.close()
+    with Records(tmp_path) as records:
+        assert records.damaged is None and records.choices("t1") == {"w1": choice()}
+        records.append("s", SAMPLED)
+        assert records.trials("s") == [SAMPLED] and records.priors("conv") == []
+
+
+def test_priors_are_the_fastest_per_operator_and_target(tmp_path):
+    slow, fast = Prior("conv", "t", {"a": [1]}, 9.0, "x.log"), Prior("conv", "t", {"a": [2]}, 5.0, "y.log")
+    other = Prior("conv", "u", {"a": [3]}, 7.0, "x.log")
+    with Records(tmp_path / "a") as a, Records(tmp_path / "b") as b:
+        a.add_priors([slow, fast, other, slow])
+        assert a.priors("conv") == [fast, other] and a.priors("matmul") == []
+        b.merge(a.export(), "a.jsonl")
+        assert b.priors("conv") == [fast, other]
+
+
+def test_hints_are_what_other_targets_chose(tmp_path):
+    with Records(tmp_path) as records:
+        records.choose([choice(), replace(choice(), target="t2", answers={"tile": "2x2x2"}),
+                        replace(choice(), target="t3", answers={})])
+        assert records.hints("w1", "t1") == [{"tile": "2x2x2"}] and records.hints("w2", "t1") == []

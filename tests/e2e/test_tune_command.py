@@ -160,3 +160,32 @@ def test_a_miscompiled_candidate_never_wins_and_is_kept(two_layers, capsys, monk
     assert len(kept) == 8 and json.loads((kept[0] / "answers.json").read_text())
     with Records(settings().store) as records:
         assert all(not c.answers for c in records.choices().values())
+
+
+def test_a_log_of_another_compiler_is_taken_as_hints(two_layers, capsys):
+    row = {"input": ["llvm -mcpu=skylake-avx512", "dense_pack.x86", [["TENSOR", [1, 8], "float32"],
+                                                                      ["TENSOR", [4, 8], "float32"]], {}],
+           "config": {"entity": [["tile_y", "sp", [-1, 1]]]}, "result": [[1e-6], 0, 1, 1], "version": 0.2}
+    rows = [row, {**row, "result": [[1e-15], 0, 1, 1]}, {**row, "result": [[1e10], 4, 1, 1]}]
+    (two_layers / "tophub.log").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert main(["tune", "--import", "tophub.log"]) == 0
+    screen = capsys.readouterr()
+    assert "1 row taken as hints, 1 refused, 1 left out (failed when it was measured)" in screen.out
+    assert "tophub.log:2: refused: " in screen.err
+    assert [line["operator"] for line in lines() if line["kind"] == "prior"] == ["matmul 1 1x8x4 float32"]
+
+
+def test_trials_of_one_run_teach_the_next(two_layers, capsys):
+    assert main(["tune", "--trials", "6", "--seed", "1"]) == 0
+    assert "so far from 0 earlier trials" in capsys.readouterr().err
+    assert main(["tune", "--trials", "3", "--seed", "2"]) == 0
+    assert "so far from 12 earlier trials" in capsys.readouterr().err
+    (session,) = (line for line in lines() if line["kind"] == "session" and line["provenance"]["seed"] == 2)
+    assert sum(session["provenance"]["learned_from"].values()) == 12
+
+
+def test_without_xgboost_it_says_so_and_works(two_layers, capsys, monkeypatch):
+    monkeypatch.setattr("toolchain.tasks.tuning.boosted.is_installed", lambda: False)
+    assert main(["tune", "--trials", "3"]) == 0
+    assert "ranked by the analytic model alone: xgboost is not installed (fix: pip install" in capsys.readouterr().err
+    assert len(trials()) == 6

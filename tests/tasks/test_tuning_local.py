@@ -38,7 +38,7 @@ from toolchain.tasks.tuning.trial_run import (
 from toolchain.tasks.tuning.worker import in_children
 from toolchain.te.ir_builder import IRBuilder
 from toolchain.te.loop_ir import ForKind
-from toolchain.te.tune.space import Point, Space
+from toolchain.te.tune.space import Made, Point, Space
 
 HOST = host_target(cores=2)
 pytestmark = pytest.mark.skipif(HOST.kind != "x86", reason="runs x86 code in this process")
@@ -268,7 +268,7 @@ class Samples:
 
 
 def points() -> list[Point]:
-    space = Space(lambda choices: str(choices.one_of("tile", (1, 2, 3), 1)))
+    space = Space(lambda choices: Made(str(choices.one_of("tile", (1, 2, 3), 1))))
     return list(space.all())
 
 

@@ -5,30 +5,37 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from toolchain.core.errors import ScheduleError, TuneError
+from toolchain.tasks.tuning.boosted import Boosted
 from toolchain.te.tune.choices import Choices
+from toolchain.te.tune.features import COLUMNS
 from toolchain.te.tune.measure import Trial
+from toolchain.te.tune.model import Sample
 from toolchain.te.tune.searchers import SEARCHERS
 from toolchain.te.tune.session import ALL_FAIL, Entry, Limits, Session, TuneTask
-from toolchain.te.tune.space import Point, Space
+from toolchain.te.tune.space import Made, Point, Space
 
 TILES = (1, 2, 3, 4, 6, 8, 12)
 
 
-def program(choices: Choices) -> str:
+def program(choices: Choices) -> Made:
     """Tiles, an order that only large tiles have, a flag; one combination is refused, and two names are one schedule."""
     tile = choices.one_of("tile", TILES, 4, [2, 1.5, 1, 1, 1.2, 3, 4])
     order = choices.one_of("order", ("ij", "ji"), "ij") if tile > 2 else "ij"
     flag = choices.one_of("flag", (False, True), False)
     if tile == 12 and flag:
         raise ScheduleError("too many registers")
-    return f"{tile} {order} {flag and tile != 1}"
+    row = np.zeros((1, len(COLUMNS)), np.float32)
+    row[0, :3] = tile, order == "ji", flag
+    return Made(f"{tile} {order} {flag and tile != 1}", row)
 
 
 def time_us(point: Point) -> float:
@@ -72,7 +79,7 @@ def tasks(n: int = 3) -> list[TuneTask]:
 
 
 def session(machine: Machine, log: Memory, **options: object) -> Session:
-    return Session(tasks(), machine, log, **options)      # type: ignore[arg-type]
+    return Session(tasks(), machine, log, **{"model": Boosted(), **options})      # type: ignore[arg-type]
 
 
 def results(s: Session) -> list[tuple[str, int, float, str]]:
@@ -119,13 +126,13 @@ def test_moves_stay_in_the_space(seed):
 
 
 def test_size_is_exact_for_independent_questions():
-    def independent(choices: Choices) -> str:
-        return f"{choices.one_of('a', range(5), 0)} {choices.one_of('b', range(7), 0)}"
+    def independent(choices: Choices) -> Made:
+        return Made(f"{choices.one_of('a', range(5), 0)} {choices.one_of('b', range(7), 0)}")
     assert Space(independent).size() == 35 and 24 <= Space(program).size() <= 28
 
 
 def test_a_program_without_questions_is_one_point():
-    space = Space(lambda choices: "only")
+    space = Space(lambda choices: Made("only"))
     assert [*space.all()] == [space.default] and space.size() == 1
     assert space.mutate(space.default, random.Random(0)) == space.default
 
@@ -136,12 +143,15 @@ def test_a_program_without_questions_is_one_point():
 def search(name: str, seed: int, n: int, batch: int = 4) -> list[Point]:
     """The points a searcher proposes on the simulated machine."""
     space, machine = Space(program), Machine()
-    searcher = SEARCHERS[name](space, seed)
+    model = Boosted()
+    searcher = SEARCHERS[name](space, seed, model)
     searcher.learn([(space.default, *machine.measure("", [space.default], math.inf))])
     proposed: list[Point] = []
     while len(proposed) < n and (points := searcher.propose(batch)):
         proposed += points
-        searcher.learn(list(zip(points, machine.measure("", points, math.inf), strict=True)))
+        trials = list(zip(points, machine.measure("", points, math.inf), strict=True))
+        searcher.learn(trials)
+        model.learn("", [Sample(p.features, p.expected, t.best_us) for p, t in trials])
     return proposed
 
 
@@ -171,7 +181,8 @@ def test_a_descent_needs_few_trials(name):
 
 @pytest.mark.parametrize("name", SEARCHERS)
 def test_a_killed_session_goes_on_as_if_nothing_had_happened(name):
-    limits = Limits(budget_s=1.5)
+    """With the real learned model, which is trained again on the way to the same state."""
+    limits = Limits(budget_s=2.5)
     whole_log = Memory()
     whole = session(Machine(), whole_log, searcher=name, seed=1, limits=limits)
     whole.run()
@@ -194,6 +205,28 @@ def _killed_and_resumed(name: str, limits: Limits, lives: int, whole: Session, w
     resumed = session(SameClock(), log, searcher=name, seed=1, limits=limits)
     resumed.run()
     assert results(resumed) == results(whole) and log.kept == whole_log.kept
+
+
+def test_hints_come_next_to_the_default():
+    """What is refused among them, or no answer here, is passed over."""
+    machine = Machine()
+    hinted = [replace(t, hints=({"tile": "12", "flag": "True"}, {"tile": "99"}, {"tile": "8", "order": "ji"}))
+              for t in tasks(1)]
+    Session(hinted, machine, Memory(), limits=Limits(trials=3)).run()
+    assert [point for _, point in machine.measured[:2]] == ["tile=4 order=ij flag=False", "tile=8 order=ji flag=False"]
+
+
+def test_all_tasks_teach_one_model():
+    """The third task's first proposals are right, because the other two have been measured."""
+    learned: list[str] = []
+
+    class Listening(Boosted):
+        def learn(self, group, samples):
+            learned.extend([group] * len(samples))
+            super().learn(group, samples)
+    s = session(Machine(), Memory(), limits=Limits(trials=6), model=Listening())
+    s.run()
+    assert {k: learned.count(k) for k in set(learned)} == {"k": 6, "kk": 6, "kkk": 6}
 
 
 def test_the_default_comes_first_and_nothing_worse_is_best():
@@ -245,6 +278,17 @@ def test_a_longer_session_goes_on_from_a_shorter_one():
     log = Memory([Entry("k", Trial({"tile": "5"}, (1.0,)))])
     session(Machine(), log, limits=Limits(trials=6)).run()
     machine = Machine()
-    longer = session(machine, log, limits=Limits(trials=9))
+    longer = session(machine, log, limits=Limits(trials=9), earlier=[Limits(trials=6)])
     longer.run()
     assert longer.replayed == 18 and len(machine.measured) == 9 and all(x.best_us > 1.0 for x in longer.standings())
+
+
+def test_a_longer_session_that_does_not_know_of_the_shorter_one_measures_nothing_twice():
+    """Its batches have other sizes, so the model has learned in another order; what it meets again is still known."""
+    log = Memory()
+    session(Machine(), log, limits=Limits(trials=6)).run()
+    known = {(e.task, str(Space(program).point(e.trial.answers))) for e in log.kept}
+    machine = Machine()
+    longer = session(machine, log, limits=Limits(trials=9))
+    longer.run()
+    assert not known & set(machine.measured) and [x.trials for x in longer.standings()] == [9, 9, 9]

@@ -14,7 +14,7 @@ from toolchain.core.errors import TaskError
 T = TypeVar("T")
 Statement = tuple[str, tuple[object, ...]]
 
-_VERSION = 1                        # of the tables; the file's name carries the format of what they hold
+_VERSION = 1                        # of the store's tables; the file's name carries the format of what they hold
 STORE_TABLES = """
 create table if not exists traces (key text primary key, task text, run text, artifact text, digest text, blobs text,
     seal text, ingredients text, created_s real, duration_s real, used_s real) without rowid;
@@ -37,9 +37,10 @@ class Database:
     Raises TaskError from any method: the file cannot be read or written (full disk, no permission, not free in time).
     """
 
-    def __init__(self, path: Path, lock: Path, tables: str = STORE_TABLES) -> None:
-        """tables: the statements that make them. set_aside: what a damaged file is called now; None: it was whole."""
-        self.path, self.lock, self.tables = path, lock, tables
+    def __init__(self, path: Path, lock: Path, tables: str = STORE_TABLES, version: int = _VERSION) -> None:
+        """tables: the statements that make them; a file of another version gets those it lacks. set_aside: what a damaged
+        file is called now; None: it was whole."""
+        self.path, self.lock, self.tables, self.version = path, lock, tables, version
         self.set_aside: Path | None = None
         self._db = self._open()
 
@@ -99,7 +100,7 @@ class Database:
         try:
             db.text_factory = _text
             db.execute("pragma synchronous = normal")       # WAL: no loss when a process dies, maybe at power failure
-            if db.execute("pragma user_version").fetchone()[0] != _VERSION:
+            if db.execute("pragma user_version").fetchone()[0] != self.version:
                 self._make_tables(db)
         except BaseException:
             db.close()
@@ -112,7 +113,7 @@ class Database:
             db.execute("pragma journal_mode = wal")
             for statement in self.tables.split(";"):
                 db.execute(statement)
-            db.execute(f"pragma user_version = {_VERSION}")
+            db.execute(f"pragma user_version = {self.version}")
         finally:
             made.release(unlink=False)
 

@@ -287,7 +287,9 @@ class Tune(Section):
 
     budget: Seconds | None = key("time `tc tune` may spend in all, spread to where it buys most", default=None, gt=0)
     trials: int = key("schedules measured per kernel at most", default=1000, gt=0)
-    searcher: Literal["auto", "coordinate", "genetic", "annealing", "mcmc", "random", "grid"] = key(
+    searcher: Literal[
+        "auto", "evolutionary", "annealing", "beam", "coordinate", "genetic", "mcmc", "random", "grid"
+    ] = key(
         "how schedules are proposed", default="auto")
     seed: int = key("seed of the search", default=0, ge=0)
     policy: Literal["allow_default", "require_tuned"] = key(

@@ -1,7 +1,8 @@
 """What tuning has found out, for all projects of a user: `<store>/tuning-1.db` (SQLite, WAL).
 
-    sessions   one search: on which machine, with what; its trials, with every raw sample
+    sessions   one search: on which machine, with what; its trials, with every raw sample, and what cost models learn of them
     choices    per canonical workload and target the answers a build uses: confirmed ones only
+    priors     what other compilers' logs say of an operator: hints for a search, never a build's choice
 
 Emptying the store or bounding it leaves this file alone: what it holds cannot be made again in a moment. `export` writes
 everything as JSON lines, `merge` reads such lines; of two choices for one kernel the later one counts.
@@ -10,27 +11,34 @@ everything as JSON lines, `merge` reads such lines; of two choices for one kerne
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolchain.build.database import Database
+from toolchain.build.database import Database, Statement
 from toolchain.core.errors import TuneError
 
 FORMAT = 1
+TABLES_VERSION = 2                      # 2: samples and priors beside what there was
 _TABLES = """
 create table if not exists sessions (id text primary key, provenance text, finished_s real) without rowid;
 create table if not exists trials (session text, n integer, workload text, answers text, times_us text, error text,
     cost_s real, stopped integer, primary key (session, n)) without rowid;
 create table if not exists choices (workload text, target text, answers text, name text, default_us real, tuned_us real,
     provenance text, created_s real, primary key (workload, target)) without rowid;
+create table if not exists samples (session text, n integer, sample text, primary key (session, n)) without rowid;
+create table if not exists priors (operator text, target text, knobs text, us real, source text,
+    primary key (operator, target)) without rowid;
 """
+MOST_PRIOR_TRIALS = 5000                # of earlier sessions that a new one learns from
 
 
 @dataclass(frozen=True, slots=True)
 class TrialRow:
-    """One measured candidate. times_us: raw samples; error: why it has none, or why they do not count."""
+    """One measured candidate. times_us: raw samples; error: why it has none, or why they do not count. sample: what cost
+    models learn from (`tasks.tuning.samples`), a text that nobody here reads."""
 
     workload: str
     answers: Mapping[str, str]
@@ -38,6 +46,28 @@ class TrialRow:
     error: str
     cost_s: float
     stopped: bool = False
+    sample: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptSample:
+    """A trial as a cost model sees it. best_us: infinite where it failed."""
+
+    session: str
+    workload: str
+    sample: str
+    best_us: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What a foreign log says: with these knobs (by the log's names), an operator took `us` on a target (the log's text)."""
+
+    operator: str
+    target: str
+    knobs: Mapping[str, Any]
+    us: float
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +98,7 @@ class Records:
     def __init__(self, store: Path) -> None:
         store.mkdir(mode=0o700, parents=True, exist_ok=True)
         (store / "locks").mkdir(exist_ok=True)
-        self._db = Database(records_path(store), store / "locks" / "records", _TABLES)
+        self._db = Database(records_path(store), store / "locks" / "records", _TABLES, TABLES_VERSION)
 
     def close(self) -> None:
         self._db.close()
@@ -85,27 +115,58 @@ class Records:
 
     # -- sessions -----------------------------------------------------------------------------------------------------
 
-    def begin(self, session: str, provenance: Mapping[str, Any]) -> float:
-        """Note a session, unless it is known. Returns the seconds it had spent when it last came to its end; 0: never."""
+    def begin(self, session: str, provenance: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
+        """Note a session, unless it is known. Returns the seconds it had spent when it last came to its end (0: never), and
+        the provenance it began with: what it was told then, it is told again."""
         self._db.write([("insert or ignore into sessions values (?, ?, 0)", (session, _json(provenance)))])
-        ((finished_s,),) = self._db.rows("select finished_s from sessions where id = ?", session)
-        return float(finished_s)
+        ((finished_s, begun_with),) = self._db.rows("select finished_s, provenance from sessions where id = ?", session)
+        return float(finished_s), json.loads(begun_with)
 
-    def finish(self, session: str, spent_s: float) -> None:
-        """A session came to the end of its budget."""
-        self._db.write([("update sessions set finished_s = ? where id = ?", (spent_s, session))])
+    def finish(self, session: str, spent_s: float, limits: Sequence[float | None] = ()) -> None:
+        """A session came to the end of its budget. limits: what ended it, added to the "runs" of its provenance."""
+        self._db.write([(
+            "update sessions set finished_s = ?, provenance = json_set(provenance, '$.runs', "
+            "json_insert(coalesce(json_extract(provenance, '$.runs'), '[]'), '$[#]', json(?))) where id = ?",
+            (spent_s, _json(list(limits)), session))])
 
     def trials(self, session: str) -> list[TrialRow]:
         """In the order they were measured."""
         rows = self._db.rows(
-            "select workload, answers, times_us, error, cost_s, stopped from trials where session = ? order by n", session)
-        return [TrialRow(w, json.loads(a), tuple(json.loads(t)), e, c, bool(s)) for w, a, t, e, c, s in rows]
+            "select t.workload, t.answers, t.times_us, t.error, t.cost_s, t.stopped, coalesce(s.sample, '') from trials t "
+            "left join samples s on s.session = t.session and s.n = t.n where t.session = ? order by t.n", session)
+        return [TrialRow(w, json.loads(a), tuple(json.loads(t)), e, c, bool(s), x) for w, a, t, e, c, s, x in rows]
 
     def append(self, session: str, trial: TrialRow) -> None:
         """Keep one more trial of a session. On disk on return."""
-        self._db.write([(
-            "insert into trials select ?, coalesce(max(n) + 1, 0), ?, ?, ?, ?, ?, ? from trials where session = ?",
-            (session, *_trial_values(trial), session))])
+        next_n = "select ?, coalesce(max(n) + 1, 0)"
+        statements: list[Statement] = [(
+            f"insert into trials {next_n}, ?, ?, ?, ?, ?, ? from trials where session = ?",
+            (session, *_trial_values(trial), session))]
+        if trial.sample:
+            statements.append(("insert into samples select ?, max(n), ? from trials where session = ?",
+                               (session, trial.sample, session)))
+        self._db.write(statements)
+
+    def trial_counts(self) -> dict[str, int]:
+        """Sessions with samples and how many trials each has, the latest sessions, at most MOST_PRIOR_TRIALS in all."""
+        rows = self._db.rows(
+            "select s.id, count(*) from sessions s join trials t on t.session = s.id where exists "
+            "(select 1 from samples where session = s.id) group by s.id "
+            "order by json_extract(s.provenance, '$.begun_s') desc")
+        counts: dict[str, int] = {}
+        for session, n in rows:
+            if sum(counts.values()) + n > MOST_PRIOR_TRIALS and counts:
+                break
+            counts[session] = n
+        return counts
+
+    def samples(self, counts: Mapping[str, int]) -> Iterator[KeptSample]:
+        """Of the first trials of some sessions, in order; what `trial_counts` said once stays what it was."""
+        for session in sorted(counts):
+            for trial in self.trials(session)[:counts[session]]:
+                if trial.sample:
+                    best_us = min(trial.times_us) if trial.times_us and not trial.error else math.inf
+                    yield KeptSample(session, trial.workload, trial.sample, best_us)
 
     # -- choices ------------------------------------------------------------------------------------------------------
 
@@ -127,6 +188,28 @@ class Records:
         made = [Choice(w, t, json.loads(a), n, d, u, s, json.loads(p)) for w, t, a, n, d, u, s, p in rows]
         return {c.workload if target is not None else f"{c.workload} {c.target}": c for c in made}
 
+    def hints(self, workload: str, target: str) -> list[dict[str, str]]:
+        """Confirmed answers for a workload on other targets, the latest first."""
+        rows = self._db.rows("select answers from choices where workload = ? and target != ? order by created_s desc",
+                             workload, target)
+        return [answers for (text,) in rows if (answers := json.loads(text))]
+
+    # -- priors -------------------------------------------------------------------------------------------------------
+
+    def add_priors(self, priors: Iterable[Prior]) -> None:
+        """Keep the fastest per operator and target."""
+        self._db.write([
+            ("insert into priors values (?, ?, ?, ?, ?) on conflict do update set knobs = excluded.knobs, us = excluded.us, "
+             "source = excluded.source where excluded.us < us", (p.operator, p.target, _json(p.knobs), p.us, p.source))
+            for p in priors
+        ])
+
+    def priors(self, operator: str) -> list[Prior]:
+        """The fastest first."""
+        rows = self._db.rows("select operator, target, knobs, us, source from priors where operator = ? order by us, target",
+                             operator)
+        return [Prior(o, t, json.loads(k), us, s) for o, t, k, us, s in rows]
+
     # -- exchange -----------------------------------------------------------------------------------------------------
 
     def export(self) -> Iterator[str]:
@@ -138,6 +221,8 @@ class Records:
                 yield _json({"kind": "trial", "session": session, "n": n, **asdict(trial)})
         for choice in self.choices().values():
             yield _json({"kind": "choice", **asdict(choice)})
+        for operator, target, knobs, us, source in self._db.rows("select * from priors order by operator, target"):
+            yield _json({"kind": "prior", **asdict(Prior(operator, target, json.loads(knobs), us, source))})
 
     def merge(self, lines: Iterable[str], where: str) -> int:
         """Take in what another `export` wrote; all of it, or nothing. Returns how many choices it had.
@@ -146,6 +231,7 @@ class Records:
         """
         statements: list[tuple[str, tuple[object, ...]]] = []
         choices: list[Choice] = []
+        priors: list[Prior] = []
         known = {id_ for (id_,) in self._db.rows("select id from sessions")}
         for number, line in enumerate(lines, 1):
             try:
@@ -157,14 +243,20 @@ class Records:
                     statements.append(("insert into sessions values (?, ?, 0)", (data["id"], _json(data["provenance"]))))
                 elif kind == "trial" and data["session"] not in known:
                     session, n = data.pop("session"), int(data.pop("n"))
+                    trial = TrialRow(**data)
                     statements.append(("insert into trials values (?, ?, ?, ?, ?, ?, ?, ?)",
-                                       (session, n, *_trial_values(TrialRow(**data)))))
+                                       (session, n, *_trial_values(trial))))
+                    if trial.sample:
+                        statements.append(("insert into samples values (?, ?, ?)", (session, n, str(trial.sample))))
+                elif kind == "prior":
+                    priors.append(Prior(**data))
                 elif kind == "choice":
                     choices.append(_checked(Choice(**data)))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise TuneError(f"line {number}: {error}", where=where,
                                 fix="give a file that `tc tune --export` wrote") from None
         self._db.write(statements)
+        self.add_priors(priors)
         self.choose(choices)
         return len(choices)
 

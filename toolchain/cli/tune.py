@@ -22,12 +22,14 @@ from toolchain.cli.project import Project, open_project
 from toolchain.cli.screen import Style, count, cut, near, seconds, style_of
 from toolchain.cli.space import Amount
 from toolchain.core.artifact import Artifact
-from toolchain.core.errors import UsageError
+from toolchain.core.errors import TuneError, UsageError
 from toolchain.core.settings import settings
 from toolchain.tasks.plan import BuildTasks, Tuned
 from toolchain.te.tune.searchers import SEARCHERS
 
 INTERRUPTED = 130
+NO_MODEL = ("candidates are ranked by the analytic model alone: xgboost is not installed "
+            "(fix: pip install xgboost-cpu, or the extra `tune`)")
 MISCOMPILED = ("wrong", "bounds")       # causes of failure that are our bug, and worth a look
 
 
@@ -42,7 +44,7 @@ MISCOMPILED = ("wrong", "bounds")       # causes of failure that are our bug, an
 @click.option("--export", "export_file", type=click.Path(path_type=Path, dir_okay=False),
               help="Tune nothing: write all records of this user as JSON lines there.")
 @click.option("--import", "import_file", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-              help="Tune nothing: take in records that --export wrote.")
+              help="Tune nothing: take in what --export wrote, or a log of AutoTVM (as hints).")
 def tune_command(
     names: tuple[str, ...], file: Path | None, folder: Path | None, budget: float | None, trials: int | None,
     searcher: str | None, seed: int | None, export_file: Path | None, import_file: Path | None,
@@ -108,6 +110,8 @@ def _tune(
             screen.note(f"{task.name}: {trial.error}; kept in {near(str(kept))}")
     tuning = Tuning(found_kernels, len(default), records, options, on_trial)
     screen.begin({k.key: k.name for k in tuning.open}, len(found_kernels))
+    screen.note(f"candidates are ranked by a model that learns, so far from {count(tuning.taught, 'earlier trials')}"
+                if tuning.learns else NO_MODEL)
     interrupted = False
     with tuning.measurer() as measurer, screen.shown():
         try:
@@ -194,14 +198,31 @@ def exchange(export_file: Path | None, import_file: Path | None) -> int:
     with Records(settings().store) as records:
         warn_of_damage(records)
         if import_file is not None:
-            with import_file.open(encoding="utf-8") as lines:
-                taken = records.merge(lines, str(import_file))
-            print(f"took in the schedules of {count(taken, 'kernels')}")
+            import_records(records, import_file)
         elif export_file is not None:
             lines = list(records.export())
             write_atomically(export_file, "".join(f"{line}\n" for line in lines).encode())
             print(f"wrote {export_file}: the schedules of {count(len(records.choices()), 'kernels')}")
     return 0
+
+
+def import_records(records: Records, file: Path) -> None:
+    """What --export wrote, or a log of AutoTVM: the first line tells."""
+    from toolchain.tasks.tuning.autotvm import is_log, read_log
+
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise TuneError(f"not a text file: {error}", where=str(file), fix="give JSON lines") from None
+    if not (lines and is_log(lines[0])):
+        print(f"took in the schedules of {count(records.merge(lines, str(file)), 'kernels')}")
+        return
+    log = read_log(lines, str(file))
+    records.add_priors(log.priors)
+    for number, why in log.refused:
+        print(f"{near(str(file))}:{number}: refused: {why}", file=sys.stderr)
+    left = "".join(f", {n} left out ({reason})" for reason, n in log.skipped.items())
+    print(f"AutoTVM's log: {count(len(log.priors), 'rows')} taken as hints, {len(log.refused)} refused{left}")
 
 
 def warn_of_damage(records: Records) -> None:

@@ -16,7 +16,8 @@ from toolchain.targets.base import compile_kernel
 from toolchain.te.loop_ir import For, ForKind, PrimFunc
 from toolchain.te.schedule import Schedule, steps_to_json
 from toolchain.te.tune.choices import Choices
-from toolchain.te.tune.space import Space
+from toolchain.te.tune.features import features
+from toolchain.te.tune.space import Made, Space
 
 
 def space_of(body: Graph, target: Target, default: Mapping[str, str]) -> Space:
@@ -27,11 +28,11 @@ def space_of(body: Graph, target: Target, default: Mapping[str, str]) -> Space:
     """
     enough = min(target.cores, chunks(scheduled(body, target, default).func))
 
-    def program(choices: Choices) -> str:
+    def program(choices: Choices) -> Made:
         s = schedule(body, target, sketch, choices)
         if (n := chunks(s.func)) < enough:
             raise ScheduleError(f"work for {n} cores, the default schedule has it for {enough}")
-        return digest_json(steps_to_json(s.steps))
+        return Made(digest_json(steps_to_json(s.steps)), features(s.func))
     return Space(program, default)
 
 

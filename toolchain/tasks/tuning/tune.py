@@ -2,6 +2,7 @@
 
     kernels.py    what there is to tune               session (te/tune)   what is measured, until the budget is spent
     local.py      how it is measured here             confirm.py          what may take the place of a default
+    boosted.py    what ranks candidates               autotvm.py          hints from other compilers' logs
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from toolchain.build.records import Choice, Records, TrialRow
@@ -25,10 +26,13 @@ from toolchain.targets.fingerprint import host_fingerprint
 from toolchain.tasks.code import code_digest
 from toolchain.tasks.machine import peak_gflops
 from toolchain.tasks.plan import Tuned
+from toolchain.tasks.tuning import autotvm, boosted
 from toolchain.tasks.tuning.confirm import CANDIDATES, Confirmed, confirm
 from toolchain.tasks.tuning.kernels import TunedKernel
 from toolchain.tasks.tuning.local import LocalMeasurer
+from toolchain.tasks.tuning.samples import sample_text, teach
 from toolchain.te.tune.measure import Trial
+from toolchain.te.tune.model import Analytic, CostModel
 from toolchain.te.tune.session import Entry, Limits, Session, Standing, TuneTask
 from toolchain.te.tune.space import Point
 
@@ -36,6 +40,7 @@ CODE = ("core", "te", "kernels", "targets", "tasks/tuning")      # decides which
 RESERVE = 0.4                   # of the budget, at most, for confirming winners
 CONFIRM_S = 0.8                 # what confirming one kernel takes, and
 NETWORK_S = 8.0                 # comparing one network
+MOST_HINTS = 3                  # per kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,8 @@ class RecordLog:
 
     def append(self, entry: Entry) -> None:
         t = entry.trial
-        self.records.append(self.session, TrialRow(entry.task, t.answers, t.times_us, t.error, t.cost_s, t.stopped))
+        sample = sample_text(entry.point) if entry.point is not None else ""
+        self.records.append(self.session, TrialRow(entry.task, t.answers, t.times_us, t.error, t.cost_s, t.stopped, sample))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +117,30 @@ class Tuning:
         self.kernels, self.records, self.options = list(kernels), records, options
         self.open = [k for k in kernels if k.space is not None]
         self.machine = host_fingerprint()
-        self.session_id = _session_id(self.open, self.machine, options)
-        self.earlier_s = records.begin(self.session_id, {
+        self.learns, self.taught = boosted.is_installed(), 0        # earlier trials that the model knows
+        self.session_id = _session_id(self.open, self.machine, options, self.learns)
+        self.earlier_s, begun_with = records.begin(self.session_id, {
             "machine": self.machine, "versions": versions(), "searcher": options.searcher, "seed": options.seed,
-            "kernels": {k.key: k.name for k in self.open}, "begun_s": time.time()})
+            "kernels": {k.key: k.name for k in self.open}, "begun_s": time.time(),
+            "learned_from": records.trial_counts() if self.learns else {},
+            "hints": {k.key: found for k in self.open if (found := hints(k, records))}})
+        self.earlier = [Limits(math.inf if budget_s is None else budget_s, int(trials))
+                        for budget_s, trials in begun_with.get("runs", [])]
+        self.model, self.hints = self._model(begun_with.get("learned_from", {})), begun_with.get("hints", {})
         self.log = RecordLog(records, self.session_id)
         self.limits = Limits(self._search_s(networks), options.trials)
         self._confirm_until = math.inf if options.budget_s is None else (
             time.monotonic() + options.budget_s - min(RESERVE * options.budget_s, NETWORK_S * networks))
         self._on_trial = on_trial
         self.session: Session | None = None
+
+    def _model(self, learned_from: Mapping[str, int]) -> CostModel:
+        """What ranks candidates: learned from what the session found when it first began, or the analytic model alone."""
+        if not self.learns:
+            return Analytic()
+        model = boosted.Boosted()
+        self.taught = teach(model, self.records.samples(learned_from))
+        return model
 
     def _search_s(self, networks: int) -> float:
         """The part of the budget that trials may take, beside what the session's earlier, finished runs have taken."""
@@ -143,10 +163,13 @@ class Tuning:
 
         May be interrupted at any time: what was measured is in the records, and `confirm` works with it.
         """
-        self.session = Session([k.task for k in self.open], measurer, self.log, searcher=self.options.searcher,
-                               seed=self.options.seed, limits=self.limits, on_trial=self._on_trial, clock=time.monotonic)
+        tasks = [replace(k.task, hints=tuple(self.hints.get(k.key, ()))) for k in self.open]
+        self.session = Session(tasks, measurer, self.log, searcher=self.options.searcher, seed=self.options.seed,
+                               limits=self.limits, on_trial=self._on_trial, clock=time.monotonic, model=self.model,
+                               earlier=self.earlier)
         self.session.run()
-        self.records.finish(self.session_id, self.session.spent_s)
+        budget_s = self.limits.budget_s if math.isfinite(self.limits.budget_s) else None
+        self.records.finish(self.session_id, self.session.spent_s, (budget_s, self.limits.trials))
 
     def standings(self) -> Mapping[str, Standing]:
         """By key."""
@@ -225,10 +248,19 @@ def tuned_answers(found: Sequence[Found]) -> Tuned:
     return lambda build, target: by_target.get(target, {})
 
 
-def _session_id(kernels: Sequence[TunedKernel], machine: str, options: Options) -> str:
+def hints(kernel: TunedKernel, records: Records) -> list[dict[str, str]]:
+    """Answers that did well elsewhere: confirmed on other targets, or in another compiler's log."""
+    assert kernel.space is not None
+    elsewhere = records.hints(kernel.workload, kernel.target_key)
+    logged = autotvm.hints(kernel.job.body, kernel.job.target, kernel.space.default, records.priors)
+    return [*elsewhere, *logged][:MOST_HINTS]
+
+
+def _session_id(kernels: Sequence[TunedKernel], machine: str, options: Options, learns: bool) -> str:
     """What makes two searches the same one, so that the second goes on where the first ended."""
+    model = installed_version("xgboost-cpu") or installed_version("xgboost") if learns else ""
     return digest_json([[k.key, k.space.default.key if k.space else [], list(k.job.weights), k.uses] for k in kernels]
-                       + [machine, options.searcher, options.seed, code_digest(*CODE), versions()])[:32]
+                       + [machine, options.searcher, options.seed, code_digest(*CODE), versions(), model])[:32]
 
 
 def versions() -> dict[str, str]:

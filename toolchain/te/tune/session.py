@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from toolchain.core.errors import TuneError
 from toolchain.te.tune.measure import Measurer, Trial
+from toolchain.te.tune.model import Analytic, CostModel, Sample
 from toolchain.te.tune.searchers import SEARCHERS, Searcher
 from toolchain.te.tune.space import Point, Space
 
@@ -31,20 +32,25 @@ ALL_FAIL = 12               # candidates that fail for one reason, before anythi
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TuneTask:
-    """One kernel to tune. key: its canonical workload. uses: how many times a run of the networks needs it, weighted."""
+    """One kernel to tune. key: its canonical workload. uses: how many times a run of the networks needs it, weighted.
+
+    hints: answers that did well elsewhere (another machine, another compiler), which are measured next to the default.
+    """
 
     key: str
     name: str
     space: Space
     uses: float = 1.0
+    hints: tuple[Mapping[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of a session's log."""
+    """One line of a session's log. point: what was measured, where the log does not know it from elsewhere."""
 
     task: str
     trial: Trial
+    point: Point | None = field(default=None, compare=False)
 
 
 class Log(Protocol):
@@ -118,13 +124,19 @@ class Session:
     def __init__(
         self, tasks: Sequence[TuneTask], measurer: Measurer, log: Log, *, searcher: str = "auto", seed: int = 0,
         limits: Limits = Limits(), on_trial: Callable[[TuneTask, Trial], None] = lambda task, trial: None,
-        clock: Callable[[], float] = lambda: 0.0,
+        clock: Callable[[], float] = lambda: 0.0, model: CostModel | None = None, earlier: Sequence[Limits] = (),
     ) -> None:
         """clock: seconds; what passes between two batches (proposing takes time) is a cost of the second one's first trial.
+        model: learns from the trials of all tasks; None: the analytic one. earlier: limits of the runs that came to their
+        end before, which are gone through again (the log has all of it): what follows then follows from the same state.
         """
+        self.earlier = tuple(earlier)
         self._clock, self._since_s = clock, clock()
         self.measurer, self.log, self.limits, self.on_trial = measurer, log, limits, on_trial
-        self.searches = {t.key: _Search(t, SEARCHERS[searcher](t.space, _seed(seed, t.key))) for t in tasks}
+        self.model: CostModel = Analytic() if model is None else model
+        self.searches = {t.key: _Search(t, SEARCHERS[searcher](t.space, _seed(seed, t.key), self.model)) for t in tasks}
+        for search in self.searches.values():
+            search.searcher.hints = list(search.task.hints)
         self.spent_s = 0.0
         self.replayed = 0
         self._known: dict[tuple[str, frozenset[tuple[str, str]]], Trial] = {}
@@ -132,8 +144,13 @@ class Session:
     def run(self) -> None:
         """Raises TuneError: the first candidates all fail for one reason."""
         self._known = {(e.task, frozenset(e.trial.answers.items())): e.trial for e in self.log.entries()}
+        for limits in (*self.earlier, self.limits):
+            self.limits = limits
+            self._until_spent()
+
+    def _until_spent(self) -> None:
         for first in self.searches.values():
-            if self._affordable(first) >= 1:
+            if not first.trials and self._affordable(first) >= 1:
                 self._measure(first, [first.task.space.default])
         while (search := self._next()) is not None:
             wanted = min(self.limits.batch, self.limits.trials - search.trials, self._affordable(search))
@@ -191,6 +208,7 @@ class Session:
                 search.failures[trial.cause] += 1
             self.on_trial(search.task, trial)
         search.searcher.learn(learned)
+        self.model.learn(search.task.key, [Sample(p.features, p.expected, t.best_us) for p, t in learned])
         search.history.append((search.spent_s, search.best_us))
 
     def _trials(self, search: _Search, points: Sequence[Point]) -> Iterator[tuple[Point, Trial]]:
@@ -217,7 +235,7 @@ class Session:
         for point, trial in zip(points, found, strict=True):
             trial = replace(trial, answers=point.answers, cost_s=trial.cost_s + between_s)
             between_s = 0.0
-            self.log.append(Entry(search.task.key, trial))
+            self.log.append(Entry(search.task.key, trial, point))
             yield trial
 
     def _stop_if_all_fail(self) -> None:

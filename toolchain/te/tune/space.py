@@ -3,6 +3,7 @@
     def program(choices):                           Space(program)
         n = choices.one_of("parts", (1, 2, 4), 1)   (parts=1) (parts=2, order=ij) (parts=2, order=ji) (parts=4, ...) ...
         if n > 1: choices.one_of("order", ("ij", "ji"), "ij")
+        return Made(...)
 
 A question may depend on earlier answers; the same answers always lead to the same questions.
 """
@@ -13,25 +14,40 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from toolchain.core.errors import CodegenError, ScheduleError
 from toolchain.te.tune.choices import Choices, Question
 
-Program = Callable[[Choices], str]
 Key = tuple[tuple[str, str], ...]           # questions with their answers, in the order asked
 PROBES = 16                     # random descents that a space's size is estimated from
+NO_FEATURES = np.zeros((0, 0), np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """What a program made. signature: the same for schedules that are the same under two names; features: what a cost model
+    sees of it (te.tune.features)."""
+
+    signature: str
+    features: np.ndarray = field(default_factory=lambda: NO_FEATURES)
+
+
+Program = Callable[[Choices], Made]
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
     """One schedule: every question with its answer, in the order asked.
 
-    signature: what the program returned, the same for points that are the same schedule under two names. refused: why this
-    point is no schedule; such points are never measured. expected: the analytic cost relative to the default's.
+    signature, features: of what the program made. refused: why this point is no schedule; such points are never measured.
+    expected: the analytic cost relative to the default's.
     """
 
     questions: tuple[Question, ...] = field(compare=False)
     signature: str = field(default="", compare=False)
     refused: str = field(default="", compare=False)
+    features: np.ndarray = field(default_factory=lambda: NO_FEATURES, compare=False, repr=False)
     key: Key = field(init=False)
     expected: float = field(init=False, compare=False)
 
@@ -52,7 +68,7 @@ class Point:
 
 
 class Space:
-    """The points of a program: `program(choices) -> signature`, which raises ScheduleError or CodegenError to refuse one.
+    """The points of a program: `program(choices) -> Made`, which raises ScheduleError or CodegenError to refuse one.
 
     Remembers what it has found out: the program runs once per distinct set of answers it is given.
     """
@@ -71,12 +87,12 @@ class Space:
         return known
 
     def _run(self, choices: Choices) -> Point:
-        signature = refused = ""
+        made, refused = Made(""), ""
         try:
-            signature = self._program(choices)
+            made = self._program(choices)
         except (ScheduleError, CodegenError) as error:
             refused = error.what
-        point = Point(tuple(choices.asked.values()), signature, refused)
+        point = Point(tuple(choices.asked.values()), made.signature, refused, made.features)
         for n, question in enumerate(point.questions):
             self._asks.setdefault(point.key[:n], question)
         return self._known.setdefault(point.key, point)

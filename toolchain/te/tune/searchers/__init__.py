@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
+from toolchain.te.tune.model import CostModel
 from toolchain.te.tune.searchers.annealing import Annealing
 from toolchain.te.tune.searchers.auto import Auto
+from toolchain.te.tune.searchers.beam import Beam
 from toolchain.te.tune.searchers.coordinate import CoordinateDescent
+from toolchain.te.tune.searchers.evolutionary import Evolutionary
 from toolchain.te.tune.searchers.genetic import Genetic
 from toolchain.te.tune.searchers.grid import Grid
 from toolchain.te.tune.searchers.mcmc import MCMC
@@ -17,11 +20,18 @@ from toolchain.te.tune.searchers.random import Random
 from toolchain.te.tune.searchers.searcher import Searcher
 from toolchain.te.tune.space import Space
 
-SEARCHERS: dict[str, Callable[[Space, int], Searcher]] = {
+
+class MakeSearcher(Protocol):
+    def __call__(self, space: Space, seed: int, model: CostModel | None = None) -> Searcher: ...
+
+
+SEARCHERS: dict[str, MakeSearcher] = {
     "auto": Auto,
+    "evolutionary": Evolutionary,
+    "annealing": Annealing,
+    "beam": Beam,
     "coordinate": CoordinateDescent,
     "genetic": Genetic,
-    "annealing": Annealing,
     "mcmc": MCMC,
     "random": Random,
     "grid": Grid,

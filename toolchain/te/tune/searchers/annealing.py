@@ -1,7 +1,9 @@
-"""Simulated annealing on measured times: a walk that takes worse steps while it is hot.
+"""Simulated annealing on the cost model: chains that take worse steps while they are hot; the best places they have seen are
+measured.
 
-Source: Kirkpatrick, Gelatt, Vecchi, "Optimization by Simulated Annealing", 1983; temperature from 1 to 0 as in AutoTVM, here
-over measured trials.
+Source: AutoTVM (Chen et al., "Learning to Optimize Tensor Programs", NeurIPS 2018): chains that go on from batch to batch,
+temperature 1 to 0, some proposals by chance. It has 128 chains of 500 steps on spaces of billions of points; ours have
+hundreds to thousands, and making a point costs milliseconds.
 """
 
 from __future__ import annotations
@@ -9,35 +11,35 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from toolchain.te.tune.measure import Trial
-from toolchain.te.tune.searchers.searcher import PATIENCE, Searcher
+from toolchain.te.tune.model import CostModel
+from toolchain.te.tune.searchers.guided import Guided
 from toolchain.te.tune.space import Point, Space
 
-COOLING = 0.93          # per trial: from HOT to 1/10 of it in 32 trials
-HOT = 0.5               # a step that is 50 % slower is taken with probability 1/e
+CHAINS = 8
+STEPS = 6
+HOT = 1.0               # in scores of the model: odds of e to one
 
 
-class Annealing(Searcher):
-    """Mutations of where the walk is. A step to a relative cost of d is taken with probability exp(-d / temperature)."""
+class Annealing(Guided):
+    """Each step of a chain is a mutation; one that lowers the score by d is taken with probability exp(-d / temperature)."""
 
-    def __init__(self, space: Space, seed: int) -> None:
-        super().__init__(space, seed)
-        self.at: Point | None = None
-        self.temperature = HOT
+    def __init__(self, space: Space, seed: int, model: CostModel | None = None) -> None:
+        super().__init__(space, seed, model)
+        self._chains: list[Point] = []
 
-    def learn(self, trials: Sequence[tuple[Point, Trial]]) -> None:
-        super().learn(trials)
-        for point, trial in trials:
-            if not trial.error and (self.at is None or self.accepts(trial.best_us / self.time_us(self.at) - 1)):
-                self.at = point
-            self.temperature *= COOLING
+    def candidates(self) -> Sequence[Point]:
+        if not self._chains:
+            self._chains = [self.space.default, *(self.space.sample(self.rng) for _ in range(CHAINS - 1))]
+        seen = list(self._chains)
+        scores = self.model.scores(self._chains)
+        for step in range(STEPS):
+            temperature = HOT * (1 - step / STEPS)
+            moved = [self.space.mutate(at, self.rng) for at in self._chains]
+            for n, (point, score) in enumerate(zip(moved, self.model.scores(moved), strict=True)):
+                if not point.refused and self._accepts(float(scores[n] - score), temperature):
+                    self._chains[n], scores[n] = point, score
+            seen += moved
+        return self.by_model(seen)
 
-    def accepts(self, worse: float) -> bool:
-        """Whether the walk takes a step whose time is higher by that part."""
-        return worse <= 0 or self.rng.random() < math.exp(-worse / self.temperature)
-
-    def next(self) -> Point | None:
-        if self.at is None:
-            return self.draw()
-        at = self.at
-        return self.first_new(self.space.mutate(at, self.rng) for _ in range(PATIENCE)) or self.draw()
+    def _accepts(self, worse: float, temperature: float) -> bool:
+        return worse <= 0 or self.rng.random() < math.exp(-worse / temperature)

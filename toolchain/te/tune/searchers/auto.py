@@ -1,42 +1,36 @@
-"""The default method: what the analytic model likes first, then coordinate descent from the best, then mixtures of the best.
+"""The default method: what the cost model likes first; then coordinate descent from the best, and mixtures of the best few.
 
-An analytic prior before trial 1 and a descent at the end are where published tuners save most of their trials (Droplet:
-300 trials of Ansor and a descent beat 10,000 of Ansor).
+Before trial 1 the model is the sketches' analytic one, corrected by what earlier sessions have measured on this machine.
+An analytic prior and a descent are where published tuners save most of their trials (Droplet: 300 trials of Ansor and a
+descent beat 10,000 of Ansor); the model says which neighbour and which mixture is worth one.
 """
 
 from __future__ import annotations
 
-from toolchain.te.tune.searchers.coordinate import CoordinateDescent
-from toolchain.te.tune.searchers.searcher import PATIENCE
-from toolchain.te.tune.space import Point, Space
+from collections.abc import Sequence
+from itertools import chain, zip_longest
 
-POOL = 16               # points by chance that the analytic model ranks, beside the default's neighbours
+from toolchain.te.tune.searchers.guided import Guided
+from toolchain.te.tune.space import Point
+
+REACH = 2               # places among a question's options that one step of the descent may go
+POOL = 16               # points by chance that the model ranks, beside the default's neighbours
 BY_MODEL = 6            # of them measured before the descent begins
 PARENTS = 4
 
 
-class Auto(CoordinateDescent):
-    """BY_MODEL points by expected cost; neighbours of the best; children of the PARENTS best; points by chance."""
+class Auto(Guided):
+    """BY_MODEL points by their score; then, in turns, neighbours of the best and what the model likes of other points."""
 
-    def __init__(self, space: Space, seed: int) -> None:
-        super().__init__(space, seed)
-        self._promising: list[Point] | None = None
-
-    def next(self) -> Point | None:
-        if self._promising is None:
-            pool = [*self.space.neighbours(self.space.default), *(self.space.sample(self.rng) for _ in range(POOL))]
-            self._promising = sorted(dict.fromkeys(pool), key=lambda p: p.expected)
-        if len(self.trials) <= BY_MODEL and (point := self.first_new(self._promising)) is not None:
-            return point
-        if (best := self.best) is not None and (point := self.first_new(self.around(best))) is not None:
-            return point
-        return self._child() or self.draw()
-
-    def _child(self) -> Point | None:
+    def candidates(self) -> Sequence[Point]:
+        best = self.best or self.space.default
+        near = self.by_model(self.space.neighbours(best, 1 if len(self.trials) <= BY_MODEL else REACH))
+        if len(self.trials) <= BY_MODEL:
+            return self.by_model([*near, *(self.space.sample(self.rng) for _ in range(POOL))])
         parents = self.ranked()[:PARENTS]
-        if len(parents) < 2:
-            return None
-        return self.first_new(self._mixture(parents) for _ in range(PATIENCE))
+        mixed = [self._mixture(parents) for _ in range(POOL)] if len(parents) > 1 else []
+        others = self.by_model([*mixed, *(self.space.sample(self.rng) for _ in range(POOL // 2))])
+        return [p for p in chain.from_iterable(zip_longest(near, others)) if p is not None]
 
     def _mixture(self, parents: list[Point]) -> Point:
         a, b = self.rng.sample(parents, 2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from toolchain.te.tune.measure import Trial
+from toolchain.te.tune.model import CostModel
 from toolchain.te.tune.searchers.searcher import Searcher
 from toolchain.te.tune.space import Point, Space
 
@@ -18,8 +19,8 @@ REACH = 2               # places among a question's options that one step may go
 class CoordinateDescent(Searcher):
     """Neighbours of the best point, nearest and most promising first; when all are known, of a new point by chance."""
 
-    def __init__(self, space: Space, seed: int) -> None:
-        super().__init__(space, seed)
+    def __init__(self, space: Space, seed: int, model: CostModel | None = None) -> None:
+        super().__init__(space, seed, model)
         self._centre: Point | None = None
         self._around: list[Point] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from toolchain.te.tune.model import CostModel
 from toolchain.te.tune.searchers.searcher import Searcher
 from toolchain.te.tune.space import Point, Space
 
@@ -9,8 +10,8 @@ from toolchain.te.tune.space import Point, Space
 class Grid(Searcher):
     """All points, the last question fastest."""
 
-    def __init__(self, space: Space, seed: int) -> None:
-        super().__init__(space, seed)
+    def __init__(self, space: Space, seed: int, model: CostModel | None = None) -> None:
+        super().__init__(space, seed, model)
         self._all = space.all()
 
     def next(self) -> Point | None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
 
 from toolchain.te.tune.measure import Trial
+from toolchain.te.tune.model import Analytic, CostModel
 from toolchain.te.tune.space import Point, Space
 
 PATIENCE = 200          # draws in a row that bring nothing new, after which a method takes the space for exhausted
@@ -14,19 +17,30 @@ PATIENCE = 200          # draws in a row that bring nothing new, after which a m
 
 class Searcher(ABC):
     """One search in one space. `propose` never repeats a point, nor a schedule under another name, nor a refused point;
-    fewer than asked for: there are no more. The caller measures the default first, and tells it by `learn`."""
+    fewer than asked for: there are no more. The caller measures the default first, and tells it by `learn`.
 
-    def __init__(self, space: Space, seed: int) -> None:
+    model: ranks points; somebody else teaches it. hints: answers to begin with.
+    """
+
+    def __init__(self, space: Space, seed: int, model: CostModel | None = None) -> None:
         self.space, self.rng = space, random.Random(seed)
+        self.model: CostModel = Analytic() if model is None else model
+        self.hints: list[Mapping[str, str]] = []
         self.trials: dict[Point, Trial] = {}
         self._taken: set[str] = set()
 
     def propose(self, n: int) -> list[Point]:
         """The next `n` points to measure."""
         batch: list[Point] = []
-        while len(batch) < n and (point := self.next()) is not None:
+        while len(batch) < n and (point := self._hinted() or self.next()) is not None:
             batch.append(point)
         return batch
+
+    def _hinted(self) -> Point | None:
+        while self.hints:
+            if self.take(point := self.space.point(self.hints.pop(0))):
+                return point
+        return None
 
     def learn(self, trials: Sequence[tuple[Point, Trial]]) -> None:
         """What became of proposed points (or of points that others measured)."""
@@ -38,12 +52,22 @@ class Searcher(ABC):
     def next(self) -> Point | None:
         """One new point, taken by `take`; None: there are no more."""
 
+    def is_new(self, point: Point) -> bool:
+        """Whether a point may be proposed."""
+        return not point.refused and point.signature not in self._taken
+
     def take(self, point: Point) -> bool:
         """Whether a point is new; from now on it is not."""
-        if point.refused or point.signature in self._taken:
+        if not self.is_new(point):
             return False
         self._taken.add(point.signature)
         return True
+
+    def by_model(self, points: Iterable[Point]) -> list[Point]:
+        """The new ones among points, each once, what the model likes best first."""
+        found = [p for p in dict.fromkeys(points) if self.is_new(p)]
+        order = np.argsort(-self.model.scores(found), kind="stable") if found else ()
+        return [found[n] for n in order]
 
     def first_new(self, points: Iterable[Point]) -> Point | None:
         return next((p for p in points if self.take(p)), None)

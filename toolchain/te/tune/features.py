@@ -1,0 +1,250 @@
+"""What a cost model sees of a schedule: one row of numbers per innermost statement, read off the rolled loop IR.
+
+    for i in parallel(8): for j in vectorized(16): for k: C[i, j] += A[i, k] * B[k, j]
+    ->  operations, loops by kind, bytes per operation at ten depths, and per buffer what is touched, how much of it is new,
+        how soon it is needed again, and how far apart neighbouring lanes read
+
+Nothing is lowered and no index is composed: a buffer's footprint is the product of its dimensions' spans. Sizes are base-2
+logarithms. Rows of different kernels are alike, so one model learns from all of them.
+
+Source: the features per statement of Ansor (Zheng et al., "Ansor: Generating High-Performance Tensor Programs for Deep
+Learning", OSDI 2020, appendix B): these are its groups, without those of GPUs and of integer arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from toolchain.core import dtype as dtypes
+from toolchain.core.rewrite import children
+from toolchain.te.expr import Bin, Call, Cast, Compare, Dynamic, Expr, FloorDiv, FloorMod, Index, Load, Select, Var
+from toolchain.te.loop_ir import Block, For, ForKind, If, PrimFunc, Stmt, Store, Together, Update
+from toolchain.te.tensor import Tensor
+
+VERSION = 1                 # of the columns: rows of another version say nothing to a model
+STATEMENTS = 8              # per schedule, those with most work: peeled loops repeat statements
+BUFFERS = 4                 # per statement, those with most bytes
+DEPTHS = 10                 # at which the arithmetic intensity is taken
+LINE_BYTES = 64             # a unit to count in, whatever the target's lines are
+
+_OPERATIONS = ("add", "mul", "div", "compare", "call", "cast")
+_LOOPS = ("iterations", "vector", "unrolled", "unrolled_loops", "parallel", "serial_loops", "innermost", "innermost_reduces",
+          "second", "reduced", "vector_reduces", "instructions", "local_bytes", "statements", "guards")
+_BUFFER = ("writes", "reads", "local", "touched_bytes", "unique_bytes", "lines", "reuse_iterations", "reuse_bytes", "reuses",
+           "lane_stride", "innermost_stride")
+COLUMNS = (*_OPERATIONS, *_LOOPS, *(f"intensity{n}" for n in range(DEPTHS)),
+           *(f"{name}{n}" for n in range(BUFFERS) for name in _BUFFER))
+
+_KIND = {"+": 0, "-": 0, "*": 1, "/": 2, "//": 2, "%": 2}
+_COMPARE, _CALL, _CAST = 3, 4, 5
+
+
+def features(func: PrimFunc) -> np.ndarray:
+    """A row per innermost statement, (n, len(COLUMNS)) float32, the one with most work first."""
+    found = sorted(_statements(func.body, (), 0), key=lambda s: -s.work)[:STATEMENTS]
+    return np.array([_row(func, s, len(found)) for s in found], np.float32).reshape(len(found), len(COLUMNS))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Statement:
+    """A Store or Update, the loops around it (outermost first), how often it runs; its operations and loads, once each."""
+
+    leaf: Store | Update
+    loops: tuple[For, ...]
+    guards: int
+    iterations: int
+    operations: tuple[int, ...]
+    loads: tuple[Load, ...]
+
+    @property
+    def work(self) -> int:
+        return self.iterations * (sum(self.operations) + len(self.loads) + 1)
+
+
+def _statements(stmt: Stmt, around: tuple[For, ...], guards: int) -> Iterator[_Statement]:
+    match stmt:
+        case Block(parts) | Together(parts):
+            for part in parts:
+                yield from _statements(part, around, guards)
+        case For():
+            yield from _statements(stmt.body, (*around, stmt), guards)
+        case If():
+            yield from _statements(stmt.body, around, guards + 1)
+        case Store() | Update():
+            operations, loads = _operations(stmt.value)
+            operations[0] += isinstance(stmt, Update)
+            yield _Statement(stmt, around, guards, math.prod(f.extent for f in around), tuple(operations), tuple(loads))
+
+
+def _operations(value: Expr) -> tuple[list[int], list[Load]]:
+    """How many of each of _OPERATIONS, what is shared counted once; and the loads."""
+    count, loads, seen, stack = [0] * len(_OPERATIONS), list[Load](), set[int](), [value]
+    while stack:
+        e = stack.pop()
+        if id(e) in seen:
+            continue
+        seen.add(id(e))
+        if isinstance(e, Load):
+            loads.append(e)
+            continue
+        if isinstance(e, Index | Compare):
+            continue
+        if isinstance(e, Bin):
+            count[_KIND.get(e.op, _COMPARE)] += 1
+        elif isinstance(e, Select):
+            count[_COMPARE] += 1
+        elif isinstance(e, Call):
+            count[_CALL] += 1
+        elif isinstance(e, Cast):
+            count[_CAST] += 1
+        stack.extend(c for c in children(e) if isinstance(c, Expr))
+    return count, loads
+
+
+# -- a row ------------------------------------------------------------------------------------------------------------
+
+
+def _row(func: PrimFunc, s: _Statement, statements: int) -> list[float]:
+    accesses = _accesses(func, s)
+    inside, footprints = _footprints(s.loops, accesses)
+    operations = sum(s.operations)
+    row = [_log(n * s.iterations) for n in s.operations]
+    row += _loop_features(func, s, accesses, statements)
+    row += _intensity(operations, inside, footprints)
+    ordered = sorted(accesses, key=lambda a: -a.unique[-1])[:BUFFERS]
+    for a in ordered:
+        row += _buffer_features(s, a, inside, footprints)
+    return row + [0.0] * (len(COLUMNS) - len(row))
+
+
+def _loop_features(func: PrimFunc, s: _Statement, accesses: Sequence[_Access], statements: int) -> list[float]:
+    kinds: dict[ForKind, list[For]] = {}
+    for loop in s.loops:
+        if loop.extent > 1:
+            kinds.setdefault(loop.kind, []).append(loop)
+    vector, serial = kinds.get(ForKind.VECTORIZED, []), kinds.get(ForKind.SERIAL, [])
+    unrolled = math.prod(f.extent for f in kinds.get(ForKind.UNROLLED, ()))
+    stored = {v for a in accesses if a.writes for steps in a.steps for v in steps}
+    own = [f for f in s.loops if f.extent > 1 and f.var not in stored]
+    emitted = unrolled * (sum(s.operations) + len(s.loads))
+    return [
+        _log(s.iterations), _log(math.prod(f.extent for f in vector)), _log(unrolled),
+        float(len(kinds.get(ForKind.UNROLLED, ()))), _log(math.prod(f.extent for f in kinds.get(ForKind.PARALLEL, ()))),
+        float(len(serial)), _log(serial[-1].extent) if serial else 0.0, float(bool(serial) and serial[-1] in own),
+        _log(serial[-2].extent) if len(serial) > 1 else 0.0, _log(math.prod(f.extent for f in own)),
+        float(any(f in own for f in vector)), _log(emitted),
+        _log(sum(a.unique[-1] for a in accesses if a.local)), float(statements), float(s.guards),
+    ]
+
+
+def _intensity(operations: int, inside: Sequence[int], footprints: Sequence[float]) -> list[float]:
+    """log2 of operations per byte, DEPTHS times from the innermost loop to all of them."""
+    curve = [_log(operations * n) - _log(b) for n, b in zip(inside, footprints, strict=True)]
+    return [curve[round(d * (len(curve) - 1) / (DEPTHS - 1))] for d in range(DEPTHS)]
+
+
+# -- buffers ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class _Access:
+    """One buffer of a statement. steps: per dimension, how far a variable's next value is; unique: bytes it touches inside
+    each number of loops, innermost first (0 loops: one element)."""
+
+    tensor: Tensor
+    steps: list[dict[Var, float]]
+    writes: bool
+    reads: bool
+    local: bool
+    run: int                    # the dimension along which it is contiguous, -1: a scalar
+    unique: list[float]
+
+
+def _accesses(func: PrimFunc, s: _Statement) -> list[_Access]:
+    """Per tensor and index shape; loads of one tensor that differ in constants only are one access."""
+    found: dict[object, _Access] = {}
+    written = [(t, s.leaf.index, True, isinstance(s.leaf, Update)) for t in s.leaf.tensors]
+    for tensor, index, writes, reads in (*written, *((n.tensor, n.index, False, True) for n in s.loads)):
+        steps = [_steps(i) for i in index]
+        key = tensor, tuple(frozenset(d.items()) for d in steps)
+        if (same := found.get(key)) is not None:
+            same.writes, same.reads = same.writes or writes, same.reads or reads
+            continue
+        buffer = func.buffers[tensor]
+        run = buffer.type.layout.dims[-1][0] if buffer.type.layout.dims else -1
+        found[key] = _Access(tensor, steps, writes, reads, buffer.scope == "local", run, [])
+    return list(found.values())
+
+
+def _steps(index: Expr) -> dict[Var, float]:
+    """|coefficient| of every variable; those inside a division are divided."""
+    if isinstance(index, Var):
+        return {index: 1.0}
+    found: dict[Var, float] = {}
+    if isinstance(index, Index):
+        for atom, c in index.terms:
+            if isinstance(atom, Var):
+                found[atom] = found.get(atom, 0.0) + abs(c)
+            elif isinstance(atom, FloorDiv | FloorMod):
+                scale = abs(c) / atom.divisor if isinstance(atom, FloorDiv) else abs(c)
+                for v, inner in _steps(atom.index).items():
+                    found[v] = found.get(v, 0.0) + inner * scale
+            elif isinstance(atom, Dynamic):
+                continue
+    return found
+
+
+def _footprints(loops: Sequence[For], accesses: Sequence[_Access]) -> tuple[list[int], list[float]]:
+    """(iterations, bytes that all buffers together touch) inside 0, 1, ... loops, innermost first; fills `unique`."""
+    inside, spans = [1], [[1.0] * len(a.steps) for a in accesses]
+    for a in accesses:
+        a.unique.append(float(dtypes.itemsize(a.tensor.dtype)))
+    for loop in reversed(loops):
+        inside.append(inside[-1] * loop.extent)
+        for a, span in zip(accesses, spans, strict=True):
+            grown = False
+            for d, steps in enumerate(a.steps):
+                if loop.extent > 1 and loop.var in steps:
+                    span[d] = min(span[d] + steps[loop.var] * (loop.extent - 1), float(a.tensor.shape[d]))
+                    grown = True
+            a.unique.append(math.prod(span) * dtypes.itemsize(a.tensor.dtype) if grown else a.unique[-1])
+    return inside, [sum(a.unique[n] for a in accesses) for n in range(len(inside))]
+
+
+def _buffer_features(s: _Statement, a: _Access, inside: Sequence[int], footprints: Sequence[float]) -> list[float]:
+    depth = _reused_at(s.loops, a)
+    itemsize = dtypes.itemsize(a.tensor.dtype)
+    along = sum(step * (loop.extent - 1) for loop in s.loops for v, step in (a.steps[a.run].items() if a.steps else ())
+                if v is loop.var) + 1
+    lines = a.unique[-1] / min(LINE_BYTES, max(itemsize, min(along, float(a.tensor.shape[a.run])) * itemsize
+                                               if a.steps else itemsize))
+    reuse = ((_log(inside[depth]), _log(footprints[depth]), _log(s.loops[len(s.loops) - 1 - depth].extent))
+             if depth is not None else (0.0, 0.0, 0.0))
+    vector = [f for f in s.loops if f.kind is ForKind.VECTORIZED and f.extent > 1]
+    serial = [f for f in s.loops if f.kind is ForKind.SERIAL and f.extent > 1]
+    return [float(a.writes), float(a.reads), float(a.local), _log(s.iterations * itemsize), _log(a.unique[-1]), _log(lines),
+            *reuse, _stride(a, vector[-1:]), _stride(a, serial[-1:])]
+
+
+def _reused_at(loops: Sequence[For], a: _Access) -> int | None:
+    """How many loops stand inside the innermost one that touches the same elements again; None: none does."""
+    return next((n for n, loop in enumerate(reversed(loops))
+                 if loop.extent > 1 and not any(loop.var in steps for steps in a.steps)), None)
+
+
+def _stride(a: _Access, loops: Sequence[For]) -> float:
+    """Between neighbours along a loop: 0 the same element, 1 the next one, up to 4 a few apart, 5 elsewhere."""
+    if not loops:
+        return -1.0
+    moved: Mapping[int, float] = {d: steps[loops[0].var] for d, steps in enumerate(a.steps) if loops[0].var in steps}
+    if not moved:
+        return 0.0
+    return min(4.0, moved[a.run]) if list(moved) == [a.run] else 5.0
+
+
+def _log(x: float) -> float:
+    return math.log2(1 + x)
