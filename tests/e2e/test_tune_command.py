@@ -189,3 +189,23 @@ def test_without_xgboost_it_says_so_and_works(two_layers, capsys, monkeypatch):
     assert main(["tune", "--trials", "3"]) == 0
     assert "ranked by the analytic model alone: xgboost is not installed (fix: pip install" in capsys.readouterr().err
     assert len(trials()) == 6
+
+
+def test_methods_are_compared_and_drawn(two_layers, capsys):
+    command = ["tune", "--compare", "curves", "--searcher", "auto", "--searcher", "random", "--trials", "5", "--seeds", "2"]
+    assert main(command) == 0
+    screen = capsys.readouterr()
+    assert screen.out.startswith("method") and "auto" in screen.out and "2 kernels, 2 seeds, " in screen.out
+    assert "[8/8] " in screen.err
+    facts = json.loads((two_layers / "curves" / "curves.json").read_text())
+    assert len(facts["runs"]) == 8 and all(len(r["best_us"]) == 5 for r in facts["runs"])
+    assert (two_layers / "curves" / "curves.svg").read_text().count("<polyline") == 3 * 2
+    measured = trials()
+    assert main(command) == 0                                       # all of it is known
+    assert trials() == measured and json.loads((two_layers / "curves" / "curves.json").read_text()) == facts
+    assert not [line for line in lines() if line["kind"] == "choice"]
+    capsys.readouterr()
+    assert main(["tune", "--compare", "curves", "--kernels", "conv*"]) == 2
+    assert "none that leaves a choice is called 'conv*'" in capsys.readouterr().err
+    assert main(["tune", "--seeds", "2"]) == 2
+    assert "fix: add --compare FOLDER" in capsys.readouterr().err

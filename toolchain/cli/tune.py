@@ -18,6 +18,7 @@ from toolchain.build.records import Records
 from toolchain.build.store import Store
 from toolchain.cli.build import execute
 from toolchain.cli.commands import command, project_options
+from toolchain.cli.compare import SEEDS, TRIALS, compare_methods
 from toolchain.cli.project import Project, open_project
 from toolchain.cli.screen import Style, count, cut, near, seconds, style_of
 from toolchain.cli.space import Amount
@@ -38,8 +39,13 @@ MISCOMPILED = ("wrong", "bounds")       # causes of failure that are our bug, an
 @project_options
 @click.option("--budget", type=Amount(DURATION), help="Time to spend in all: 10m, 2h.  [default: the deployfile's]")
 @click.option("--trials", type=click.IntRange(1), help="Schedules measured per kernel at most.  [default: the deployfile's]")
-@click.option("--searcher", type=click.Choice(list(SEARCHERS)),
-              help="How schedules are proposed.  [default: the deployfile's]")
+@click.option("--searcher", "searchers", type=click.Choice(list(SEARCHERS)), multiple=True,
+              help="How schedules are proposed; several with --compare.  [default: the deployfile's; of --compare: all]")
+@click.option("--compare", "compare_folder", type=click.Path(path_type=Path, file_okay=False),
+              help="Change no build: run search methods beside each other, draw their curves into this folder.")
+@click.option("--seeds", type=click.IntRange(1), help="Searches per method and kernel with --compare.  [default: 3]")
+@click.option("--kernels", "pattern", default="", metavar="GLOB",
+              help="Kernels to compare on, by name.  [default: the six with most work]")
 @click.option("--seed", type=click.IntRange(0), help="Seed of the search.  [default: the deployfile's]")
 @click.option("--export", "export_file", type=click.Path(path_type=Path, dir_okay=False),
               help="Tune nothing: write all records of this user as JSON lines there.")
@@ -47,7 +53,8 @@ MISCOMPILED = ("wrong", "bounds")       # causes of failure that are our bug, an
               help="Tune nothing: take in what --export wrote, or a log of AutoTVM (as hints).")
 def tune_command(
     names: tuple[str, ...], file: Path | None, folder: Path | None, budget: float | None, trials: int | None,
-    searcher: str | None, seed: int | None, export_file: Path | None, import_file: Path | None,
+    searchers: tuple[str, ...], compare_folder: Path | None, seeds: int | None, pattern: str, seed: int | None,
+    export_file: Path | None, import_file: Path | None,
 ) -> int:
     """Spend a budget on faster schedules for the builds NAMES means; the next `tc build` uses what was found.
 
@@ -59,21 +66,28 @@ def tune_command(
     Example:
       tc tune --budget 10m
       tc tune resnet18@x86 --trials 64 --searcher genetic
+      tc tune resnet18@x86 --compare curves --searcher auto --searcher random
       tc tune --export tuning.jsonl
     """
     if export_file is not None or import_file is not None:
         return exchange(export_file, import_file)
+    if compare_folder is None and (seeds is not None or pattern or len(searchers) > 1):
+        raise UsageError("--seeds, --kernels and several --searcher are for comparing search methods",
+                         fix="add --compare FOLDER")
     project = open_project(file, folder)
     default = project.tasks(names, lambda build, target: {})        # whatever the records say
     goals = {b.name: (b.module, *(bucket.optimized for bucket in b.buckets)) for b in default}
     built = execute(project, goals, is_result=False)
     if built.exit_code:
         return built.exit_code
-    options = _options(project, default, budget, trials, searcher, seed)
+    options = _options(project, default, budget, trials, next(iter(searchers), None), seed)
     store = Store(settings().store)
     try:
         with Records(settings().store) as records:
             warn_of_damage(records)
+            if compare_folder is not None:
+                return compare_methods(default, built.artifacts, store, records, compare_folder,
+                                       searchers or list(SEARCHERS), pattern, seeds or SEEDS, trials or TRIALS)
             return _tune(project, names, default, built.artifacts, store, records, options)
     finally:
         store.close()

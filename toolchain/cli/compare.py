@@ -1,0 +1,50 @@
+"""`tc tune --compare`: search methods beside each other on a project's kernels. Changes no build."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from toolchain.build.records import Records
+from toolchain.build.store import Store
+from toolchain.cli.screen import count, near
+from toolchain.core.artifact import Artifact
+from toolchain.tasks.plan import BuildTasks
+
+TRIALS, SEEDS = 64, 3       # per search, per method and kernel, where nobody says how many
+
+
+def compare_methods(
+    default: Sequence[BuildTasks], artifacts: Mapping[str, Artifact], store: Store, records: Records, folder: Path,
+    searchers: Sequence[str], pattern: str, seeds: int, trials: int,
+) -> int:
+    """Measures, prints a table, and leaves curves.svg and curves.json in `folder`."""
+    from toolchain.build.folders import write_atomically
+    from toolchain.tasks.tuning.compare import chosen, drawing, facts, run_comparison, table
+    from toolchain.tasks.tuning.kernels import kernels
+    from toolchain.tasks.tuning.local import LocalMeasurer
+
+    picked = chosen(kernels(default, artifacts, store), pattern)
+    total, done = len(picked) * len(searchers) * seeds, 0
+
+    def on_run(run: Any) -> None:
+        nonlocal done
+        done += 1
+        print(f"[{done}/{total}] {run.task}  {run.searcher}, seed {run.seed}: {run.best_us[0] / run.best_us[-1]:.2f}x after "
+              f"{count(len(run.best_us), 'trials')}", file=sys.stderr, flush=True)
+    with LocalMeasurer([k.job for k in picked]) as measurer:
+        comparison = run_comparison(picked, measurer, records, searchers, seeds, trials, on_run)
+    head, *rows = table(comparison)
+    widths = [max(len(row[n]) for row in (head, *rows)) for n in range(len(head))]
+    for row in (head, *rows):
+        print("  ".join(cell.ljust(w) if n == 0 else cell.rjust(w) for n, (cell, w) in enumerate(zip(row, widths))))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "curves.svg", drawing(comparison).encode())
+    write_atomically(folder / "curves.json", (json.dumps(facts(comparison), indent=1) + "\n").encode())
+    print(f"{count(len(picked), 'kernels')}, {count(seeds, 'seeds')}, {count(comparison.measured, 'schedules')} measured "
+          f"({comparison.seconds_per_trial:.2f} s each); parts of the best known speed, median of the seeds")
+    print(f"wrote {near(str(folder / 'curves.svg'))} and curves.json")
+    return 0
