@@ -12,9 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from toolchain.core.errors import CodegenError
+from toolchain.core.layout import Layout, TensorType
 from toolchain.core.target import Target
 from toolchain.graph.importers.onnx import import_onnx
-from toolchain.graph.ir import Graph
+from toolchain.graph.ir import Graph, Node
 from toolchain.targets.llvm.cpu import host_target
 from toolchain.tasks.compile import compile_workload
 from toolchain.tasks.optimize import Workload as TuningWorkload
@@ -34,7 +35,7 @@ def network(op: str, shapes: list[tuple[int, ...]], weight: tuple[int, ...] = ()
     nodes = [helper.make_node(op, names, ["y"], **attributes), helper.make_node("Relu", ["y"], ["r"])]
     result = helper.make_tensor_value_info("r", TensorProto.FLOAT, None)
     graph = helper.make_graph(nodes, "net", values, [result], [numpy_helper.from_array(w, "w")] if weight else [])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
 SAME = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
@@ -47,6 +48,12 @@ NETWORKS = {
     "depthwise": network("Conv", [(1, 32, 9, 10)], (32, 1, 3, 3), group=32, **SAME),
     "transposed": network("ConvTranspose", [(1, 16, 5, 6)], (16, 17, 4, 4), strides=[2, 2], kernel_shape=[4, 4],
                           pads=[1, 1, 1, 1]),
+    "softmax": network("Softmax", [(5, 3, 128)], axis=-1),
+    "short softmax": network("Softmax", [(6, 100)], axis=-1),
+    "columns": network("ReduceMax", [(9, 7, 160)], axes=[0], keepdims=0),
+    "long mean": network("ReduceMean", [(2, 40_000)], axes=[1], keepdims=0),
+    "elementwise": network("Mul", [(7, 384), (384,)]),
+    "turned": network("Transpose", [(3, 40, 70)], perm=[0, 2, 1]),
 }
 
 
@@ -72,6 +79,14 @@ def test_every_schedule_of_a_space_is_right(name, tmp_path):
         failed = [p for p in sorted(drawn, key=str) if not _passes(workload.body, HOST, p, run_on)]
         assert len(failed) <= 1 and space.default not in failed, failed
     assert tuned
+
+
+def test_blocked_columns_side_by_side_are_right():
+    t = TensorType((2, 40, 6, 12), "float32", Layout.parse("NCHW8c"))
+    body = Graph("body", (Node("Sigmoid", ("x",), ("y",), {}, "n"),), ("x",), ("y",), {"x": t, "y": t}, {})
+    space = space_of(body, HOST, {"unroll": "1"})
+    points = list(space.all())
+    assert len({p.signature for p in points}) == 3 and all(_passes(body, HOST, p, prepare(body, (), 0)) for p in points)
 
 
 def _passes(body: Graph, target: object, point: object, run_on: Workload) -> bool:

@@ -17,6 +17,7 @@ from toolchain import te
 from toolchain.core import dtype as dtypes
 from toolchain.core.layout import Layout, default_axes
 from toolchain.core.target import Target
+from toolchain.kernels.sketches.asks import Asks
 from toolchain.kernels.sketches.stages import definitions, is_reduction, layout_of
 from toolchain.te.expr import Index, Load, distinct
 from toolchain.te.tensor import Tensor
@@ -28,24 +29,27 @@ SMALLEST_TILE = 4
 
 
 def pointwise(s: te.Schedule, target: Target, choices: Choices) -> None:
+    asks = Asks(choices)
     for stage in definitions(s):
-        pointwise_nest(s, stage, target)
+        pointwise_nest(s, stage, target, asks)
 
 
-def pointwise_nest(s: te.Schedule, stage: Tensor, target: Target) -> None:
+def pointwise_nest(s: te.Schedule, stage: Tensor, target: Target, asks: Asks) -> None:
     """Vectors along what is contiguous in the result, cores along the rest."""
     if not stage.shape:
         return
     blocked = len(stage.shape) >= 3 and layout_of(s, stage).block(1) > 1 and stage.shape[1] > 1
-    if turned := _turned_operands(s, stage, target):
+    if turned := _turned_operands(s, stage, target, asks):
         _turning_nest(s, stage, *turned)
     elif blocked:
-        _blocked_nest(s, stage)
+        _blocked_nest(s, stage, asks)
     else:
-        _plain_nest(s, stage, target)
+        _plain_nest(s, stage, target, asks)
 
 
-def _turned_operands(s: te.Schedule, stage: Tensor, target: Target) -> tuple[list[Tensor], te.Var, te.Var, int] | None:
+def _turned_operands(
+    s: te.Schedule, stage: Tensor, target: Target, asks: Asks,
+) -> tuple[list[Tensor], te.Var, te.Var, int] | None:
     """(operands that are contiguous along another axis than the result, that axis, the result's, size of a tile); None when
     there are none, or they do not agree, or the axes are short."""
     definition = s.func.stages[stage]
@@ -69,10 +73,10 @@ def _turned_operands(s: te.Schedule, stage: Tensor, target: Target) -> tuple[lis
         return None
     along = next(iter(found.values()))
     shortest = min(along.extent, across.extent)
-    size = next((n for n in (16, 8, 4) if n <= min(size, shortest)), 0)
-    if size < SMALLEST_TILE or (block and block != size):
+    sizes = [n for n in (16, 8, 4) if SMALLEST_TILE <= n <= min(size, shortest)]
+    if not sizes or (block and block != sizes[0]):
         return None
-    return list(found), along, across, size
+    return list(found), along, across, asks.square(sizes[:1] if block else sizes)
 
 
 def _variable(i: te.Expr) -> te.Var | None:
@@ -112,8 +116,8 @@ def _turning_nest(
         s[stage].partition(loop)
 
 
-def _blocked_nest(s: te.Schedule, stage: Tensor) -> None:
-    """NCHW<l>c: one vector of channels at a time."""
+def _blocked_nest(s: te.Schedule, stage: Tensor, asks: Asks) -> None:
+    """NCHW<l>c: one vector of channels at a time, or those of a few neighbours."""
     lanes = layout_of(s, stage).block(1)
     axes, reduce = s[stage].op.axis, s[stage].op.reduce_axis
     g, inner = s[stage].split(axes[1], factor=lanes)
@@ -123,19 +127,26 @@ def _blocked_nest(s: te.Schedule, stage: Tensor) -> None:
     if s.func.stages[stage].tag == "concat" and s.func.stages[stage].attrs["axis"] == 1:
         _share(s, stage, [axes[0], *axes[2:]], reduce)
         s[stage].partition(g)                                # one loop per concatenated piece
-    else:
-        _share(s, stage, outer, reduce)
+        return
+    if not reduce and (several := asks.unroll(outer[-1].extent, 1)) > 1:
+        outer[-1], beside = s[stage].split(outer[-1], factor=several)
+        s[stage].unroll(beside)
+    _share(s, stage, outer, reduce)
 
 
-def _plain_nest(s: te.Schedule, stage: Tensor, target: Target) -> None:
-    """Row-major: vectors along the innermost dimension when it is wide enough."""
+def _plain_nest(s: te.Schedule, stage: Tensor, target: Target, asks: Asks) -> None:
+    """Row-major: vectors along the innermost dimension when it is wide enough, perhaps a few of them at a time."""
     lanes = target.lanes(dtypes.bits(stage.dtype))
     axes, reduce = list(s[stage].op.axis), s[stage].op.reduce_axis
     outer, last = axes[:-1], axes[-1]
     if last.extent < lanes:
         _share(s, stage, outer, reduce)
         return
-    io, ii = s[stage].split(last, factor=lanes)
+    several = asks.unroll(last.extent, lanes) if not reduce else 1
+    io, ii = s[stage].split(last, factor=several * lanes)
+    if several > 1:
+        beside, ii = s[stage].split(ii, factor=lanes)
+        s[stage].unroll(beside)
     ragged = bool(last.extent % lanes)
     if ragged and math.prod(a.extent for a in outer) < 8:
         s[stage].reorder(io, *outer, *reduce, ii)            # outermost, so that its tail becomes a phase of its own

@@ -32,6 +32,7 @@ from toolchain import te
 from toolchain.core import dtype as dtypes
 from toolchain.core.errors import ScheduleError
 from toolchain.core.target import Target
+from toolchain.kernels.sketches.asks import Asks
 from toolchain.kernels.sketches.pointwise import PARALLEL_ELEMENTS, pointwise_nest
 from toolchain.kernels.sketches.stages import SCAN, definitions, fuse_all, is_reduction, layout_of, readers
 from toolchain.te.expr import Load, Reduce, distinct, variables
@@ -40,7 +41,6 @@ from toolchain.te.tune.choices import Choices
 
 STACK_BYTES = 4096           # larger stages of a row live in the lane's scratch instead of on the stack
 WINDOW_BYTES = 24 * 1024     # of rows that windows are read from: most of a first-level cache
-VECTORS = 4                  # of partial results: an addition takes four cycles, and one may start in each
 PARTS = 16                   # of a reduction that is all there is to share
 FEW_ROWS = 4
 FEW = 4                      # columns that make a vector of their own: the alternative to gathering each column's elements
@@ -49,15 +49,15 @@ LONG_SUM = 128               # steps of one accumulator from which on a sum is t
 
 def rows(s: te.Schedule, target: Target, choices: Choices) -> None:
     """Every stage at the row (or column block) loop of the last one; for a few long rows, in a nest of its own."""
-    root = _root(s)
+    root, asks = _root(s), Asks(choices)
     if root is None or _few_long_rows(s) or not common_axes(s, root):
         for stage in definitions(s):
-            _alone(s, stage, target)
+            _alone(s, stage, target, asks)
         return
     outputs = [t for t in s.func.stages if t in s.func.params and t is not root]
     for stage in outputs:
-        pointwise_nest(s, stage, target)
-    _nest(s, root, [t for t in definitions(s) if t is not root and t not in outputs], target)
+        pointwise_nest(s, stage, target, asks)
+    _nest(s, root, [t for t in definitions(s) if t is not root and t not in outputs], target, asks)
 
 
 def _root(s: te.Schedule) -> Tensor | None:
@@ -72,7 +72,7 @@ def _root(s: te.Schedule) -> Tensor | None:
     return None if any(is_reduction(s.func.stages[o]) for o in outputs) else waist
 
 
-def _nest(s: te.Schedule, root: Tensor, members: list[Tensor], target: Target) -> None:
+def _nest(s: te.Schedule, root: Tensor, members: list[Tensor], target: Target, asks: Asks) -> None:
     """One nest around `root` that computes `members`, what only it needs, on the way."""
     common = common_axes(s, root)
     if is_reduction(s.func.stages[root]):
@@ -80,12 +80,14 @@ def _nest(s: te.Schedule, root: Tensor, members: list[Tensor], target: Target) -
         members = [*members, s.cache_write(root, "local")]
         common = [s[root].op.axis[d] for d in places]
     if _has_columns(s, root, members, common, target):
-        _columns(s, root, members, common, target)
+        _columns(s, root, members, common, target, asks)
     else:
-        _rows(s, root, members, common, target)
+        _rows(s, root, members, common, target, asks)
 
 
-def _rows(s: te.Schedule, root: Tensor, members: list[Tensor], common: Sequence[te.Var], target: Target) -> None:
+def _rows(
+    s: te.Schedule, root: Tensor, members: list[Tensor], common: Sequence[te.Var], target: Target, asks: Asks,
+) -> None:
     """One loop over all common dimensions; vectors within a row."""
     if _has_windows(s, members):
         common = _fewer_rows(s, root, members, common, target)
@@ -100,27 +102,27 @@ def _rows(s: te.Schedule, root: Tensor, members: list[Tensor], common: Sequence[
             continue
         if m in across and m.shape[-1] > target.lanes(dtypes.bits(m.dtype)):
             within[m] = s.cache_write(m, "local")
-        elif m not in across and (partial := lane_partials(s, m, target)) is not None:
+        elif m not in across and (partial := lane_partials(s, m, target, asks)) is not None:
             within[m] = partial
     s[root].reorder(*common, *rest)
     loop = fuse_all(s, root, common)
     if direct:
-        rest = [*rest[:-1], *_split_block(s, root, rest[-1], target)]
+        rest = [*rest[:-1], *_split_block(s, root, rest[-1], target, asks)]
     for stage in reversed(direct):
         _gather_at(s, root, [stage], rest[-2])
-        _vectorize(s, stage, s[stage].op.axis, target, unroll=True)
+        _vectorize(s, stage, s[stage].op.axis, target, asks, whole=True)
     for stage in reversed([m for m in _in_order(s, members) if m not in direct]):
         _gather_at(s, root, [stage], loop)
         if stage not in within:
-            _vectorize(s, stage, s[stage].op.axis, target)
+            _vectorize(s, stage, s[stage].op.axis, target, asks)
         elif isinstance(inside := within[stage], Partials):
             s[inside.lanes].compute_at(s[stage], s[stage].op.axis[-1])
             _near(s, inside.lanes)
             _vectorize_partial(s, inside)
             _join_lanes(s, stage, s[stage].op.reduce_axis[0], inside.width)
         else:
-            _in_blocks(s, inside, stage, target)
-    _vectorize(s, root, rest[-1:] if direct else rest, target)
+            _in_blocks(s, inside, stage, target, asks)
+    _vectorize(s, root, rest[-1:] if direct else rest, target, asks)
     if direct:
         s[root].partition(rest[-2])
     if _is_worth_sharing(s, [root, *members, *(w.lanes if isinstance(w, Partials) else w for w in within.values())]):
@@ -152,20 +154,20 @@ def _is_read_in_place(s: te.Schedule, root: Tensor, stage: Tensor, last: te.Var)
     return readers(s, stage) == [root] and all(te.index(load.index[-1]) == te.index(last) for load in loads)
 
 
-def _split_block(s: te.Schedule, stage: Tensor, last: te.Var, target: Target) -> tuple[te.Var, te.Var]:
+def _split_block(s: te.Schedule, stage: Tensor, last: te.Var, target: Target, asks: Asks) -> tuple[te.Var, te.Var]:
     """An axis as (blocks, a few vectors)."""
     lanes = target.lanes(dtypes.bits(stage.dtype))
-    block, inner = s[stage].split(last, factor=lanes * max(1, min(VECTORS, last.extent // lanes)))
+    block, inner = s[stage].split(last, factor=lanes * max(1, min(asks.vectors(), last.extent // lanes)))
     return block, inner
 
 
-def _in_blocks(s: te.Schedule, accumulators: Tensor, stage: Tensor, target: Target) -> None:
+def _in_blocks(s: te.Schedule, accumulators: Tensor, stage: Tensor, target: Target, asks: Asks) -> None:
     """A row of results, a few vectors at a time, in registers."""
-    block, inner = _split_block(s, stage, s[stage].op.axis[-1], target)
+    block, inner = _split_block(s, stage, s[stage].op.axis[-1], target, asks)
     s[accumulators].compute_at(s[stage], block)
     s[accumulators].set_scope("local")
-    _vectorize(s, accumulators, s[accumulators].op.axis, target, unroll=True)
-    _vectorize(s, stage, (inner,), target)
+    _vectorize(s, accumulators, s[accumulators].op.axis, target, asks, whole=True)
+    _vectorize(s, stage, (inner,), target, asks)
     s[stage].partition(block)
 
 
@@ -199,12 +201,14 @@ def _steps(s: te.Schedule, load: Load, axis: te.Var) -> int | None:
     return None if any(axis in variables(o) for o in others) else at.coefficient(axis)
 
 
-def _columns(s: te.Schedule, root: Tensor, members: list[Tensor], common: Sequence[te.Var], target: Target) -> None:
+def _columns(
+    s: te.Schedule, root: Tensor, members: list[Tensor], common: Sequence[te.Var], target: Target, asks: Asks,
+) -> None:
     """A block of columns at a time, a few vectors wide."""
     lanes = target.lanes(max(dtypes.bits(t.dtype) for t in (root, *members)))
     last = common[-1]
-    width = lanes * (1 if last.extent < 2 * lanes else next(
-        (v for v in (VECTORS, 3, 2, 1) if last.extent % (v * lanes) == 0), min(VECTORS, last.extent // lanes)))
+    most = 1 if last.extent < 2 * lanes else min(asks.vectors(), last.extent // lanes)
+    width = lanes * next((v for v in range(most, 0, -1) if last.extent % (v * lanes) == 0), most)
     outer = list(common[:-1])
     rest = [a for a in s[root].op.axis if a not in common]
     block, inner = s[root].split(last, factor=width)
@@ -215,8 +219,8 @@ def _columns(s: te.Schedule, root: Tensor, members: list[Tensor], common: Sequen
     inside = _in_order(s, members)
     _gather_at(s, root, inside, order[-1])
     for stage in inside:
-        _vectorize(s, stage, s[stage].op.axis, target, unroll=is_reduction(s.func.stages[stage]))
-    _vectorize(s, root, [*rest, inner], target)
+        _vectorize(s, stage, s[stage].op.axis, target, asks, whole=is_reduction(s.func.stages[stage]))
+    _vectorize(s, root, [*rest, inner], target, asks)
     shared = order[0] if ragged else fuse_all(s, root, order)
     if ragged:
         s[root].partition(block)
@@ -301,23 +305,23 @@ def _few_long_rows(s: te.Schedule) -> bool:
     return bool(found) and all(n < FEW_ROWS for n, _ in found) and max(r for _, r in found) >= 2 * PARALLEL_ELEMENTS
 
 
-def _alone(s: te.Schedule, stage: Tensor, target: Target) -> None:
+def _alone(s: te.Schedule, stage: Tensor, target: Target, asks: Asks) -> None:
     """A nest of its own: elementwise, or a reduction, in parts when it is long and there is little else to share."""
     definition = s.func.stages[stage]
     length = math.prod(r.extent for r in definition.reduce_axis)
     if not is_reduction(definition):
-        pointwise_nest(s, stage, target)
+        pointwise_nest(s, stage, target, asks)
     elif not stage.shape:
         raise ScheduleError("a reduction to a scalar without a loop", where=stage.name)
     elif len(definition.values) > 1:
-        _in_lanes(s, stage, target)
+        _in_lanes(s, stage, target, asks)
     elif math.prod(stage.shape) < FEW_ROWS and length >= 2 * PARALLEL_ELEMENTS:
         fused = _fused_reduction(s, stage)
-        block = VECTORS * target.lanes(dtypes.bits(stage.dtype))
+        block = asks.vectors() * target.lanes(dtypes.bits(stage.dtype))
         outer, _ = s[stage].split(fused, factor=-(-length // (PARTS * block)) * block)
-        _nest(s, s.rfactor(stage, outer), [], target)
+        _nest(s, s.rfactor(stage, outer), [], target, asks)
     else:
-        _nest(s, stage, [], target)
+        _nest(s, stage, [], target, asks)
 
 
 def _fused_reduction(s: te.Schedule, stage: Tensor) -> te.Var:
@@ -328,12 +332,12 @@ def _fused_reduction(s: te.Schedule, stage: Tensor) -> te.Var:
     return fused
 
 
-def _in_lanes(s: te.Schedule, stage: Tensor, target: Target) -> None:
+def _in_lanes(s: te.Schedule, stage: Tensor, target: Target, asks: Asks) -> None:
     """Several values reduced together, in a nest of their own: along what is contiguous in lanes."""
     along = contiguous_axis(s, s.func.stages[stage])
-    partial = lane_partials(s, stage, target) if along in s.func.stages[stage].reduce_axis else None
+    partial = lane_partials(s, stage, target, asks) if along in s.func.stages[stage].reduce_axis else None
     if partial is None:
-        pointwise_nest(s, stage, target)
+        pointwise_nest(s, stage, target, asks)
         return
     loop = fuse_all(s, stage, s[stage].op.axis)
     s[partial.lanes].compute_at(s[stage], loop)
@@ -354,7 +358,7 @@ class Partials:
     blocks: Tensor | None
 
 
-def lane_partials(s: te.Schedule, stage: Tensor, target: Target) -> Partials | None:
+def lane_partials(s: te.Schedule, stage: Tensor, target: Target, asks: Asks) -> Partials | None:
     """Split a reduction to a scalar per row into one partial result per lane (rfactor); short ones stay as they are.
 
         total[i] = sum_r x[i, r]   ->   total.rf[l, i] = sum_o x[i, o*L + l];   total[i] = sum_l total.rf[l, i]
@@ -370,8 +374,8 @@ def lane_partials(s: te.Schedule, stage: Tensor, target: Target) -> Partials | N
         if math.prod(a.extent for a in definition.reduce_axis) < 2 * width:
             return None
         last = _fused_reduction(s, stage)
-    most = max(1, VECTORS // len(definition.values))
-    vectors = max((v for v in (most, 2, 1) if v <= most and last.extent >= 2 * v * width), default=1)
+    most = max(1, asks.vectors() // len(definition.values)) if last.extent >= 4 * width else 1
+    vectors = max((v for v in (most, 4, 2, 1) if v <= most and last.extent >= 2 * v * width), default=1)
     length = last.extent
     _, lane = s[stage].split(last, factor=vectors * width)
     lanes = s.rfactor(stage, lane)
@@ -416,8 +420,10 @@ def _join_lanes(s: te.Schedule, stage: Tensor, lane: te.Var, width: int) -> None
     s[stage].vectorize(lane)
 
 
-def _vectorize(s: te.Schedule, stage: Tensor, axes: Sequence[te.Var], target: Target, unroll: bool = False) -> None:
-    """Vectors along the innermost wide dimension, reductions outside them. unroll: all of that dimension in registers."""
+def _vectorize(
+    s: te.Schedule, stage: Tensor, axes: Sequence[te.Var], target: Target, asks: Asks, whole: bool = False,
+) -> None:
+    """Vectors along the innermost wide dimension, reductions outside them. whole: all of that dimension in registers."""
     lanes = target.lanes(dtypes.bits(stage.dtype))
     wide = [a for a in axes if a.extent >= lanes]
     reduce = s[stage].op.reduce_axis
@@ -428,8 +434,12 @@ def _vectorize(s: te.Schedule, stage: Tensor, axes: Sequence[te.Var], target: Ta
     last, outer = wide[-1], None
     inner = last
     if last.extent > lanes:
-        outer, inner = s[stage].split(last, factor=lanes)
-    if unroll and outer is not None:
+        several = 1 if whole or reduce or s.func.stages[stage].tag == SCAN else asks.unroll(last.extent, lanes)
+        outer, inner = s[stage].split(last, factor=several * lanes)
+        if several > 1:
+            beside, inner = s[stage].split(inner, factor=lanes)
+            s[stage].unroll(beside)
+    if whole and outer is not None:
         s[stage].reorder(*reduce, outer, inner)
         s[stage].unroll(outer)
     elif reduce:
