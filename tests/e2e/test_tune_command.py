@@ -209,3 +209,18 @@ def test_methods_are_compared_and_drawn(two_layers, capsys):
     assert "none that leaves a choice is called 'conv*'" in capsys.readouterr().err
     assert main(["tune", "--seeds", "2"]) == 2
     assert "fix: add --compare FOLDER" in capsys.readouterr().err
+
+
+def test_a_report_tells_tuned_here_from_tuned_elsewhere(two_layers, capsys):
+    with (two_layers / "deployfile.yaml").open("a") as deployfile:
+        deployfile.write("report: {against: [], time: 200ms}\n")
+    assert main(["tune", "--trials", "2"]) == 0
+    choose(matmul={"unroll": "1"}, matmul_add_tanh={"unroll": "1"})
+    with Records(settings().store) as records:
+        there = next(c for c in records.choices().values() if c.name == "matmul")
+        records.choose([replace(there, created_s=time.time(), provenance={**there.provenance, "machine": "another"})])
+    assert main(["report", "--json", "r.json"]) == 0
+    assert "2 of 2 tuned, 1 of them elsewhere" in " ".join(capsys.readouterr().out.split())
+    (build,) = json.loads((two_layers / "r.json").read_text())["report"]["builds"]
+    assert (build["build"]["tuned_kernels"], build["build"]["transferred_kernels"]) == (2, 1)
+    assert {x["kernel"]: x["schedule"] for x in build["layers"]} == {"matmul": "transferred", "matmul_add_tanh": "tuned"}

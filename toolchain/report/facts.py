@@ -35,7 +35,8 @@ class BuildFacts:
     artifact: the build's name in the deployfile, "reader@x86", which all buckets of an artifact share.
     size_bytes: all files of the artifact; weights_bytes and arena_bytes: parts of what it needs in memory. compile_s: sum
     over the tasks that made it, as if nothing had come from the store. kernels, tuned_kernels: distinct kernels, and how
-    many of them use a schedule from tuning records. digests: of the model, the artifact, ...; versions: of what took part.
+    many of them use a schedule from tuning records; transferred_kernels: those of them tuned on another machine. digests: of
+    the model, the artifact, ...; versions: of what took part.
     """
 
     name: str
@@ -51,6 +52,7 @@ class BuildFacts:
     digests: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     artifact: str = ""
+    transferred_kernels: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,8 @@ class LayerFacts:
     same). network_us: median time inside the whole
     network; hot_us: alone, repeated, with warm caches (None: not measured). moved_bytes: inputs, weights and outputs, once;
     weights_bytes: the part of it that is constant. chunks: into how many pieces the work can be cut for threads, the most
-    of its phases (0: not known).
+    of its phases (0: not known). schedule: "tuned" (confirmed on this machine), "transferred" (on another one that is the
+    same kind of target), "default". workload: the kernel's key in tuning records.
     """
 
     kernel: str
@@ -107,6 +110,7 @@ class LayerFacts:
     computed_flops: float = 0.0
     chunks: int = 0
     schedule: str = "default"
+    workload: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Literal
 from toolchain.build.caret import printable
 from toolchain.report.facts import (
     MISSING,
+    BuildFacts,
     BuildReport,
     Comparison,
     ContenderFacts,
@@ -279,9 +280,15 @@ def _artifacts(report: Report) -> Section:
                Column("compile time", True), Column("kernels", True), Column("schedules"))
     rows = [(show_name(b.artifact or b.name), b.precision, *map(show_bytes, (b.size_bytes, b.weights_bytes, b.arena_bytes)),
              f"{b.compile_s:.2f} s", str(b.kernels),
-             f"{b.tuned_kernels} of {b.kernels} tuned" if b.tuned_kernels else "default")
+             _schedules(b))
             for b in {x.build.artifact or x.build.name: x.build for x in report.builds}.values()]
     return Section("Artifacts", tables=(Table(columns, tuple(rows)),))
+
+
+def _schedules(b: BuildFacts) -> str:
+    """"default", "3 of 20 tuned", "3 of 20 tuned, 2 of them elsewhere"."""
+    elsewhere = f", {b.transferred_kernels} of them elsewhere" if b.transferred_kernels else ""
+    return f"{b.tuned_kernels} of {b.kernels} tuned{elsewhere}" if b.tuned_kernels else "default"
 
 
 def layer_section(b: BuildReport, limit: int = SHOWN_LAYERS) -> Section:

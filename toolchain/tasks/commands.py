@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from toolchain.build.failed import failed_folder
+from toolchain.build.records import Records, records_path
 from toolchain.build.store import Store
 from toolchain.build.task import Task
 from toolchain.core.artifact import Artifact
@@ -23,9 +26,10 @@ from toolchain.report.facts import (
     VerifyFacts,
     from_json,
 )
+from toolchain.targets.fingerprint import host_fingerprint
 from toolchain.tasks.machine import FACTS_FILE as MACHINE_FILE
 from toolchain.tasks.measure import FACTS_FILE
-from toolchain.tasks.plan import BucketTasks, BuildTasks
+from toolchain.tasks.plan import BucketTasks, BuildTasks, target_digest
 from toolchain.tasks.verify import REPRO
 
 VERSIONS = ("toolchain", "numpy", "onnx", "llvmlite", "ziglang")
@@ -50,8 +54,22 @@ def _bucket_report(
     b: BuildTasks, bucket: BucketTasks, artifacts: Mapping[str, Artifact], store: Store, project: Path | None,
 ) -> BuildReport:
     measured, layers = _measured(artifacts.get(bucket.measure.name), store)
+    elsewhere = tuned_elsewhere(artifacts[b.target.name].meta["target"])
+    layers = tuple(replace(x, schedule="transferred") if x.schedule == "tuned" and x.workload in elsewhere else x
+                   for x in layers)
     build, verified = _build_facts(b, bucket, artifacts, store, project), _verified(bucket, artifacts, project)
+    build = replace(build, transferred_kernels=len(elsewhere & set(artifacts[b.module.name].meta.get("schedules", ()))))
     return BuildReport(build, verified, layers, measured, _machine(artifacts.get(b.machine.name), store))
+
+
+def tuned_elsewhere(target: Mapping[str, Any]) -> frozenset[str]:
+    """Workloads whose schedule for a target was confirmed on another machine than this one, as its records say."""
+    if not records_path(settings().store).exists():
+        return frozenset()
+    here = host_fingerprint()
+    with Records(settings().store) as records:
+        return frozenset(c.workload for c in records.choices(target_digest(target)).values()
+                         if c.answers and c.provenance.get("machine") != here)
 
 
 def _build_facts(

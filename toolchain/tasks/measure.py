@@ -92,7 +92,8 @@ def profile(
     return tuple(
         LayerFacts(kernel=d["kernel"], sources=tuple(d["sources"]), network_us=t.ns / 1e3, flops=float(d["flops"]),
                    hot_us=hot_us.get(t.index), moved_bytes=int(d["moved_bytes"]), weights_bytes=int(d["weights_bytes"]),
-                   computed_flops=float(d["computed_flops"]), chunks=int(d["chunks"]), schedule=d["schedule"])
+                   computed_flops=float(d["computed_flops"]), chunks=int(d["chunks"]), schedule=d["schedule"],
+                   workload=d["workload"])
         for t, d in zip(module.profile(inputs, PROFILES), described, strict=True)
     )
 

@@ -191,20 +191,21 @@ def layers(
     """What a report says of each op that computes or moves data, besides its time; in the order of `Module.profile`.
 
     {"kernel": name, "flops", "computed_flops", "moved_bytes", "weights_bytes": of all its runs together, "chunks",
-    "sources": nodes of the model, "schedule"} (`report.facts.LayerFacts`). names: by kernel key; tuned: keys of kernels.
+    "sources": nodes of the model, "schedule", "workload"} (`report.facts.LayerFacts`). names: by kernel key; tuned: keys
+    of kernels.
     """
     found = []
     for op, origin in zip(walk(plan.ops), origins, strict=True):
         if children(op):
             continue
         facts: dict[str, Any] = {"kernel": op.name, "flops": 0, "computed_flops": 0, "moved_bytes": 0, "weights_bytes": 0,
-                                 "chunks": 0, "sources": list(op.sources), "schedule": "default"}
+                                 "chunks": 0, "sources": list(op.sources), "schedule": "default", "workload": ""}
         if isinstance(op, Call) and origin is not None:
             node, types = origin.node, origin.graph.types
             moved = sum(size_bytes(types[v]) for v in (*node.inputs, *node.outputs) if v)
             weights = sum(slot.segment == "weights" and size_bytes(types[v]) for v, slot in zip(_buffers(node), op.buffers))
             key = node.attrs["kernel"]
-            facts |= {"kernel": names[key], "schedule": "tuned" if key in tuned else "default",
+            facts |= {"kernel": names[key], "schedule": "tuned" if key in tuned else "default", "workload": key,
                       "flops": node.attrs["flops"] * origin.times,
                       "computed_flops": computed_flops(node, types) * origin.times,
                       "moved_bytes": moved * origin.times, "weights_bytes": weights * origin.times,
