@@ -1,164 +1,226 @@
-"""Print how soon each search method finds fast schedules, and what a trial costs: python benchmarks/tuning.py
+"""Print the figures of tuning: what a trial costs, how soon searches find fast schedules, how those stand beside others.
 
-Every method searches the spaces of the same kernels with the same measurer, from the same default.
-Convolutions C1..C12 are ResNet-18's, D1..D9 MobileNet's depthwise ones (TVM, OSDI 2018, table 2), GEMM is 512^3.
+    python benchmarks/tuning.py                            everything but whole networks: some ten minutes the first time
+    python benchmarks/tuning.py --only trials,quality --kernels C3,D1,D5
+    python benchmarks/tuning.py --only networks --budget 10m --networks resnet18@x86
 
-    gain       the default's time / the best one's after that many trials, failures included; geometric mean over kernels,
-               median over seeds
-    s/trial    wall time of a trial, its build, its checks and the choice of it included
-    failed     candidates without a time
+Sections (--only):
 
-Times are of one thread. Afterwards the best of each kernel and its default take turns (confirmed): the minimum over many
-noisy samples flatters. Run it on a quiet machine.
+    trials      wall time of a trial: build, check, run and what the search itself takes; failed candidates
+    quality     the part of the best known speed after 1, 4, ... trials of each method: the whole space of each kernel is
+                measured once (there is no better schedule to be found in it), then every search runs on those times
+    vendor      the best of `auto` after 8 trials beside ONNX Runtime on one thread, taken in turns
+    networks    `tc tune` on whole networks of recipes/paper: the comparison it ends with
+
+Convolutions C1..C12 are ResNet-18's, D1..D9 MobileNet's depthwise ones (TVM, OSDI 2018, table 2), GEMM is 512^3, TBG a
+transposed batched product (Ansor's), T2D a transposed convolution (DCGAN's). Times are of one thread.
+
+Every measurement is kept in --folder as soon as it is made: killed, the same command goes on where it was; another run
+prints from what is there. Run it on a quiet machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+import onnxruntime
 from rich.console import Console
 from rich.table import Table
+from tuning_models import DEPTHWISE, RESNET, model
 
+from toolchain.build.records import Records
 from toolchain.graph.importers.onnx import import_onnx
 from toolchain.report.statistics import geometric_mean
 from toolchain.targets.llvm.cpu import host_target
 from toolchain.tasks.compile import compile_workload
 from toolchain.tasks.optimize import optimize_graph
+from toolchain.tasks.tuning.boosted import Boosted
 from toolchain.tasks.tuning.candidates import space_of
-from toolchain.tasks.tuning.confirm import confirm
 from toolchain.tasks.tuning.kernels import fused_nodes
 from toolchain.tasks.tuning.local import Job, LocalMeasurer
-from toolchain.te.tune.measure import Trial
+from toolchain.tasks.tuning.tune import RecordLog
+from toolchain.te.tune.compare import Run, Shared, compare, quality
 from toolchain.te.tune.searchers import SEARCHERS
-from toolchain.te.tune.session import Entry, Limits, Session, TuneTask
-from toolchain.te.tune.space import Space
+from toolchain.te.tune.session import TuneTask
+from toolchain.te.tune.space import Point, Space
 
-# name -> (size, channels in, channels out, window, stride)
-RESNET = {
-    "C1": (224, 3, 64, 7, 2), "C2": (56, 64, 64, 3, 1), "C3": (56, 64, 64, 1, 1), "C4": (56, 64, 128, 3, 2),
-    "C5": (56, 64, 128, 1, 2), "C6": (28, 128, 128, 3, 1), "C7": (28, 128, 256, 3, 2), "C8": (28, 128, 256, 1, 2),
-    "C9": (14, 256, 256, 3, 1), "C10": (14, 256, 512, 3, 2), "C11": (14, 256, 512, 1, 2), "C12": (7, 512, 512, 3, 1),
-}
-# name -> (size, channels, stride)
-MOBILENET = {
-    "D1": (112, 32, 1), "D2": (112, 64, 2), "D3": (56, 128, 1), "D4": (56, 128, 2), "D5": (28, 256, 1), "D6": (28, 256, 2),
-    "D7": (14, 512, 1), "D8": (14, 512, 2), "D9": (7, 1024, 1),
-}
-GEMM = 512
-CHECKPOINTS = (1, 4, 8, 16, 32, 64, 128, 256)
+KERNELS = (*RESNET, *DEPTHWISE, "GEMM", "TBG", "T2D")
+SECTIONS = ("trials", "quality", "vendor")
+CHECKPOINTS = (1, 4, 8, 16, 32, 64)
+TRIALS = 64
+BATCH = 4
+# Vendor's time / MetaSchedule's best after 64 trials (0.27, XGB, one seed, one core of a Sapphire Rapids): what 8 trials
+# of ours are to reach.
+METASCHEDULE = {"GEMM": 0.77, "C9": 0.65, "C12": 0.52, "C3": 1.27, "D1": 1.71, "TBG": 0.57}
+ROUNDS = 7
+RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "paper"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kernel:
+    """The kernel of a layer that computes most of it. alone: the layer has no other kernel."""
+
     job: Job
     space: Space
+    alone: bool
 
-
-def model(name: str) -> onnx.ModelProto:
-    """One layer and a Relu."""
-    def layer(op: str, x: Sequence[int], w: Sequence[int], **attributes: object) -> onnx.ModelProto:
-        weights = (np.random.default_rng(0).standard_normal(w) / 20).astype(np.float32)
-        nodes = [helper.make_node(op, ["x", "w"], ["y"], **attributes), helper.make_node("Relu", ["y"], ["r"])]
-        graph = helper.make_graph(nodes, name, [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)],
-                                  [helper.make_tensor_value_info("r", TensorProto.FLOAT, None)],
-                                  [numpy_helper.from_array(weights, "w")])
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    if name == "GEMM":
-        return layer("MatMul", (GEMM, GEMM), (GEMM, GEMM))
-    if name in RESNET:
-        size, channels, outputs, window, stride = RESNET[name]
-        return layer("Conv", (1, channels, size, size), (outputs, channels, window, window), strides=[stride, stride],
-                     pads=[window // 2] * 4)
-    size, channels, stride = MOBILENET[name]
-    return layer("Conv", (1, channels, size, size), (channels, 1, 3, 3), group=channels, strides=[stride, stride],
-                 pads=[1] * 4)
+    @property
+    def task(self) -> TuneTask:
+        return TuneTask(self.job.key, self.job.key, self.space)
 
 
 def kernel(name: str, folder: Path) -> Kernel:
-    """The kernel of a layer that computes most of it, as a build for this machine has it."""
-    onnx.save(model(name), folder / "model.onnx")
+    """As a build for this machine has it."""
+    onnx.save(model(name), folder / f"{name}.onnx")
     target = host_target()
-    graph, workloads = optimize_graph(import_onnx(folder / "model.onnx"), target)
+    graph, workloads = optimize_graph(import_onnx(folder / f"{name}.onnx"), target)
     key, node = max(fused_nodes(graph), key=lambda found: found[1].flops)
     _, facts = compile_workload(workloads[key].body, target)
     return Kernel(Job(name, workloads[key].body, target, node.weights, node.flops),
-                  space_of(workloads[key].body, target, facts["answers"]))
+                  space_of(workloads[key].body, target, facts["answers"]), len(workloads) == 1)
 
 
-class Forgetful:
-    """A log that keeps nothing: each search is a new one."""
-
-    def entries(self) -> Sequence[Entry]:
-        return ()
-
-    def append(self, entry: Entry) -> None:
-        pass
-
-
-def search(k: Kernel, measurer: LocalMeasurer, searcher: str, seed: int, trials: int) -> tuple[Session, list[Trial]]:
-    done: list[Trial] = []
-    session = Session([TuneTask(k.job.key, k.job.key, k.space)], measurer, Forgetful(), searcher=searcher, seed=seed,
-                      limits=Limits(trials=trials), on_trial=lambda task, trial: done.append(trial), clock=time.monotonic)
-    session.run()
-    return session, done
+def measure_all(k: Kernel, shared: Shared, screen: Console) -> None:
+    """Every schedule of a space, the default first."""
+    distinct = {p.signature: p for p in (k.space.default, *k.space.all()) if not p.refused}
+    points, begun = list(distinct.values()), time.monotonic()
+    for n in range(0, len(points), BATCH):
+        list(shared.measure(k.job.key, points[n:n + BATCH], math.inf))
+    screen.print(f"{k.job.key}: {len(points)} schedules, {time.monotonic() - begun:.0f} s", highlight=False)
 
 
-def gains(trials: Sequence[Trial], limit: int) -> Iterator[tuple[int, float]]:
-    """(trials, default's time / best so far) at each checkpoint; where a space is exhausted, the last one goes on."""
-    default_us = trials[0].best_us
-    for n in (c for c in CHECKPOINTS if c <= limit):
-        yield n, default_us / min(t.best_us for t in trials[:n])
+# -- sections -----------------------------------------------------------------------------------------------------------
+
+
+def show_trials(shared: Shared, screen: Console) -> None:
+    trials = shared.trials
+    costs = sorted(t.cost_s for t in trials)
+    causes = {cause: sum(t.cause == cause for t in trials) for cause in sorted({t.cause for t in trials if t.error})}
+    table = Table("figure", "measured", "to reach")
+    table.add_row("wall time of a trial, mean", f"{sum(costs) / len(costs):.3f} s", "<= 0.25 s")
+    table.add_row("  median, 95 %", f"{statistics.median(costs):.3f} s, {costs[int(0.95 * (len(costs) - 1))]:.3f} s", "")
+    table.add_row("failed candidates", f"{sum(causes.values())} of {len(trials)} {causes or ''}", "<= 2 %")
+    screen.print(table)
+
+
+def show_quality(runs: Sequence[Run], searchers: Sequence[str], screen: Console) -> None:
+    table = Table("method", *(f"after {n}" for n in CHECKPOINTS), title="part of the best known speed: geometric mean over "
+                  "kernels, median over seeds (auto: to reach 0.90 after 16, 0.97 after 64)", title_justify="left")
+    for name in searchers:
+        table.add_row(name, *(f"{quality(runs, name, n)[1]:.3f}" for n in CHECKPOINTS))
+    screen.print(table)
+    if "auto" in searchers:
+        each = Table("kernel", *(f"after {n}" for n in CHECKPOINTS), title="auto, each kernel", title_justify="left")
+        for task in dict.fromkeys(r.task for r in runs):
+            each.add_row(task, *(f"{quality(runs, 'auto', n, task)[1]:.3f}" for n in CHECKPOINTS))
+        screen.print(each)
+
+
+def show_vendor(kernels: Sequence[Kernel], shared: Shared, measurer: LocalMeasurer, folder: Path, screen: Console) -> None:
+    table = Table("task", "ours after 8 trials", "ONNX Runtime", "vendor's time / ours", "to reach",
+                  title="one thread, taken in turns", title_justify="left")
+    parts = []
+    for k in (k for k in kernels if k.job.key in METASCHEDULE):
+        point = best_after(k, shared, 8)
+        rival = vendor(folder / f"{k.job.key}.onnx")
+        ours_us, theirs_us = [], []
+        for _ in range(ROUNDS):
+            theirs_us.append(rival())
+            ours_us.append(min(measurer.compare(k.job.key, [point], 2)[0]))
+        ours, theirs = statistics.median(ours_us), statistics.median(theirs_us)
+        parts.append(theirs / ours)
+        note = "" if k.alone else " (its heaviest kernel alone)"
+        table.add_row(k.job.key + note, f"{ours:.1f} us", f"{theirs:.1f} us", f"{theirs / ours:.2f}",
+                      f">= {METASCHEDULE[k.job.key]:.2f}")
+    if parts:
+        screen.print(table)
+        screen.print(f"geometric mean {geometric_mean(parts):.2f}", highlight=False)
+
+
+def best_after(k: Kernel, shared: Shared, trials: int) -> Point:
+    """The fastest of a new search with seed 0."""
+    found: list[Point] = []
+
+    class Noting(Shared):
+        def measure(self, task, points, best_us):  # type: ignore[no-untyped-def]
+            found.extend(points)
+            return shared.measure(task, points, best_us)
+    compare([k.task], Noting.__new__(Noting), ["auto"], 1, trials, Boosted)
+    times = {p: t.best_us for p, t in zip(found, shared.measure(k.job.key, found, math.inf), strict=True)}
+    return min(times, key=times.__getitem__)
+
+
+def vendor(file: Path) -> Callable[[], float]:
+    """Microseconds of a run in ONNX Runtime on one thread: the mean of as many as take 5 ms."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
+    random = np.random.default_rng(0)
+    inputs = {i.name: random.uniform(-1, 1, i.shape).astype(np.float32) for i in session.get_inputs()}
+
+    def run() -> float:
+        session.run(None, inputs)
+        begun, n = time.perf_counter(), 0
+        while (passed := time.perf_counter() - begun) < 5e-3:
+            session.run(None, inputs)
+            n += 1
+        return passed / n * 1e6
+    return run
+
+
+def show_networks(names: Sequence[str], budget: str, folder: Path, screen: Console) -> None:
+    """Each in its own store below the folder, so that nothing is known from before, and a killed run goes on."""
+    for name in names:
+        place = folder / name.replace("@", "-")
+        if not place.exists():
+            shutil.copytree(RECIPE, place)
+        done = subprocess.run([sys.executable, "-m", "toolchain", "tune", name, "--budget", budget], cwd=place,
+                              capture_output=True, text=True)
+        lines = [line for line in done.stdout.splitlines() if line.startswith((f"{name}:", "tuned "))]
+        screen.print(f"{name}, --budget {budget}: {'; '.join(lines) or done.stderr[-500:]}", highlight=False)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    every = ",".join((*RESNET, *MOBILENET, "GEMM"))
-    parser.add_argument("--kernels", default=every)
+    parser.add_argument("--only", default=",".join(SECTIONS))
+    parser.add_argument("--kernels", default=",".join(KERNELS))
     parser.add_argument("--searchers", default=",".join(SEARCHERS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--trials", type=int, default=64)
+    parser.add_argument("--networks", default="resnet18@x86,mobilenet@x86,encoder@x86")
+    parser.add_argument("--budget", default="10m")
+    parser.add_argument("--folder", type=Path, default=Path("build") / "tuning-figures")
     a = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="tc-tuning-") as folder:
-        kernels = [kernel(name, Path(folder)) for name in a.kernels.split(",")]
-    found: dict[str, list[Mapping[int, float]]] = {}
-    costs: dict[str, list[Trial]] = {}
-    best: dict[str, tuple[Session, float]] = {}
-    with LocalMeasurer([k.job for k in kernels]) as measurer:
-        for k in kernels:
-            for name in a.searchers.split(","):
-                for seed in range(a.seeds):
-                    session, trials = search(k, measurer, name, seed, a.trials)
-                    found.setdefault(f"{name} {seed}", []).append(dict(gains(trials, a.trials)))
-                    costs.setdefault(name, []).extend(trials)
-                    us = min(t.best_us for t in trials)
-                    if k.job.key not in best or us < best[k.job.key][1]:
-                        best[k.job.key] = session, us
-        show(a.searchers.split(","), a.seeds, found, costs)
-        for k in kernels:
-            result = confirm(k.job.key, k.space.default, best[k.job.key][0].best(k.job.key, 2), measurer)
-            print(f"{k.job.key}: {result.default_us:.1f} us, confirmed {result.tuned_us:.1f} us  {result.winner or ''}")
-
-
-def show(names: Sequence[str], seeds: int, found: Mapping[str, Sequence[Mapping[int, float]]],
-         costs: Mapping[str, Sequence[Trial]]) -> None:
-    checkpoints = list(next(iter(found.values()))[0])
-    table = Table("method", *(f"gain at {n}" for n in checkpoints), "s/trial", "failed")
-    for name in names:
-        runs = [found[f"{name} {seed}"] for seed in range(seeds)]
-        cells = [statistics.median(geometric_mean([by[n] for by in run]) for run in runs) for n in checkpoints]
-        trials = costs[name]
-        table.add_row(name, *(f"{c:.3f}" for c in cells), f"{sum(t.cost_s for t in trials) / len(trials):.3f}",
-                      f"{sum(bool(t.error) for t in trials)} of {len(trials)}")
-    Console().print(table)
+    only, screen = a.only.split(","), Console(width=140)
+    a.folder.mkdir(parents=True, exist_ok=True)
+    if any(section in only for section in SECTIONS):
+        with tempfile.TemporaryDirectory(prefix="tc-tuning-") as models, Records(a.folder) as records:
+            kernels = [kernel(name, Path(models)) for name in a.kernels.split(",")]
+            with LocalMeasurer([k.job for k in kernels]) as measurer:
+                shared = Shared(measurer, RecordLog(records, "figures"), {k.job.key: k.space for k in kernels})
+                for k in kernels:
+                    measure_all(k, shared, screen)
+                if "trials" in only:
+                    show_trials(shared, screen)
+                if "quality" in only:
+                    searchers = a.searchers.split(",")
+                    runs = compare([k.task for k in kernels], shared, searchers, a.seeds, TRIALS, Boosted)
+                    show_quality(runs, searchers, screen)
+                if "vendor" in only:
+                    show_vendor(kernels, shared, measurer, Path(models), screen)
+    if "networks" in only:
+        show_networks(a.networks.split(","), a.budget, a.folder, screen)
 
 
 if __name__ == "__main__":
