@@ -6,7 +6,7 @@
 
 Sections (--only):
 
-    trials      wall time of a trial: build, check, run and what the search itself takes; failed candidates
+    trials      wall time of a trial in a session of 16 per kernel: build, check, run and the search itself; failures
     quality     the part of the best known speed after 1, 4, ... trials of each method: the whole space of each kernel is
                 measured once (there is no better schedule to be found in it), then every search runs on those times
     vendor      the best of `auto` after 8 trials beside ONNX Runtime on one thread, taken in turns
@@ -48,18 +48,20 @@ from toolchain.tasks.compile import compile_workload
 from toolchain.tasks.optimize import optimize_graph
 from toolchain.tasks.tuning.boosted import Boosted
 from toolchain.tasks.tuning.candidates import space_of
+from toolchain.tasks.tuning.compare import Comparison, drawing
 from toolchain.tasks.tuning.kernels import fused_nodes
 from toolchain.tasks.tuning.local import Job, LocalMeasurer
 from toolchain.tasks.tuning.tune import RecordLog
 from toolchain.te.tune.compare import Run, Shared, compare, quality
+from toolchain.te.tune.measure import Trial
 from toolchain.te.tune.searchers import SEARCHERS
-from toolchain.te.tune.session import TuneTask
+from toolchain.te.tune.session import Entry, Limits, Session, TuneTask
 from toolchain.te.tune.space import Point, Space
 
 KERNELS = (*RESNET, *DEPTHWISE, "GEMM", "TBG", "T2D")
 SECTIONS = ("trials", "quality", "vendor")
 CHECKPOINTS = (1, 4, 8, 16, 32, 64)
-TRIALS = 64
+TRIALS, FEW_TRIALS = 64, 16
 BATCH = 4
 # Vendor's time / MetaSchedule's best after 64 trials (0.27, XGB, one seed, one core of a Sapphire Rapids): what 8 trials
 # of ours are to reach.
@@ -104,8 +106,22 @@ def measure_all(k: Kernel, shared: Shared, screen: Console) -> None:
 # -- sections -----------------------------------------------------------------------------------------------------------
 
 
-def show_trials(shared: Shared, screen: Console) -> None:
-    trials = shared.trials
+class Forgetful:
+    """A log that keeps nothing: what trials cost is measured anew."""
+
+    def entries(self) -> Sequence[Entry]:
+        return ()
+
+    def append(self, entry: Entry) -> None:
+        pass
+
+
+def show_trials(kernels: Sequence[Kernel], measurer: LocalMeasurer, screen: Console) -> None:
+    """One session of `auto` over all kernels, as `tc tune` runs it: what passes between trials is part of their cost."""
+    trials: list[Trial] = []
+    session = Session([k.task for k in kernels], measurer, Forgetful(), limits=Limits(trials=FEW_TRIALS), model=Boosted(),
+                      on_trial=lambda _, trial: trials.append(trial), clock=time.monotonic)
+    session.run()
     costs = sorted(t.cost_s for t in trials)
     causes = {cause: sum(t.cause == cause for t in trials) for cause in sorted({t.cause for t in trials if t.error})}
     table = Table("figure", "measured", "to reach")
@@ -198,6 +214,7 @@ def main() -> None:
     parser.add_argument("--kernels", default=",".join(KERNELS))
     parser.add_argument("--searchers", default=",".join(SEARCHERS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--svg", type=Path, help="draw the curves of `quality` there")
     parser.add_argument("--networks", default="resnet18@x86,mobilenet@x86,encoder@x86")
     parser.add_argument("--budget", default="10m")
     parser.add_argument("--folder", type=Path, default=Path("build") / "tuning-figures")
@@ -209,14 +226,16 @@ def main() -> None:
             kernels = [kernel(name, Path(models)) for name in a.kernels.split(",")]
             with LocalMeasurer([k.job for k in kernels]) as measurer:
                 shared = Shared(measurer, RecordLog(records, "figures"), {k.job.key: k.space for k in kernels})
-                for k in kernels:
-                    measure_all(k, shared, screen)
                 if "trials" in only:
-                    show_trials(shared, screen)
+                    show_trials(kernels, measurer, screen)
                 if "quality" in only:
+                    for k in kernels:
+                        measure_all(k, shared, screen)
                     searchers = a.searchers.split(",")
                     runs = compare([k.task for k in kernels], shared, searchers, a.seeds, TRIALS, Boosted)
                     show_quality(runs, searchers, screen)
+                    if a.svg is not None:
+                        a.svg.write_text(drawing(Comparison(tuple(runs), tuple(searchers), TRIALS)))
                 if "vendor" in only:
                     show_vendor(kernels, shared, measurer, Path(models), screen)
     if "networks" in only:

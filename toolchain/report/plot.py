@@ -24,14 +24,17 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Curves by name, on axes of their own. The name decides a curve's colour, through the legend's order."""
+    """Curves by name, on axes of their own: y from y_low to y_high, what is beyond is drawn at the edge. The name decides a
+    curve's colour, through the legend's order; the first lies on top."""
 
     title: str
     curves: Mapping[str, Curve]
+    y_low: float = 0.0
+    y_high: float = 1.0
 
 
-def svg(title: str, panels: Sequence[Panel], x_label: str, y_label: str, y_low: float, y_high: float = 1.0) -> str:
-    """A drawing of all panels. y below y_low is drawn at its edge."""
+def svg(title: str, panels: Sequence[Panel], x_label: str, y_label: str) -> str:
+    """A drawing of all panels."""
     names = list(dict.fromkeys(name for p in panels for name in p.curves))
     colours = {name: COLOURS[n % len(COLOURS)] for n, name in enumerate(names)}
     columns = min(COLUMNS, len(panels))
@@ -50,17 +53,16 @@ def svg(title: str, panels: Sequence[Panel], x_label: str, y_label: str, y_low: 
     for n, panel in enumerate(panels):
         x, y = n % columns * PANEL_WIDTH, 2 * LEGEND_HEIGHT + n // columns * PANEL_HEIGHT
         lines.append(f'<g transform="translate({x},{y})">')
-        lines += _panel(panel, colours, x_label, y_label, (y_low, y_high))
+        lines += _panel(panel, colours, x_label, y_label)
         lines.append("</g>")
     return "\n".join([*lines, "</svg>", ""])
 
 
-def _panel(
-    panel: Panel, colours: Mapping[str, str], x_label: str, y_label: str, span: tuple[float, float],
-) -> Iterator[str]:
+def _panel(panel: Panel, colours: Mapping[str, str], x_label: str, y_label: str) -> Iterator[str]:
     right, bottom = PANEL_WIDTH - RIGHT, PANEL_HEIGHT - BOTTOM
     last = max((len(c.middle) for c in panel.curves.values()), default=1)
-    low, high = span
+    low, high = panel.y_low, panel.y_high
+    curves = list(reversed(panel.curves.items()))
 
     def at(x: float, y: float) -> str:
         part = (max(low, min(high, y)) - low) / (high - low)
@@ -79,13 +81,19 @@ def _panel(
     middle = (TOP + bottom) / 2
     yield (f'<text x="11" y="{middle:g}" text-anchor="middle" fill="#555" transform="rotate(-90 11 {middle:g})">'
            f"{escape(y_label)}</text>")
-    for name, curve in panel.curves.items():
-        band = [at(x, y) for x, y in enumerate(curve.high, 1)] + [at(x, y) for x, y in enumerate(curve.low, 1)][::-1]
+    for name, curve in curves:
+        band = [at(x, y) for x, y in _bends(curve.high)] + [at(x, y) for x, y in _bends(curve.low)][::-1]
         yield f'<polygon points="{" ".join(band)}" fill="{colours[name]}" fill-opacity="0.12"/>'
-    for name, curve in panel.curves.items():
-        points = " ".join(at(x, y) for x, y in enumerate(curve.middle, 1))
+    for name, curve in curves:
+        points = " ".join(at(x, y) for x, y in _bends(curve.middle))
         yield (f'<polyline points="{points}" fill="none" stroke="{colours[name]}" stroke-width="1.6">'
                f"<title>{escape(name)}</title></polyline>")
+
+
+def _bends(values: Sequence[float]) -> list[tuple[int, float]]:
+    """(x, y) of a curve without the points inside its level stretches, which are most of a best-so-far."""
+    last = len(values) - 1
+    return [(n + 1, y) for n, y in enumerate(values) if n in (0, last) or not values[n - 1] == y == values[n + 1]]
 
 
 def _ticks(low: float, high: float) -> list[float]:

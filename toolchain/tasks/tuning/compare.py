@@ -35,9 +35,9 @@ class Comparison:
     runs: tuple[Run, ...]
     searchers: tuple[str, ...]
     trials: int
-    measured: int
-    failed: int
-    seconds_per_trial: float
+    measured: int = 0
+    failed: int = 0
+    seconds_per_trial: float = 0.0
 
 
 def chosen(kernels: Sequence[TunedKernel], pattern: str) -> list[TunedKernel]:
@@ -102,10 +102,10 @@ def drawing(c: Comparison) -> str:
     panels = []
     for task in every:
         curves = {name: _curve(c, name, task) for name in c.searchers}
-        panels.append(Panel(f"all {len(tasks)} kernels, geometric mean" if task is None else task, curves))
-    lowest = min(min(curve.low) for panel in panels for curve in panel.curves.values())
-    return svg("Search methods on the same spaces", panels, "trials", "part of the best known speed",
-               max(0.0, min(0.95, math.floor(lowest * 20) / 20)))
+        lowest = min(min(curve.low) for curve in curves.values())
+        panels.append(Panel(f"all {len(tasks)} kernels, geometric mean" if task is None else task, curves,
+                            max(0.0, min(0.95, math.floor(lowest * 20) / 20))))
+    return svg("Search methods on the same spaces", panels, "trials", "part of the best known speed")
 
 
 def _curve(c: Comparison, searcher: str, task: str | None) -> Curve:
