@@ -86,7 +86,7 @@ def test_another_bucket_compiles_only_what_is_new(own_store, capsys):
     assert main(["build", "--json"]) == 0
     again = set(ran(capsys))
     new = "reader[1x3x8x64]"
-    steps = {f"import:{new}", f"optimize:{new}@x86", "weights:reader@x86", "link:reader@x86"}
+    steps = {f"import:{new}", f"reference:{new}", f"optimize:{new}@x86", "weights:reader@x86", "link:reader@x86"}
     comparisons = {f"compare:reader[1x3x8x{w}]@x86" for w in WIDTHS}         # whose facts are the old ones where they were
     kernels = {t for t in again if t.startswith("kernel:")}
     assert again - kernels == steps | comparisons | {f"verify:{new}@x86"}

@@ -27,12 +27,16 @@ def everything(task: Task) -> Iterator[Task]:
         yield from everything(below)
 
 
+def reference_of(b: plans.BuildTasks) -> Task:
+    return b.buckets[0].verify.inputs["facts"].inputs["reference"]
+
+
 def test_the_steps_of_one_build(tmp_path):
     (b,) = planned(tmp_path, {"net": Model(path="net.onnx")})
     (bucket,) = b.buckets
     names = {t.name for t in (*everything(bucket.verify), *everything(bucket.measure))}
-    assert names == {"import:net", "target:x86", "runtime:x86", *(f"{step}:net@x86" for step in (
-        "optimize", "weights", "link", "compare", "verify", "measure"))}
+    assert names == {"import:net", "reference:net", "target:x86", "runtime:x86", *(f"{step}:net@x86" for step in (
+        "optimize", "link", "compare", "verify", "measure"))}
     assert bucket.measure.resource == MACHINE and not bucket.verify.resource
     assert bucket.graph.files == {"model": tmp_path / "net.onnx"}
 
@@ -41,9 +45,12 @@ def test_builds_share_imports_targets_and_kernels(tmp_path):
     targets = {"x86": TargetSpec(kind="x86"), "old": TargetSpec(kind="x86", cpu="x86-64-v3")}
     one, other, second, _ = planned(tmp_path, {"a": Model(path="a.onnx"), "b": Model(path="b.onnx")}, targets)
     assert one.buckets[0].graph is other.buckets[0].graph and one.target is second.target
+    assert reference_of(one) is reference_of(other) is not reference_of(second)
     graph = Artifact("graph", {}, {"kernels": {"ab" * 16: {"name": "conv", "graph": {"nodes": []}}}})
     target = Artifact("target", {}, {"target": PRESETS["x86-64-v3"].to_json()})
     kernels = [b.module.needs({"graph 0": graph, "target": target}) for b in (one, second, other)]
+    weights = [k.pop("weights") for k in kernels]           # packed beside the kernels, for each target
+    assert len(set(weights)) == 3 and weights[0].inputs == {"graph 0": one.buckets[0].optimized}
     (first,), (again,), (elsewhere,) = (k.values() for k in kernels)
     assert first is again and first.name == "kernel:conv-abababababab@x86" and elsewhere.name.endswith("@old")
 
@@ -116,7 +123,7 @@ def test_shape_buckets_meet_in_one_artifact(tmp_path):
     target = Artifact("target", {}, {"target": PRESETS["x86-64-v3"].to_json()})
     first, second = ({c * 32: {"name": c, "graph": {}} for c in keys} for keys in ("ab", "bc"))
     graphs = {f"graph {n}": Artifact("graph", {}, {"kernels": k}) for n, k in enumerate((first, second))}
-    assert len(b.module.needs({**graphs, "target": target})) == 3, "kernels are shared by their key"
+    assert len(b.module.needs({**graphs, "target": target}).keys() - {"weights"}) == 3, "kernels are shared by their key"
 
 
 def test_our_own_code_is_in_the_keys(tmp_path, monkeypatch):

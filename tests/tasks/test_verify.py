@@ -1,8 +1,7 @@
-"""References, tolerances, the verdict; and the numbers per layer that a measurement starts from."""
+"""Tolerances, comparing, the verdict; and the numbers per layer that a measurement starts from."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -15,13 +14,13 @@ from onnx import TensorProto, helper
 import toolchain
 from toolchain.build.deployfile import Data
 from toolchain.build.task import Input
-from toolchain.core.errors import MissingToolError, VerificationError
+from toolchain.core.errors import VerificationError
 from toolchain.graph.importers.onnx import import_onnx
 from toolchain.graph.serialize import save
 from toolchain.report.facts import OutputError, VerifyFacts, to_json
-from toolchain.tasks.data import Sample
 from toolchain.tasks.measure import hot_times_us, profile
-from toolchain.tasks.verify import compare, references, tolerance, verify
+from toolchain.tasks.reference import reference
+from toolchain.tasks.verify import compare, tolerance, verify
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -33,46 +32,6 @@ def model(tmp_path: Path) -> Path:
     graph = helper.make_graph(nodes, "net", [value("x", TensorProto.FLOAT, [2, 3])], [value("y", TensorProto.FLOAT, [2, 3])])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "net.onnx")
     return tmp_path / "net.onnx"
-
-
-def found(model: Path, against: str, expected: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
-    inputs = {"model": Input("file", {}, {model.name: model})}
-    made = references(import_onnx(model), Sample({"x": X}, expected or {}, "test"), against, inputs)
-    return {label.split()[0]: outputs["y"] for label, outputs in made}
-
-
-@pytest.mark.parametrize(("against", "expected", "labels"), [
-    ("auto", None, ["onnxruntime"]), ("auto", {"y": -X}, ["declared", "onnxruntime"]), ("interpreter", None, ["the"]),
-    ("interpreter", {"y": -X}, ["declared", "the"]), ("onnxruntime", None, ["onnxruntime"]),
-])
-def test_references(against, expected, labels, model):
-    pytest.importorskip("onnxruntime")
-    made = found(model, against, expected)
-    assert list(made) == labels
-    for label in labels:
-        np.testing.assert_allclose(made[label], -X if label == "declared" else -np.exp(X), rtol=1e-6)
-
-
-def test_without_onnxruntime_the_interpreter_answers(model, monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
-    assert list(found(model, "auto")) == ["the"]
-    assert list(found(model, "auto", {"y": -X})) == ["declared"]
-    with pytest.raises(MissingToolError, match="onnxruntime is not installed"):
-        found(model, "onnxruntime")
-
-
-def test_where_onnxruntime_fails_the_interpreter_answers(model, monkeypatch, capsys):
-    onnxruntime = pytest.importorskip("onnxruntime")
-
-    def refuse(*_: object, **__: object) -> None:
-        raise RuntimeError("no such operator")
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
-    assert list(found(model, "auto")) == ["the"]
-    assert "no such operator" in capsys.readouterr().out
-    with pytest.raises(VerificationError, match="onnxruntime cannot run the model"):
-        found(model, "onnxruntime")
 
 
 def test_the_built_in_tolerance_goes_with_the_size_of_the_output():
@@ -98,12 +57,17 @@ def compared(model: Path, folder: Path, expected: np.ndarray, check: bool = Fals
     data["inputs"] = {"x": {"file": "x.npy", "image": None, "random": None, "constant": None}}
     params = {"data": data, "verify": {"against": "interpreter", "samples": 1, "seed": 0}, "threads": 1, "tolerance": None,
               "precision": "fp32", "check": check}
-    return compare(params, {
+    inputs = {
         "graph": Input("graph", {}, {p.name: p for p in graph.iterdir()}),
         "module": Input("module", {"workspaces": {}}, files),
         "model": Input("file", {}, {model.name: model}), "input x": Input("file", {}, {"x.npy": folder / "x.npy"}),
         "expected y": Input("file", {}, {"y.npy": folder / "y.npy"}),
-    }, out)
+    }
+    answers = folder / "answers"
+    answers.mkdir()
+    made = reference({**params, "buckets": False}, inputs, answers)
+    inputs["reference"] = Input("reference", made.meta, {p.name: p for p in answers.iterdir()})
+    return compare(params, inputs, out)
 
 
 def test_a_right_artifact_passes(model, tmp_path):

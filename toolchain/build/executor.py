@@ -138,6 +138,7 @@ class _Run:
         self.cached: dict[Node, Trace] = {}
         self.failed: dict[str, ToolchainError] = {}
         self.skipped: list[str] = []
+        self.made: list[tuple[Node, str, Trace]] = []   # with their keys: committed, not yet put where they are wanted
         self.healed: dict[Node, int] = {}
         self.sources: dict[Path, str] = {}              # file -> digest
         self.notes: list[Entry] = []
@@ -181,6 +182,7 @@ class _Run:
             self._decide(node)
         self._report_plan()
         started = self._dispatch()
+        started |= self._export_made()                  # copies of large files do not hold up those who read them here
         self._report_lost()
         if self.running:
             self._listen()
@@ -403,10 +405,16 @@ class _Run:
         self.journal.emit_log(work.task, work.log)
         self.journal.emit(TaskFinished(self.journal.now(), node.name, False, made.duration_s, trace.digest,
                                        made.artifact.size_bytes))
-        if self._export(node, made.artifact, trace.digest):
-            self.frontier.finish(node, made.artifact, trace.digest)
-        else:
-            self._heal(node, job.key)
+        self.made.append((node, job.key, trace))
+        self.frontier.finish(node, made.artifact, trace.digest)
+
+    def _export_made(self) -> bool:
+        """Put what has been made where it is wanted. True: the store's copy of something is damaged, it is made again."""
+        made, self.made = self.made, []
+        damaged = [(node, key) for node, key, trace in made if not self._export(node, trace.artifact, trace.digest)]
+        for node, key in damaged:
+            self._heal(node, key)
+        return bool(damaged)
 
     def _remake(self, job: _Job, damage: Damaged) -> None:
         """Inputs turned out damaged when they were to be read: forget them, make them anew, then decide again."""

@@ -141,7 +141,9 @@ class Frontier:
             self._lose(reader, node.name)
 
     def again(self, node: Node, damaged: Iterable[Node] = ()) -> None:
-        """Decide about a task once more, after those of its inputs whose files are damaged have been made anew."""
+        """Decide about a task once more, done or not; first, those of its inputs whose files are damaged are made anew."""
+        if node.state is State.DONE:
+            node.state, node.artifact = State.WAITING, None
         for child in damaged:
             if child.state is State.DONE:
                 child.state, child.artifact = State.WAITING, None

@@ -1,13 +1,14 @@
 """From a deployfile to the task graph: the only place that knows the order of steps.
 
-    model ─ import ─┐
-                    ├─ optimize ─┬─ weights ─────────┐
-    target ─┬───────┘            └─ kernel, kernel … ┼─ link ─┬─ compare ── verify
+             ┌─ reference ──────────────────────────────────┐
+    model ─ import ─┐                                       │
+                    ├─ optimize ─┬─ weights ─────────┐        ├─ compare ── verify
+    target ─┬───────┘            └─ kernel, kernel … ┼─ link ─┤
             └─ runtime ──────────(named by optimize)─┘        └─ measure      (only `tc report` asks for it,
                                                                  machine       and for what the machine can do)
 
-A model with shape buckets has an import and an optimize for each; one weights and one link; then a compare, a verify, a
-measure for each.
+A model with shape buckets has an import, a reference and an optimize for each; one weights and one link; then a compare, a
+verify, a measure for each. Builds of a model for several targets share imports and references.
 
 Everything here is cheap: a build with nothing to do imports this module and runs all of it.
 """
@@ -18,7 +19,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +111,7 @@ class _About:
 
     build: Build
     name: str
+    model_name: str                     # of the model and this bucket: what builds for several targets share
     model: Model
     data: Data
     spec: TargetSpec
@@ -150,13 +152,14 @@ class _Planner:
             "versions": _versions(*ARRAYS), "code": code_digest(*OPTIMIZE_CODE)}, inputs)
         module = Task(f"link:{build.name}", f"{STEPS}:link", LINK, {
             "name": build.model, "versions": _versions("toolchain", "ziglang", *ARRAYS), "code": code_digest(*LINK_CODE),
-        }, {"imported": next(iter(graphs.values())), **inputs, "target": target, "weights": weights,
+        }, {"imported": next(iter(graphs.values())), **inputs, "target": target,
             "runtime": self._runtime(build.target, target)},
-                      needs=partial(self._kernels, build))
+                      needs=lambda known: {"weights": weights, **self._kernels(build, known)})
         buckets = []
         for label, binding in bindings.items():
             made = {"module": module, "graph": graphs[label], "optimized": optimized[label]}
-            about = _About(build, build.bucket_name(label), model, binding.data or model.data, spec, made, source)
+            shared = graphs[label].name.partition(":")[2]
+            about = _About(build, build.bucket_name(label), shared, model, binding.data or model.data, spec, made, source)
             checks = self._verify(about), self._measure(about)
             buckets.append(BucketTasks(about.name, graphs[label], optimized[label], *checks))
         return BuildTasks(build, source, target, module, self._machine(spec), tuple(buckets))
@@ -167,12 +170,17 @@ class _Planner:
         verify = self.deployfile.verify
         demanded = self.deployfile.tolerance(about.build)
         versions = _versions("onnx", "numpy", *(("onnxruntime",) if verify.against != "interpreter" else ()))
+        files |= self._data_files(about.model, about.data)
+        common = {"verify": {"against": verify.against, "samples": verify.samples, "seed": verify.seed},
+                  "code": code_digest(*VERIFY_CODE)}
+        data = {name: about.params[name] for name in ("data", "buckets")}
+        reference = self._shared(Task(
+            f"reference:{about.model_name}", "toolchain.tasks.reference:reference", VERIFY,
+            {**data, **common, "versions": versions}, {"graph": about.made["graph"], **inputs}, files=files))
         comparison = Task(f"compare:{about.name}", "toolchain.tasks.verify:compare", VERIFY, {
-            **about.params, "precision": about.build.precision, "versions": versions,
-            "verify": {"against": verify.against, "samples": verify.samples, "seed": verify.seed},
+            **about.params, **common, "precision": about.build.precision, "versions": _versions("onnx", "numpy"),
             "tolerance": {"rtol": demanded.rtol, "atol": demanded.atol} if demanded else None, "check": settings().check,
-            "code": code_digest(*VERIFY_CODE),
-        }, {**about.made, **inputs}, files={**files, **self._data_files(about.model, about.data)})
+        }, {**about.made, "reference": reference, **inputs}, files=files)
         return Task(f"verify:{about.name}", "toolchain.tasks.verify:verify", VERIFY, {"name": about.name},
                     {"facts": comparison})
 

@@ -1,4 +1,4 @@
-"""Steps `compare` and `verify`: an artifact against references on the model's data, and the verdict.
+"""Steps `compare` and `verify`: an artifact against what it should compute, and the verdict.
 
 `compare` finds facts out and keeps them whatever they say; `verify` fails where they are bad. So a report can show what went
 wrong, and nothing is computed again to fail again.
@@ -6,9 +6,8 @@ wrong, and nothing is computed again to fail again.
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,7 @@ from typing import Any
 import numpy as np
 
 from toolchain.build.task import Input, Result
-from toolchain.core.errors import MissingToolError, VerificationError
-from toolchain.graph.interpret import interpret
-from toolchain.graph.ir import Graph
+from toolchain.core.errors import VerificationError
 from toolchain.graph.passes.plan_memory import plan_memory
 from toolchain.graph.serialize import load_files
 from toolchain.report.facts import OutputError, VerifyFacts, from_json, to_json
@@ -29,7 +26,8 @@ from toolchain.tasks.assemble import assemble_with_origins, workspaces
 from toolchain.tasks.data import Sample, recorded_files, samples
 from toolchain.tasks.diagnose import Finding, first_wrong_op, save_finding
 from toolchain.tasks.plan import RECORDED
-from toolchain.tasks.steps import assembled_folder, model_path
+from toolchain.tasks.reference import computed
+from toolchain.tasks.steps import assembled_folder
 
 REPRO = "repro"                     # folder of a comparison's artifact with the first wrong kernel
 
@@ -42,15 +40,16 @@ SMALLEST = 1e-3                     # an output that is zero everywhere is compa
 
 
 def compare(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -> Result:
-    """Run the artifact and the references on every sample; the worst error of each output. Never fails for being wrong.
+    """Run the artifact on every sample, beside recorded outputs and the reference's; the worst error of each output.
 
-    The meta holds VerifyFacts under "facts". When an output is wrong, files below `repro/` hold the first wrong kernel.
+    Never fails for being wrong. The meta holds VerifyFacts under "facts". When an output is wrong, files below `repro/`
+    hold the first wrong kernel.
     """
     graph = load_files(inputs["graph"].files)
     sets = samples(params, inputs, graph)
     with tempfile.TemporaryDirectory(prefix="tc-compare-") as folder, Module.load(
             assembled_folder(inputs["module"], Path(folder)), params["threads"] or None) as module:
-        facts, wrong = _compare_all(module, graph, sets, params, inputs)
+        facts, wrong = _compare_all(module, sets, params, inputs)
         finding = _find(module, inputs, wrong or (sets[0] if params["check"] else None), poison=params["check"])
     error = first = ""
     if finding is not None:
@@ -79,16 +78,16 @@ def verify(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) ->
 
 
 def _compare_all(
-    module: Module, graph: Graph, sets: Sequence[Sample], params: Mapping[str, Any], inputs: Mapping[str, Input],
+    module: Module, sets: Sequence[Sample], params: Mapping[str, Any], inputs: Mapping[str, Input],
 ) -> tuple[VerifyFacts, Sample | None]:
     """The worst of all samples and references, and the first sample that an output is wrong on."""
     worst: dict[str, OutputError] = {}
     wrong: Sample | None = None
     labels: dict[str, None] = {}
     used_atol = 0.0
-    for sample in sets:
+    for k, sample in enumerate(sets):
         ours = module.run(sample.inputs)
-        for label, expected in references(graph, sample, params["verify"]["against"], inputs):
+        for label, expected in _expected(sample, k, inputs):
             labels[label] = None
             for name, array in expected.items():
                 rtol, atol = tolerance(params, array)
@@ -102,6 +101,15 @@ def _compare_all(
     return VerifyFacts(" and ".join(labels), sets[0].source, rtol, used_atol, tuple(worst.values())), wrong
 
 
+def _expected(sample: Sample, k: int, inputs: Mapping[str, Input]) -> Iterator[tuple[str, Mapping[str, np.ndarray]]]:
+    """(who says so, outputs by name): what was recorded, and what the step `reference` computed."""
+    if sample.expected:
+        yield RECORDED if recorded_files(inputs) else "declared outputs", sample.expected
+    label, outputs = computed(inputs["reference"], k)
+    if label:
+        yield label, outputs
+
+
 def tolerance(params: Mapping[str, Any], expected: np.ndarray) -> tuple[float, float]:
     """(rtol, atol) for one output: as declared, else the built-in ones of the precision."""
     if (declared := params["tolerance"]) is not None:
@@ -109,42 +117,6 @@ def tolerance(params: Mapping[str, Any], expected: np.ndarray) -> tuple[float, f
     rtol, fraction = TOLERANCE[params["precision"]]
     finite = np.abs(np.asarray(expected, np.float64)[np.isfinite(expected)])
     return rtol, float(f"{fraction * max(float(finite.max(initial=0.0)), SMALLEST):.2g}")
-
-
-def references(
-    graph: Graph, sample: Sample, against: str, inputs: Mapping[str, Input],
-) -> list[tuple[str, Mapping[str, np.ndarray]]]:
-    """(name, expected outputs): what was recorded, and onnxruntime's answer; the interpreter's where there is neither.
-
-    Raises MissingToolError: onnxruntime is asked for and not installed.
-    """
-    found: list[tuple[str, Mapping[str, np.ndarray]]] = []
-    if sample.expected:
-        found.append((RECORDED if recorded_files(inputs) else "declared outputs", sample.expected))
-    installed = importlib.util.find_spec("onnxruntime") is not None
-    if against == "onnxruntime" and not installed:
-        raise MissingToolError("onnxruntime is not installed", where="verify.against",
-                               fix="pip install onnxruntime, or write `verify: {against: interpreter}`")
-    if against != "interpreter" and installed:
-        try:
-            found.append(_onnxruntime(model_path(inputs), graph, sample))
-        except Exception as error:                          # it cannot run every model that we can
-            if against == "onnxruntime":
-                raise VerificationError(f"onnxruntime cannot run the model: {error}"[:2000]) from error
-            print(f"onnxruntime cannot run the model, the interpreter takes its place: {error}")
-    if against == "interpreter" or not found:
-        found.append(("the interpreter", graph.results(interpret(graph, sample.inputs))))
-    return found
-
-
-def _onnxruntime(model: Path, graph: Graph, sample: Sample) -> tuple[str, dict[str, np.ndarray]]:
-    import onnxruntime  # optional
-
-    onnxruntime.set_default_logger_severity(3)
-    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-    names = list(graph.own_outputs)
-    outputs = session.run(names, dict(sample.inputs))
-    return f"onnxruntime {onnxruntime.__version__}", dict(zip(names, outputs, strict=True))
 
 
 def _find(module: Module, inputs: Mapping[str, Input], sample: Sample | None, *, poison: bool) -> Finding | None:
