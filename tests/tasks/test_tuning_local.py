@@ -149,10 +149,17 @@ class Clock:
             self.calls += 1
 
 
-def test_a_hopeless_candidate_gets_one_sample():
+def test_a_hopeless_candidate_gets_two_samples():
     clock = Clock([100.0])
-    assert time_candidate(clock.call, Timing(repeat=5), 100 / HOPELESS - 1, clock) == (pytest.approx([100.0]), True)
-    assert clock.calls == 2 + 40                                     # warm-up, how many make 4 ms, and those
+    assert time_candidate(clock.call, Timing(repeat=5), 100 / HOPELESS - 1, clock) == (pytest.approx([100.0] * 2), True)
+    assert clock.calls == 2 + 2 * 40                                 # warm-up, how many make 4 ms, and those twice
+
+
+def test_a_core_that_still_speeds_up_condemns_nobody():
+    """The first sample is three times too long; times fall from sample to sample, and are taken until they do not."""
+    falling = Clock([300.0, 120.0, 110.0, 108.5, 107.0, 106.0, 106.5])
+    samples, stopped = time_candidate(falling.call, Timing(number=1, repeat=2), 105.0, falling)
+    assert not stopped and min(samples) == pytest.approx(106.0) and samples[-1] == pytest.approx(106.5)
 
 
 def test_a_candidate_near_the_best_is_measured_until_steady():

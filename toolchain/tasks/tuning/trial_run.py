@@ -34,7 +34,7 @@ MOST_COPIES = 32                # of the weights: more say nothing new about sma
 MOST_SAMPLES = 12
 STEADY = 0.02                   # two best samples this close: the time is known
 NEAR = 1.15                     # candidates within this of the best are measured until steady
-HOPELESS = 1.5                  # slower than this times the best after the first sample: given up
+HOPELESS = 1.5                  # slower than this times the best twice: given up
 
 
 class WrongError(Exception):
@@ -223,14 +223,17 @@ def sample_us(call: Callable[[int], None], number: int, clock: Clock = time.perf
 def time_candidate(
     call: Callable[[int], None], timing: Timing, best_us: float, clock: Clock = time.perf_counter,
 ) -> tuple[list[float], bool]:
-    """(samples, whether it was given up). A hopeless one gets one sample; one near the best as many as make it steady."""
+    """(samples, whether it was given up). A hopeless one gets two samples (the first may have met a core that was still
+    speeding up); one near the best as many as make it steady, and no longer falling."""
     number = number_for(call, timing, clock)
     samples = [sample_us(call, number, clock)]
     if samples[0] > HOPELESS * best_us:
-        return samples, True
+        samples.append(sample_us(call, number, clock))
+        if samples[1] > HOPELESS * best_us:
+            return samples, True
     while len(samples) < MOST_SAMPLES:
         first, *more = sorted(samples)
-        steady = bool(more) and more[0] <= first * (1 + STEADY)
+        steady = bool(more) and more[0] <= first * (1 + STEADY) and samples.index(first) < len(samples) - 1
         if len(samples) >= timing.repeat and (steady or first > NEAR * best_us):
             break
         samples.append(sample_us(call, number, clock))
