@@ -620,6 +620,9 @@ CASES: dict[str, list[Case]] = {
     "WinogradConv": [c(d(2, 3, 7, 9, low=-1, high=1), d(m + 2, m + 2, 5, 3, low=-0.2, high=0.2), bias, m=m,
                        pads=(1, 0, 1, 2), rtol=1e-5 * m * m)
                      for m in (2, 4) for bias in (None, d(5))],
+    "WinogradConvTranspose": [
+        c(d(2, 3, 4, 5, low=-1, high=1), d(2, 2, m + 1, m + 1, 5, 3, low=-0.2, high=0.2), bias, m=m, taps=2, pads=(1, 0),
+          size=(8, 11), rtol=1e-5 * m * m) for m in (2, 4) for bias in (None, d(5))],
     "Xor": logical(), **quantized(), **placed(), **selections(),
 }
 

@@ -31,22 +31,32 @@ from toolchain.te.lower.shared import nodes
 
 pytestmark = pytest.mark.skipif(HOST.kind != "x86", reason="runs x86 code in this process")
 
-ERROR = {2: 5e-6, 4: 1e-4}          # absolute, of sums of some hundred products that are about one in size
+ERROR = {3: 5e-6, 4: 5e-6, 5: 1e-4, 6: 1e-4}        # by side; absolute, of sums of some hundred products about one in size
 
 
 def direct_and_winograd(
     m: int, batch: int, channels: int, outputs: int, height: int, width: int, pads: tuple[int, ...], epilogue: str = "",
+    taps: int = 3, stride: int = 0,
 ) -> tuple[Graph, Graph, Arrays]:
-    """Bodies of one convolution in both forms, with the epilogue: any of "b" (bias), "+" (residual), "r" (relu)."""
+    """Bodies of one convolution in both forms, with the epilogue: any of "b" (bias), "+" (residual), "r" (relu).
+    stride: of a transposed one, with a kernel of taps * stride."""
     rng = np.random.default_rng(height * width)
     x = rng.normal(size=(batch, channels, height, width)).astype("float32")
-    w = (rng.normal(size=(outputs, channels, 3, 3)) / np.sqrt(9 * channels)).astype("float32")
-    arrays = {"x": x, "w": w, "u": winograd.transform_weights(w, m)}
+    size, scale = taps * max(stride, 1), 1 / np.sqrt(taps * taps * channels)
+    w = (rng.normal(size=(*((channels, outputs) if stride else (outputs, channels)), size, size)) * scale).astype("float32")
+    u = winograd.transform_phases(w, m, stride, pads[:2]) if stride else winograd.transform_weights(w, m)
+    arrays = {"x": x, "w": w, "u": u}
     if "b" in epilogue:
         arrays["b"] = rng.normal(size=outputs).astype("float32")
-    window = {"pads": pads, "strides": (1, 1), "dilations": (1, 1), "kernel_shape": (3, 3), "group": 1}
+    window = {"pads": pads, "strides": (stride or 1,) * 2, "dilations": (1, 1), "kernel_shape": (size, size), "group": 1}
+    form = {"m": m, "taps": taps, "pads": pads}
+    if stride:
+        out = tuple((n - 1) * stride + size - pads[d] - pads[d + 2] for d, n in enumerate((height, width)))
+        forms = (("ConvTranspose", "w", window), ("WinogradConvTranspose", "u", {**form, "pads": pads[:2], "size": out}))
+    else:
+        forms = (("Conv", "w", window), ("WinogradConv", "u", form))
     bodies = []
-    for op, weight, attrs in (("Conv", "w", window), ("WinogradConv", "u", {"m": m, "pads": pads})):
+    for op, weight, attrs in forms:
         inputs = ("x", weight, *("b" for _ in epilogue if _ == "b"))
         types = {name: array_type(arrays[name]) for name in inputs}
         made = [Node(op, inputs, ("y",), attrs, "conv")]
@@ -73,15 +83,16 @@ def in_layouts(body: Graph, arrays: Arrays, target: Target) -> Graph:
     return with_types(body, types | {name: result for name in ("y", "s", "z", "r") if name in body.types})
 
 
-def check(m: int, target: Target, *shape: int, pads: tuple[int, ...], epilogue: str, interpret: bool = False) -> None:
-    direct, body, arrays = direct_and_winograd(m, *shape, pads=pads, epilogue=epilogue)
+def check(m: int, target: Target, *shape: int, pads: tuple[int, ...], epilogue: str, interpret: bool = False,
+          taps: int = 3, stride: int = 0) -> None:
+    direct, body, arrays = direct_and_winograd(m, *shape, pads=pads, epilogue=epilogue, taps=taps, stride=stride)
     body = in_layouts(body, arrays, target)
-    (want,), (same,) = expected(direct, arrays), expected(body, arrays)
-    close(same, want, 0, ERROR[m], "graph interpreter")
+    (want,), (same,), error = expected(direct, arrays), expected(body, arrays), ERROR[m + taps - 1]
+    close(same, want, 0, error, "graph interpreter")
     (got,) = compiled(body, arrays, target, (sketch,))
-    close(got, want, 0, ERROR[m], "kernel")
+    close(got, want, 0, error, "kernel")
     if interpret:
-        close(interpreted(schedule(body, target, sketch).func, body, arrays)[0], want, 0, ERROR[m], "schedule, interpreted")
+        close(interpreted(schedule(body, target, sketch).func, body, arrays)[0], want, 0, error, "schedule, interpreted")
 
 
 @pytest.mark.parametrize("m", winograd.SIZES)
@@ -95,8 +106,41 @@ def check(m: int, target: Target, *shape: int, pads: tuple[int, ...], epilogue: 
 ])
 def test_kernels(m: int, shape: tuple[int, ...], pads: tuple[int, ...], epilogue: str) -> None:
     direct, body, arrays = direct_and_winograd(m, *shape, pads=pads, epilogue=epilogue)
-    close(defined(body, arrays)[0], expected(direct, arrays)[0], 0, ERROR[m], "definition")
+    close(defined(body, arrays)[0], expected(direct, arrays)[0], 0, ERROR[m + 2], "definition")
     check(m, HOST, *shape, pads=pads, epilogue=epilogue, interpret=True)
+
+
+@pytest.mark.parametrize(("m", "taps"), [(2, 2), (4, 2), (2, 5)])
+@pytest.mark.parametrize(("shape", "pads", "epilogue"), [
+    ((1, 17, 33, 9, 13), (1, 1, 1, 1), "br"),
+    ((2, 32, 20, 7, 7), (0, 1, 1, 0), "b+r"),
+    ((1, 16, 16, 8, 8), (2, 2, 2, 2), ""),              # tiles a multiple of SAME_SET apart
+])
+def test_kernels_of_other_sizes(m: int, taps: int, shape: tuple[int, ...], pads: tuple[int, ...], epilogue: str) -> None:
+    check(m, HOST, *shape, pads=pads, epilogue=epilogue, taps=taps, interpret=True)
+
+
+@pytest.mark.parametrize(("m", "taps", "stride"), [(2, 2, 2), (4, 2, 2), (4, 2, 3), (2, 3, 2), (4, 3, 2), (2, 5, 2)])
+@pytest.mark.parametrize(("shape", "pads", "epilogue"), [
+    ((1, 17, 33, 4, 5), (1, 1, 1, 1), "br"),
+    ((2, 32, 20, 7, 3), (1, 0, 0, 1), "b+r"),           # an odd number of rows and columns
+    ((1, 16, 16, 8, 8), (1, 1, 1, 1), ""),
+])
+def test_transposed_kernels(
+    m: int, taps: int, stride: int, shape: tuple[int, ...], pads: tuple[int, ...], epilogue: str
+) -> None:
+    check(m, HOST, *shape, pads=pads, epilogue=epilogue, taps=taps, stride=stride, interpret=True)
+
+
+@settings(max_examples=8, derandomize=True)
+@given(m=st.sampled_from(winograd.SIZES), channels=st.integers(16, 40), outputs=st.integers(16, 70),
+       height=st.integers(1, 13), width=st.integers(1, 13), pads=st.tuples(*[st.integers(0, 1)] * 4),
+       stride=st.sampled_from([2, 3]), cores=st.sampled_from([1, 2, 64]), l2=st.sampled_from([1 << 14, 1 << 17, 1 << 20]))
+def test_transposed_in_any_parts(
+    m: int, channels: int, outputs: int, height: int, width: int, pads: tuple[int, ...], stride: int, cores: int, l2: int
+) -> None:
+    target = replace(HOST, cores=cores, l2_bytes=l2)
+    check(m, target, 1, channels, outputs, height, width, pads=pads, epilogue="br", taps=2, stride=stride)
 
 
 @settings(max_examples=8, derandomize=True)
@@ -115,12 +159,14 @@ def test_any_size_in_any_parts(
 @pytest.mark.parametrize("target", RUNNABLE, ids=lambda t: t.name)
 def test_other_vector_lengths(target: Target, m: int) -> None:
     check(m, target, 1, 19, 24, 10, 14, pads=(1, 1, 1, 1), epilogue="br")
+    check(m, target, 1, 19, 24, 6, 8, pads=(1, 1, 1, 1), epilogue="br", taps=2, stride=2)
 
 
-@pytest.mark.parametrize("m", winograd.SIZES)
-def test_transforms_written_out_are_the_matrices(m: int) -> None:
-    np.testing.assert_array_equal(np.stack(input_transform(list(np.eye(m + 2)))), winograd.B_T[m])
-    np.testing.assert_array_equal(np.stack(output_transform(list(np.eye(m + 2)))), winograd.A_T[m])
+@pytest.mark.parametrize(("m", "taps"), winograd.G)
+def test_transforms_written_out_are_the_matrices(m: int, taps: int) -> None:
+    one = list(np.eye(m + taps - 1))
+    np.testing.assert_array_equal(np.stack(input_transform(one)), winograd.B_T[m + taps - 1])
+    np.testing.assert_array_equal(np.stack(output_transform(one, m)), winograd.A_T[m, taps])
 
 
 @pytest.mark.parametrize("m", winograd.SIZES)

@@ -106,13 +106,24 @@ def _infer_prelu(node: Node, types: Mapping[str, TensorType], params: Mapping[st
 
 
 def _infer_winograd(node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray]) -> tuple[TensorType, ...]:
-    """As of the 3x3 convolution with stride 1 that it computes."""
+    """As of the convolution with stride 1 that it computes."""
     x, u = types[node.inputs[0]], types[node.inputs[1]]
-    side, pads = node.attrs["m"] + 2, node.attrs["pads"]
+    taps, pads = node.attrs.get("taps", 3), node.attrs["pads"]
+    side = node.attrs["m"] + taps - 1
     if len(x.shape) != 4 or u.shape[:2] != (side, side) or u.shape[3:] != x.shape[1:2]:
         raise ImportModelError(f"does not fit its inputs ({x}, {u})", where=where(node))
-    spatial = (n + before + after - 2 for n, before, after in zip(x.shape[2:], pads[:2], pads[2:], strict=True))
+    spatial = (n + before + after - taps + 1 for n, before, after in zip(x.shape[2:], pads[:2], pads[2:], strict=True))
     return (TensorType.plain((x.shape[0], u.shape[2], *spatial), x.dtype),)
+
+
+def _infer_winograd_transpose(
+    node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray],
+) -> tuple[TensorType, ...]:
+    x, u = types[node.inputs[0]], types[node.inputs[1]]
+    side = node.attrs["m"] + node.attrs["taps"] - 1
+    if len(x.shape) != 4 or u.shape[0] != u.shape[1] or u.shape[2:4] != (side, side) or u.shape[5:] != x.shape[1:2]:
+        raise ImportModelError(f"does not fit its inputs ({x}, {u})", where=where(node))
+    return (TensorType.plain((x.shape[0], u.shape[4], *node.attrs["size"]), x.dtype),)
 
 
 def _body_types(body: Graph) -> tuple[TensorType, ...]:
@@ -248,6 +259,7 @@ RULES: dict[str, Rule] = {
     "PRelu": _infer_prelu,
     "Fused": _infer_fused,
     "WinogradConv": _infer_winograd,
+    "WinogradConvTranspose": _infer_winograd_transpose,
     "Fail": _infer_fail,
     "If": _infer_if,
     "Loop": _infer_loop,

@@ -123,7 +123,11 @@ def _layout(node: Node, arrays: Arrays) -> tuple[np.ndarray, ...]:
 def _winograd_conv(node: Node, arrays: Arrays) -> tuple[np.ndarray, ...]:
     """Through the transforms as the kernel does, rounded once at the end."""
     x, u, bias = _given(arrays[0]), _given(arrays[1]), arrays[2] if len(arrays) > 2 else None
-    y = winograd.convolve(x, u, node.attrs["pads"], node.attrs["m"])
+    attrs, taps = node.attrs, node.attrs.get("taps", 3)
+    if node.op == "WinogradConv":
+        y = winograd.convolve(x, u, attrs["pads"], attrs["m"], taps)
+    else:
+        y = winograd.convolve_transposed(x, u, attrs["pads"], attrs["m"], taps, attrs["size"])
     if bias is not None:
         y = y + bias.reshape(-1, 1, 1)
     return (y.astype(x.dtype),)
@@ -209,6 +213,7 @@ RULES: dict[str, Callable[[Node, Arrays], tuple[np.ndarray, ...]]] = {
     **numpy_bounded.RULES,
     "Layout": _layout,
     "WinogradConv": _winograd_conv,
+    "WinogradConvTranspose": _winograd_conv,
     "Fused": _fused,
     "Fail": _fail,
     "If": _if,

@@ -4,7 +4,8 @@ the parts a Winograd kernel works in.
 Costs are cycles of one core's share. Arithmetic: register tiles as in `tiling`, one vector operation per cycle in the
 transforms. Bytes: what a stage streams is paid at the bandwidth of the smallest cache that holds it, and is not hidden;
 weights are cold once per run (in a network everything else runs between two uses), from the last-level cache when it holds
-all weights of the graph, else from memory. Transformed weights are (m+2)^2/9 as large as direct ones: 4 times with m = 4.
+all weights of the graph, else from memory. Transformed weights are side^2/taps^2 as large as direct ones: 4 times with m = 4
+and 3 taps.
 """
 
 from __future__ import annotations
@@ -16,26 +17,35 @@ from functools import lru_cache
 from toolchain.core import dtype as dtypes
 from toolchain.core.target import Target
 from toolchain.graph.ir import Graph, Node
-from toolchain.graph.winograd import SIZES, tiles
-from toolchain.kernels.tiling import Tile, conv_tiles, cycles, divisors
+from toolchain.graph.passes.choose_algorithms import taps_of
+from toolchain.graph.winograd import SIZES, sizes_of, tiles
+from toolchain.kernels.tiling import L2_BYTES_PER_CYCLE, L3_BYTES_PER_CYCLE, Tile, conv_tiles, cycles, divisors
 
-L2_BYTES_PER_CYCLE = 32.0       # one core; typical of cores with vectors of 256 and 512 bits
-L3_BYTES_PER_CYCLE = 10.0
-MEMORY_BYTES_PER_CYCLE = 6.0
+MEMORY_BYTES_PER_CYCLE = 6.0    # one core; nearer caches' in `tiling`
 GAIN = 1.1                      # Winograd must promise so much: it rounds more, and the model knows nothing of prefetching
-INPUT_OPERATIONS = {2: 4, 4: 12}    # additions and multiply-adds of one 1-D transform of m + 2 values
-OUTPUT_OPERATIONS = {2: 4, 4: 10}
+INPUT_OPERATIONS = {3: 2, 4: 4, 5: 9, 6: 12}        # additions and multiply-adds of one 1-D transform of so many values
+OUTPUT_OPERATIONS = {(2, 2): 2, (2, 3): 4, (2, 5): 8, (4, 2): 8, (4, 3): 10}        # by (m, taps)
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """A 3x3 convolution with stride 1: (N, I, ...) to (N, O, H, W)."""
+    """A convolution of taps x taps with stride 1: (N, I, ...) to (N, O, H, W); or, stride > 1, stride^2 of them with weights
+    of their own, the phases of a transposed one, of which the largest makes H x W."""
 
     batch: int
     channels: int
     outputs: int
     height: int
     width: int
+    taps: int = 3
+    stride: int = 1
+
+    @property
+    def phases(self) -> int:
+        return self.stride ** 2
+
+    def side(self, m: int) -> int:
+        return m + self.taps - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +75,14 @@ def algorithms(target: Target, sizes: Sequence[int] = SIZES) -> Callable[[Node, 
     """
     def choose(node: Node, graph: Graph) -> int:
         x, y = graph.types[node.inputs[0]], graph.types[node.output]
-        shape = Geometry(x.shape[0], x.shape[1], *y.shape[1:])
+        stride = node.attrs["strides"][0] if node.op == "ConvTranspose" else 1
+        height, width = (tiles(n, stride) for n in y.shape[2:])
+        shape = Geometry(x.shape[0], x.shape[1], y.shape[1], height, width, taps_of(node, graph.types), stride)
         lanes = target.lanes(dtypes.bits(x.dtype))
         if min(shape.channels, shape.outputs) < lanes:
             return 0
         cold = sum(a.nbytes for a in graph.params.values()) > target.l3_bytes
-        costs = {m: winograd_cycles(shape, m, target, cold) for m in sizes}
+        costs = {m: winograd_cycles(shape, m, target, cold) for m in sizes_of(shape.taps) if m in sizes}
         best = min(costs, key=lambda m: costs[m], default=0)
         return best if best and costs[best] * GAIN < direct_cycles(shape, target, cold) else 0
     return choose
@@ -79,17 +91,17 @@ def algorithms(target: Target, sizes: Sequence[int] = SIZES) -> Callable[[Node, 
 def direct_cycles(shape: Geometry, target: Target, cold: bool) -> float:
     """Cycles of direct convolution on the busiest core; `cold`: weights come from memory."""
     lanes = target.lanes(32)
-    blocks = tiles(shape.outputs, lanes)
+    blocks, steps = tiles(shape.outputs, lanes), shape.channels * shape.taps ** 2
     tile = conv_tiles(shape.height, shape.width, blocks, target)[0]
-    work = shape.batch * shape.channels * 9 * cycles(shape.height, shape.width, blocks, tile, target)
+    work = shape.batch * shape.phases * steps * cycles(shape.height, shape.width, blocks, tile, target)
     groups, rows = tiles(blocks, tile.vectors), tiles(shape.height, tile.rows)
     chunks = max(shape.batch, groups, rows)
     chunks = groups * rows if chunks < target.cores else chunks         # sketches.stages.share_more
-    return work * _share(chunks, target) + _cold(4 * 9 * shape.channels * blocks * lanes, target, cold)
+    return work * _share(chunks, target) + _cold(4 * shape.phases * steps * blocks * lanes, target, cold)
 
 
 def winograd_cycles(shape: Geometry, m: int, target: Target, cold: bool) -> float:
-    """Cycles of F(m x m, 3 x 3) on the busiest core, in its best parts."""
+    """Cycles of F(m x m, taps x taps) on the busiest core, in its best parts."""
     return _best(shape, m, target, cold)[0]
 
 
@@ -135,32 +147,35 @@ def _scratch_bytes(shape: Geometry, m: int, parts: Parts, lanes: int) -> int:
     channels = parts.tile.vectors * lanes
     if parts.shared == "strips":
         channels += tiles(shape.channels, lanes) * lanes
-    return 4 * (m + 2) ** 2 * parts.rows * parts.columns * channels
+    return 4 * shape.side(m) ** 2 * parts.rows * parts.columns * channels
 
 
 def _cycles(shape: Geometry, m: int, parts: Parts, target: Target, cold: bool) -> float:
     """Transform, product, transform back; V, M and U streamed; U brought in once."""
-    lanes, side = target.lanes(32), m + 2
+    lanes, side, back_operations = target.lanes(32), shape.side(m), OUTPUT_OPERATIONS[m, shape.taps]
     blocks, channel_blocks = tiles(shape.outputs, lanes), tiles(shape.channels, lanes)
     rows, columns = tiles(shape.height, m) // parts.rows, tiles(shape.width, m) // parts.columns
-    strips, groups = shape.batch * rows * columns, tiles(blocks, parts.tile.vectors)
-    count = strips * parts.rows * parts.columns
-    there = count * channel_blocks * (m + side) * (INPUT_OPERATIONS[m] + side)
-    back = count * blocks * ((side + m) * OUTPUT_OPERATIONS[m] + side ** 2 + 2 * m * m)
-    product = strips * side ** 2 * shape.channels * cycles(parts.rows, parts.columns, blocks, parts.tile, target)
+    strips, groups = shape.batch * rows * columns, tiles(blocks, parts.tile.vectors)                # strips of each phase
+    count = shape.phases * strips * parts.rows * parts.columns
+    there = count * channel_blocks * (m + side) * (INPUT_OPERATIONS[side] + side)
+    back = count * blocks * ((side + m) * back_operations + side ** 2 + 2 * m * m)
+    product = shape.phases * strips * side ** 2 * shape.channels * cycles(
+        parts.rows, parts.columns, blocks, parts.tile, target)
     position = 4 * lanes * side ** 2                                    # bytes of a vector of channels at every position
-    u, v, both_m = position * blocks * shape.channels, position * channel_blocks * count, 2 * position * blocks * count
+    u, v = position * blocks * shape.channels, position * channel_blocks * count        # u: of one phase
+    both_m = 2 * position * blocks * count
     scratch = _scratch_bytes(shape, m, parts, lanes)
+    again = shape.phases * (strips - 1) * u
     if parts.shared == "groups":
         share = _share(groups, target)
-        there *= _share(max(shape.batch, channel_blocks, rows * parts.rows), target)
-        streamed = v * (groups + 1) / _bandwidth(v, target) + (strips - 1) * u / _bandwidth(u // groups + scratch, target)
+        there *= _share(max(shape.batch * shape.phases, channel_blocks, rows * parts.rows), target)
+        streamed = v * (groups + 1) / _bandwidth(v, target) + again / _bandwidth(u // groups + scratch, target)
     else:
-        share = _share(max(shape.batch, rows, columns), target)
+        share = _share(max(shape.batch, rows, columns, shape.stride), target)
         there *= share
-        streamed = v * (groups + 1) / L2_BYTES_PER_CYCLE + (strips - 1) * u / _bandwidth(u + scratch, target)
+        streamed = v * (groups + 1) / L2_BYTES_PER_CYCLE + again / _bandwidth(u + scratch, target)
     streamed += both_m / L2_BYTES_PER_CYCLE
-    return there + (product + back + streamed) * share + _cold(u, target, cold)
+    return there + (product + back + streamed) * share + _cold(shape.phases * u, target, cold)
 
 
 def _share(chunks: int, target: Target) -> float:

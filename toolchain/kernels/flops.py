@@ -22,7 +22,9 @@ def flops(node: Node, types: Mapping[str, TensorType]) -> int:
         case "QLinearConv":
             return 2 * out * math.prod(types[node.inputs[3]].shape[1:])
         case "WinogradConv":                        # credited with the multiplications it saves
-            return 2 * out * 9 * types[node.inputs[1]].shape[3]
+            return 2 * out * node.attrs.get("taps", 3) ** 2 * types[node.inputs[1]].shape[3]
+        case "WinogradConvTranspose":
+            return 2 * out * node.attrs["taps"] ** 2 * types[node.inputs[1]].shape[-1]
         case "ConvTranspose":
             x, w = types[node.inputs[0]], types[node.inputs[1]]
             return 2 * x.elements * math.prod(w.shape[1:])
@@ -48,15 +50,16 @@ def flops(node: Node, types: Mapping[str, TensorType]) -> int:
 
 
 def computed_flops(node: Node, types: Mapping[str, TensorType]) -> int:
-    """`flops`, but of a Winograd convolution the products of its tiles, (m + 2)^2 per channel pair; transforms left out."""
+    """`flops`, but of a Winograd convolution the products of its tiles, side^2 per channel pair; transforms left out."""
     if node.op == "Fused":
         body: Graph = node.attrs["body"]
         return sum(computed_flops(n, body.types) for n in body.nodes)
-    if node.op != "WinogradConv":
+    if node.op not in ("WinogradConv", "WinogradConvTranspose"):
         return flops(node, types)
     images, _, height, width = types[node.output].shape
-    u, m = types[node.inputs[1]], node.attrs["m"]                       # (m + 2, m + 2, O, I)
-    return 2 * images * -(-height // m) * -(-width // m) * u.elements
+    u, m = types[node.inputs[1]], node.attrs["m"]                       # (side, side, O, I), of each phase of a transposed one
+    size = m * u.shape[0] if node.op == "WinogradConvTranspose" else m
+    return 2 * images * -(-height // size) * -(-width // size) * u.elements
 
 
 def _steps(node: Node, types: Mapping[str, TensorType]) -> int:

@@ -127,7 +127,7 @@ def _conv(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
     if group > 1 and (per_group % lanes or ic % lanes):
         return options
     blocks = -(-per_group // lanes)
-    tiles = conv_tiles(math.prod(y.shape[2:-1]), y.shape[-1], blocks, target)
+    tiles = conv_tiles(math.prod(y.shape[2:-1]), y.shape[-1], blocks, target, ic * math.prod(kernel))
     columns = lanes * next(t.vectors for t in tiles if group == 1 or blocks % t.vectors == 0)
     if ic < lanes and group == 1:
         packed = weights(axes, [(0, 0), (1, 0), *spatial, (0, columns)])
@@ -153,12 +153,24 @@ def _planes(
 
 
 def _winograd(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
-    """Channel blocks, weights in panels per position; the halo is what the tiles reach outside the input."""
-    x, y = graph.types[node.inputs[0]], graph.types[node.output]
-    m, pads, lanes = node.attrs["m"], node.attrs["pads"], _lanes(node, graph, target)
-    halo = [(before, tiles(o, m) * m + 2 - before - n) for before, o, n in zip(pads, y.shape[2:], x.shape[2:], strict=False)]
-    parts = winograd_parts(Geometry(x.shape[0], x.shape[1], *y.shape[1:]), m, target)
-    packed = weights("JKOI", [(2, 0), (0, 0), (1, 0), (3, 0), (2, parts.tile.vectors * lanes)])
+    """Channel blocks, weights in panels per phase and position; the halo is what the tiles reach outside the input."""
+    x, u, y = (graph.types[v] for v in (*node.inputs[:2], node.output))
+    m, taps, pads, lanes = node.attrs["m"], node.attrs.get("taps", 3), node.attrs["pads"], _lanes(node, graph, target)
+    stride = u.shape[0] if node.op == "WinogradConvTranspose" else 1
+    height, width = (tiles(n, stride) for n in y.shape[2:])
+    if stride > 1:
+        before = [taps - 1 - p // stride for p in pads]
+        more = [(stride - 1 + p) // stride - p // stride for p in pads]          # the last phase starts later
+    else:
+        before, more = pads[:2], [0, 0]
+    halo = [(max(b, 0), max(0, tiles(o, m) * m + taps - 1 + later - b - n))
+            for b, later, o, n in zip(before, more, (height, width), x.shape[2:], strict=True)]
+    shape = Geometry(x.shape[0], x.shape[1], y.shape[1], height, width, taps, stride)
+    columns = winograd_parts(shape, m, target).tile.vectors * lanes
+    if stride > 1:
+        packed = weights("PQJKOI", [(4, 0), (0, 0), (1, 0), (2, 0), (3, 0), (5, 0), (4, columns)])
+    else:
+        packed = weights("JKOI", [(2, 0), (0, 0), (1, 0), (3, 0), (2, columns)])
     return [_option(node, graph, target, WINOGRAD[m], (blocked(4, lanes, halo), packed, *_bias(node, graph, lanes)),
                     blocked(4, lanes))]
 
@@ -185,7 +197,9 @@ def _conv_transpose(node: Node, graph: Graph, target: Target) -> Sequence[Layout
     options = _planes(node, graph, target, halo, (PLAIN_TRANSPOSED * used, PLAIN_TRANSPOSED_GUARDED * used))
     if node.attrs.get("group", 1) != 1 or out_channels == 1:
         return options
-    tile = conv_tiles(1, -(-y.shape[-1] // strides[-1]), -(-out_channels // lanes), target)[0]
+    rows, columns = (-(-n // s) for n, s in zip((1, *y.shape[2:])[-2:], (1, *strides)[-2:], strict=True))
+    steps = x.shape[1] * math.prod(-(-k // s) for k, s in zip(kernel, strides, strict=True))
+    tile = conv_tiles(rows if rank == 4 else 1, columns, -(-out_channels // lanes), target, steps)[0]
     packed = weights("IO" + default_axes(rank)[2:],
                      [(1, 0), *((d, 0) for d in range(2, rank)), (0, 0), (1, tile.vectors * lanes)])
     options.append(_option(node, graph, target, TRANSPOSED * _used(out_channels, lanes),
@@ -247,4 +261,5 @@ RULES: dict[str, Rule] = {
     "MaxPool": _pool,
     "Resize": _channelwise,
     "WinogradConv": _winograd,
+    "WinogradConvTranspose": _winograd,
 }

@@ -16,6 +16,7 @@ from toolchain.te.tune.choices import Choices
 FMA_LATENCY = 4
 LOADS_PER_CYCLE = 2
 L2_BYTES_PER_CYCLE = 32      # sustained into L1: half of what current cores state as their peak
+L3_BYTES_PER_CYCLE = 10      # one core
 
 
 MOST_UNROLLED = 16           # steps of a reduction that a search may put into one basic block
@@ -52,15 +53,15 @@ def fits(tile: Tile, target: Target) -> bool:
     return tile.accumulators <= registers - FREE_REGISTERS and tile.accumulators + tile.vectors + 1 < registers
 
 
-def tile_cycles(points: int, vectors: int, target: Target, vector_loads: int = 1, streamed: bool = False) -> float:
+def tile_cycles(points: int, vectors: int, target: Target, vector_loads: int = 1, streamed: float = 0) -> float:
     """Cycles of one reduction step of a tile with that many output points.
 
-    vector_loads: what one vector takes to load. streamed: the vectors come from L2, step by step (a panel of weights that
-    every row tile reads from end to end).
+    vector_loads: what one vector takes to load. streamed: bytes per cycle at which the vectors come, step by step, from a
+    farther cache (a panel of weights that every tile reads from end to end); 0: they lie in L1.
     """
     fma = points * vectors / target.fma_per_cycle
     loads = (points + vectors * vector_loads) / LOADS_PER_CYCLE
-    stream = vectors * target.vector_bits / 8 / L2_BYTES_PER_CYCLE if streamed else 0
+    stream = vectors * target.vector_bits / 8 / streamed if streamed else 0
     return max(fma, loads, stream, FMA_LATENCY)      # each accumulator is touched once per step
 
 
@@ -73,7 +74,7 @@ def _pieces(extent: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def cycles(
-    height: int, width: int, blocks: int, tile: Tile, target: Target, vector_loads: int = 1, streamed: bool = False,
+    height: int, width: int, blocks: int, tile: Tile, target: Target, vector_loads: int = 1, streamed: float = 0,
 ) -> float:
     """Cycles per reduction step of the whole output (height x width points, `blocks` vectors of channels)."""
     total = 0.0
@@ -85,8 +86,12 @@ def cycles(
 
 
 @lru_cache(4096)
-def conv_tiles(height: int, width: int, blocks: int, target: Target) -> tuple[Tile, ...]:
-    """Tiles that fit the registers, the best first: fewest cycles, then fewest loads."""
+def conv_tiles(height: int, width: int, blocks: int, target: Target, steps: int = 0) -> tuple[Tile, ...]:
+    """Tiles that fit the registers, the best first: fewest cycles, then fewest loads.
+
+    steps: how long the reduction is. Every tile of a plane reads a panel of weights of so many steps: one that takes more
+    than half of L2 comes from L3 each time, so wide panels lose against tiles of many points.
+    """
     candidates = [
         tile
         for vectors in range(1, min(blocks, 6) + 1) if blocks % vectors == 0 or blocks > 6
@@ -98,11 +103,15 @@ def conv_tiles(height: int, width: int, blocks: int, target: Target) -> tuple[Ti
     def cost(tile: Tile) -> tuple[float, float, int]:
         loads = (tile.rows * tile.columns + tile.vectors) / tile.accumulators
         ragged = (width % tile.columns != 0) + (height % tile.rows != 0) + (blocks % tile.vectors != 0)
-        return cycles(height, width, blocks, tile, target) * (1 + 0.04 * ragged), loads, -tile.accumulators
+        far = steps * tile.vectors * target.vector_bits // 8 > target.l2_bytes // 2
+        total = cycles(height, width, blocks, tile, target, streamed=L3_BYTES_PER_CYCLE if far else 0)
+        return total * (1 + 0.04 * ragged), loads, -tile.accumulators
     return tuple(_ranked(candidates, cost))
 
 
-def matmul_tiles(rows: int, blocks: int, target: Target, vector_loads: int = 1, streamed: bool = False) -> list[Tile]:
+def matmul_tiles(
+    rows: int, blocks: int, target: Target, vector_loads: int = 1, streamed: bool = False,
+) -> list[Tile]:
     """Tiles of a matrix product: `columns` rows of A (a broadcast each) by `vectors` vectors of B's columns.
 
     vector_loads: loads and shuffles that one vector of B takes (several when its elements are strided in memory).
@@ -119,8 +128,8 @@ def matmul_tiles(rows: int, blocks: int, target: Target, vector_loads: int = 1, 
     def cost(tile: Tile) -> tuple[float, float, int]:
         loads = (tile.columns + tile.vectors * vector_loads) / tile.accumulators
         ragged = (rows % tile.columns != 0) + (blocks % tile.vectors != 0)
-        steps = cycles(1, rows, blocks, tile, target, vector_loads, streamed and rows > 1)
-        return steps * (1 + 0.04 * ragged), loads, -tile.accumulators
+        bandwidth = L2_BYTES_PER_CYCLE if streamed and rows > 1 else 0
+        return cycles(1, rows, blocks, tile, target, vector_loads, bandwidth) * (1 + 0.04 * ragged), loads, -tile.accumulators
     return _ranked(candidates, cost)
 
 

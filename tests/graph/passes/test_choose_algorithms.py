@@ -42,6 +42,34 @@ def test_rewrites(m: int) -> None:
     assert not set(graph.nodes[0].inputs[1:2]) & set(after.params)          # the direct weights are gone
 
 
+@pytest.mark.parametrize(("kernel", "m"), [(2, 4), (2, 2), (5, 2)])
+def test_other_kernels(kernel: int, m: int) -> None:
+    b = Builder()
+    graph = b.graph(b.conv(b.input(2, 5, 9, 11), 6, kernel, pads=(0, 1, 2, 0)))
+    after = run_passes(graph, (choosing_algorithms(always(m)),))
+    assert ops(after) == ["WinogradConv"]
+    assert_same(graph, after, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("m", winograd.SIZES)
+@pytest.mark.parametrize(("kernel", "stride", "pads", "more"), [
+    (4, 2, (1, 1, 1, 1), (0, 0)),
+    (4, 2, (0, 2, 1, 3), (1, 0)),                       # pads of their own, an output that is one row larger
+    (3, 2, (1, 0, 1, 0), (1, 1)),                       # the second tap of some phases is none
+    (6, 3, (2, 1, 0, 1), (0, 2)),
+    (3, 1, (1, 1, 1, 1), (0, 0)),                       # one phase: the kernel turned around
+    (6, 2, (0, 0, 5, 1), (0, 0)),                       # three taps, an odd number of rows
+])
+def test_transposed(m: int, kernel: int, stride: int, pads: tuple[int, ...], more: tuple[int, int]) -> None:
+    b = Builder()
+    graph = b.graph(b.node("ConvTranspose", b.input(2, 5, 6, 7), b.weight(5, 3, kernel, kernel), b.weight(3), pads=pads,
+                           strides=(stride, stride), kernel_shape=(kernel, kernel), output_padding=more, dilations=(1, 1),
+                           group=1))
+    after = run_passes(graph, (choosing_algorithms(always(m)),))
+    assert ops(after) == ["WinogradConvTranspose"]
+    assert_same(graph, after, tolerance=1e-4)
+
+
 def test_the_rest_of_the_kernel_joins_it() -> None:
     graph = choose_algorithms(network(), always(4))
     bodies = [[n.op for n in node.attrs["body"].nodes] for node in fuse_operators(graph).nodes]
@@ -54,7 +82,8 @@ def test_nothing_chosen_is_no_change() -> None:
 
 
 @pytest.mark.parametrize("name", [
-    "strided", "dilated", "grouped", "one_by_one", "one_dimension", "computed_weights", "float64",
+    "strided", "dilated", "grouped", "one_by_one", "one_dimension", "computed_weights", "float64", "oblong", "transposed 8x8",
+    "transposed, strides apart",
 ])
 def test_others_are_not_offered(name: str) -> None:
     b = Builder()
@@ -68,6 +97,12 @@ def test_others_are_not_offered(name: str) -> None:
             y = b.conv(x, 4, 3, group=2)
         case "one_by_one":
             y = b.conv(x, 4, 1)
+        case "oblong":
+            y = b.node("Conv", x, b.weight(4, 4, 3, 5), kernel_shape=(3, 5), pads=(1, 2, 1, 2))
+        case "transposed 8x8":
+            y = b.node("ConvTranspose", x, b.weight(4, 4, 8, 8), kernel_shape=(8, 8), strides=(2, 2), pads=(0, 0, 0, 0))
+        case "transposed, strides apart":
+            y = b.node("ConvTranspose", x, b.weight(4, 4, 4, 4), kernel_shape=(4, 4), strides=(2, 1), pads=(0, 0, 0, 0))
         case "one_dimension":
             y = b.node("Conv", b.input(1, 4, 8), b.weight(4, 4, 3), kernel_shape=(3,), pads=(1, 1))
         case "computed_weights":
@@ -79,15 +114,16 @@ def test_others_are_not_offered(name: str) -> None:
     assert choose_algorithms(graph, always(4)) is graph
 
 
-@pytest.mark.parametrize("m", winograd.SIZES)
-def test_matrices_are_exact(m: int) -> None:
+@pytest.mark.parametrize(("m", "taps"), winograd.G)
+def test_matrices_are_exact(m: int, taps: int) -> None:
     """One tile of integers through the matrices is the correlation itself, exactly but for G's fractions."""
     rng = np.random.default_rng(m)
-    d, g = rng.integers(-9, 9, (m + 2, m + 2)), rng.integers(-9, 9, (3, 3))
-    u, v = winograd.G[m] @ g @ winograd.G[m].T, winograd.B_T[m] @ d @ winograd.B_T[m].T
-    made = winograd.A_T[m] @ (u * v) @ winograd.A_T[m].T
-    direct = [[(d[y:y + 3, x:x + 3] * g).sum() for x in range(m)] for y in range(m)]
-    np.testing.assert_allclose(made, direct, atol=1e-11)
+    side = m + taps - 1
+    d, g = rng.integers(-9, 9, (side, side)), rng.integers(-9, 9, (taps, taps))
+    to_u, to_v, back = winograd.G[m, taps], winograd.B_T[side], winograd.A_T[m, taps]
+    made = back @ ((to_u @ g @ to_u.T) * (to_v @ d @ to_v.T)) @ back.T
+    direct = [[(d[y:y + taps, x:x + taps] * g).sum() for x in range(m)] for y in range(m)]
+    np.testing.assert_allclose(made, direct, atol=1e-10)
 
 
 def test_weights_are_rounded_once() -> None:
@@ -95,7 +131,7 @@ def test_weights_are_rounded_once() -> None:
     weights = rng.normal(size=(70, 1000, 3, 3)).astype("float32")           # more than one chunk
     assert weights.shape[0] * weights.shape[1] > winograd.CHUNK
     u = winograd.transform_weights(weights, 4)
-    wide = np.einsum("ja,oiab,kb->jkoi", winograd.G[4], weights.astype(np.float64), winograd.G[4], optimize=True)
+    wide = np.einsum("ja,oiab,kb->jkoi", winograd.G[4, 3], weights.astype(np.float64), winograd.G[4, 3], optimize=True)
     np.testing.assert_allclose(u, wide.astype("float32"), rtol=2e-7, atol=0)
     assert u.dtype == weights.dtype
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
+from toolchain.core.layout import TensorType
 from toolchain.graph.ir import Graph, Node
 from toolchain.graph.passes.rewriting import Rewriting, rewrite_graph
-from toolchain.graph.winograd import SIZES, transform_weights
+from toolchain.graph.winograd import sizes_of, transform_phases, transform_weights
 
 Algorithms: TypeAlias = Callable[[Node, Graph], int]
 """What kernels answer about a convolution that Winograd's algorithm can do: its tile size m (4 or 2), or 0: direct."""
@@ -16,29 +17,48 @@ Algorithms: TypeAlias = Callable[[Node, Graph], int]
 def choose_algorithms(graph: Graph, choose: Algorithms) -> Graph:
     """Rewrite the convolutions for which `choose(node, graph)` says so; the transformed weights become parameters.
 
-        y = Conv(x, w, b)   ->   y = WinogradConv(x, u, b) {m: 4}      u = G w G^T, (m+2, m+2, O, I)
+        y = Conv(x, w, b)            ->   y = WinogradConv(x, u, b) {m: 4, taps: 3}      u = G w G^T, (m+2, m+2, O, I)
+        y = ConvTranspose(x, w, b)   ->   y = WinogradConvTranspose(x, u, b) {m: 4, taps: 2, size: (H, W)}
+                                                                            u: of each phase, (s, s, m+1, m+1, O, I)
 
-    Asked about: float32, two spatial dimensions, a constant 3x3 kernel, stride and dilation 1, one group.
+    Asked about: float32, two spatial dimensions, a constant square kernel, dilation 1, one group; convolutions with stride 1
+    and a kernel of 2, 3 or 5; transposed ones with equal strides and that many taps per phase (4x4 with stride 2, say).
     Needs: explicit pads; scales and shifts folded into the weights already (`fold_batch_norm`).
     """
-    def rule(node: Node, state: Rewriting) -> Sequence[Node] | None:
-        if not _suits(node, state):
-            return None
-        m = choose(node, graph)
-        if m not in SIZES:
+    def conv(node: Node, state: Rewriting) -> Sequence[Node] | None:
+        taps = taps_of(node, state.types)
+        if not taps or node.inputs[1] not in state.params or (m := choose(node, graph)) not in sizes_of(taps):
             return None
         x, w, *bias = node.inputs
         u = state.param(f"{w}.winograd{m}", transform_weights(state.params[w], m), key=("winograd", w, m))
-        attrs = {"m": m, "pads": tuple(node.attrs.get("pads") or (0, 0, 0, 0))}
+        attrs = {"m": m, "taps": taps, "pads": tuple(node.attrs.get("pads") or (0, 0, 0, 0))}
         return [Node("WinogradConv", (x, u, *bias), node.outputs, attrs, node.name, node.sources)]
 
-    return rewrite_graph(graph, {"Conv": (rule,)})
+    def transposed(node: Node, state: Rewriting) -> Sequence[Node] | None:
+        taps = taps_of(node, state.types)
+        if not taps or node.inputs[1] not in state.params or (m := choose(node, graph)) not in sizes_of(taps):
+            return None
+        x, w, *bias = node.inputs
+        pads, stride = tuple(node.attrs["pads"][:2]), node.attrs["strides"][0]
+        u = state.param(f"{w}.winograd{m}", transform_phases(state.params[w], m, stride, pads), key=("phases", w, m, pads))
+        attrs = {"m": m, "taps": taps, "pads": pads, "size": tuple(state.types[node.output].shape[2:])}
+        return [Node("WinogradConvTranspose", (x, u, *bias), node.outputs, attrs, node.name, node.sources)]
+
+    return rewrite_graph(graph, {"Conv": (conv,), "ConvTranspose": (transposed,)})
 
 
-def _suits(node: Node, state: Rewriting) -> bool:
-    x, w = node.inputs[:2]
-    kind = state.types[x]
-    if kind.dtype != "float32" or len(kind.shape) != 4 or w not in state.params or state.shape(w)[2:] != (3, 3):
-        return False
-    ones = [*(node.attrs.get("strides") or ()), *(node.attrs.get("dilations") or ()), node.attrs.get("group", 1)]
-    return all(n == 1 for n in ones) and node.attrs.get("auto_pad", "NOTSET") in ("NOTSET", "")
+def taps_of(node: Node, types: Mapping[str, TensorType]) -> int:
+    """The taps, in each dimension, of the dense convolutions with stride 1 that a convolution is made of: its kernel, or a
+    phase's share of a transposed one's. 0: it is not made of such, or of ones that no Winograd form is known for."""
+    x, w = (types[name] for name in node.inputs[:2])
+    attrs, rank = node.attrs, len(x.shape)
+    if x.dtype != "float32" or rank != 4 or attrs.get("auto_pad", "NOTSET") not in ("NOTSET", ""):
+        return 0
+    if w.shape[2] != w.shape[3] or any(n != 1 for n in (*(attrs.get("dilations") or ()), attrs.get("group", 1))):
+        return 0
+    strides = tuple(attrs.get("strides") or (1, 1))
+    if node.op == "ConvTranspose":
+        taps = -(-w.shape[2] // strides[0]) if strides[0] == strides[1] and "pads" in attrs else 0
+    else:
+        taps = w.shape[2] if strides == (1, 1) else 0
+    return taps if sizes_of(taps) else 0

@@ -20,9 +20,15 @@ Values = Sequence[Any]
 
 
 def input_transform(d: Values) -> list[Any]:
-    """B^T d for m + 2 values: te expressions or anything else with + - *."""
-    if len(d) == 4:
-        return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
+    """B^T d for `side` values: te expressions or anything else with + - *."""
+    match len(d):
+        case 3:
+            return [d[0] - d[1], d[1], d[2] - d[1]]
+        case 4:
+            return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
+        case 5:
+            odd = d[3] - d[1]
+            return [(d[0] - d[2]) * 2.0 + odd, odd - (d[1] + d[2]), (d[1] - d[2]) * 3.0 + odd, odd, odd * -2.0 + (d[4] - d[2])]
     far_even, far_odd = d[4] + d[2] * -4.0, d[3] + d[1] * -4.0
     even, odd = d[4] - d[2], d[3] - d[1]
     return [
@@ -31,10 +37,18 @@ def input_transform(d: Values) -> list[Any]:
     ]
 
 
-def output_transform(t: Values) -> list[Any]:
-    """A^T t for m + 2 values: m results."""
-    if len(t) == 4:
-        return [t[0] + (t[1] + t[2]), (t[1] - t[2]) - t[3]]
+def output_transform(t: Values, m: int) -> list[Any]:
+    """A^T t for `side` values: m results."""
+    match len(t), m:
+        case 3, 2:
+            return [t[0] + t[1], t[1] + t[2]]
+        case 4, 2:
+            return [t[0] + (t[1] + t[2]), (t[1] - t[2]) - t[3]]
+        case 6, 2:
+            return [(t[0] + (t[1] + t[2])) + (t[3] + t[4]), ((t[3] - t[4]) * 2.0 + (t[1] - t[2])) + t[5]]
+        case 5, 4:
+            total, less = t[1] + t[2], t[1] - t[2]
+            return [(t[0] + total) + t[3], t[3] * 2.0 + less, t[3] * 4.0 + total, (t[3] * 8.0 + less) + t[4]]
     sum1, less1, sum2, less2 = t[1] + t[2], t[1] - t[2], t[3] + t[4], t[3] - t[4]
     return [(t[0] + sum1) + sum2, less2 * 2.0 + less1, sum2 * 4.0 + sum1, (less2 * 8.0 + less1) + t[5]]
 
@@ -48,44 +62,68 @@ def at_position(position: Any, values: Values) -> te.Expr:
 
 
 def winograd_conv(op: Op) -> te.Tensor:
-    """Y[n, o, y, x] = B[o] + the 3x3 convolution of X by the weights that input 1 holds transformed, (m+2, m+2, O, I).
+    """Y[n, o, y, x] = B[o] + the r x r convolution of X by the weights that input 1 holds transformed, (side, side, O, I)."""
+    m, taps, pads = op.attr("m"), op.attr("taps", 3), op.attr("pads")
+    return _stages(op, m, taps, 1, [lambda _, pad=pad: -pad for pad in pads[:2]])
+
+
+def winograd_conv_transpose(op: Op) -> te.Tensor:
+    """Each phase y % stride, x % stride of the output is a convolution of X by its weights, (stride, stride, side, side, O, I).
+
+    See `compute.nn.conv_transpose`, and `graph.winograd.phase_weights` for the taps.
+    """
+    m, taps, pads = op.attr("m"), op.attr("taps"), op.attr("pads")
+    stride = op.tensor(1).shape[0]
+    return _stages(op, m, taps, stride, [lambda a, pad=pad: (te.index(a) + pad) // stride - (taps - 1) for pad in pads[:2]])
+
+
+def _stages(op: Op, m: int, taps: int, stride: int, starts: Sequence[Callable[[Any], Any]]) -> te.Tensor:
+    """The five stages. The phases of an output with a stride stand beside the images, n = (image * stride + a) * stride + b;
+    starts[d](phase): the input that the first tap of output 0 meets.
 
     Padding is a select in the first stage; the last tiles may stand over the output, which reads just what it needs.
     """
-    m, (top, left, *_) = op.attr("m"), op.attr("pads")
-    x, u, side = op.x, op.tensor(1), m + 2
-    (batch, outputs, height, width), (_, channels, *spatial) = op.shape, x.shape
-    rows, columns = -(-height // m), -(-width // m)
-    zero = te.const(0, op.dtype)
+    x, u, side = op.x, op.tensor(1), m + taps - 1
+    (batch, outputs, *extents), (_, channels, *spatial) = op.shape, x.shape
+    rows, columns = (-(-n // stride // m) for n in extents)
+    phases, zero = stride * stride, te.const(0, op.dtype)
+    first, last = (te.index(starts[1](a)).constant for a in (0, stride - 1))
 
     def padded(n: Any, c: Any, y: Any, z: Any) -> te.Expr:
         return te.select(inside((y, z), spatial), x[n, c, y, z], zero)
 
     def vertical(n: Any, c: Any, t: Any, j: Any, z: Any) -> te.Expr:
-        return at_position(j, input_transform([padded(n, c, t * m + i - top, z - left) for i in range(side)]))
+        image, top = te.index(n) // stride, starts[0](te.index(n) % stride)
+        return at_position(j, input_transform([padded(image, c, t * m + i + top, z + first) for i in range(side)]))
 
     def horizontal(n: Any, c: Any, t: Any, s: Any, j: Any, k: Any) -> te.Expr:
-        return at_position(k, input_transform([p[n, c, t, j, s * m + i] for i in range(side)]))
+        left = starts[1](te.index(n) % stride) - first
+        return at_position(k, input_transform([p[te.index(n) // stride, c, t, j, s * m + i + left] for i in range(side)]))
 
     def product(n: Any, o: Any, t: Any, s: Any, j: Any, k: Any) -> te.Expr:
-        return te.sum(v[n, ic, t, s, j, k] * u[j, k, o, ic], axis=ic)
+        a = te.index(n) // stride % stride
+        weight = u[j, k, o, ic] if stride == 1 else u[a, te.index(n) % stride, j, k, o, ic]
+        return te.sum(v[n, ic, t, s, j, k] * weight, axis=ic)
 
     def vertical_back(n: Any, o: Any, t: Any, s: Any, i: Any, k: Any) -> te.Expr:
-        return at_position(i, output_transform([products[n, o, t, s, j, k] for j in range(side)]))
+        return at_position(i, output_transform([products[n, o, t, s, j, k] for j in range(side)], m))
 
     def horizontal_back(n: Any, o: Any, y: Any, z: Any) -> te.Expr:
-        row, column = te.index(y), te.index(z)
-        taps = output_transform([q[n, o, row // m, column // m, row % m, k] for k in range(side)])
+        (row, a), (column, b) = ((te.index(i) // stride, te.index(i) % stride) for i in (y, z))
+        n = (te.index(n) * stride + a) * stride + b
+        taps = output_transform([q[n, o, row // m, column // m, row % m, k] for k in range(side)], m)
         value = at_position(column % m, taps)
         return value + op.read(2, (o,)) if op.has(2) else value
 
     ic = te.reduce_axis(channels, "ic")
     stage: Callable[..., te.Tensor] = te.compute
-    p = stage((batch, channels, rows, side, columns * m + 2), vertical, name=op.name("vertical"), tag="winograd_rows")
-    v = stage((batch, channels, rows, columns, side, side), horizontal, name=op.name("v"), tag="winograd_input")
-    products = stage((batch, outputs, rows, columns, side, side), product, name=op.name("m"), tag="winograd")
-    q = stage((batch, outputs, rows, columns, m, side), vertical_back, name=op.name("q"), tag="winograd_back")
+    width = columns * m + taps - 1 + last - first
+    p = stage((batch * stride, channels, rows, side, width), vertical, name=op.name("vertical"), tag="winograd_rows")
+    v = stage((batch * phases, channels, rows, columns, side, side), horizontal, name=op.name("v"), tag="winograd_input")
+    products = stage((batch * phases, outputs, rows, columns, side, side), product, name=op.name("m"), tag="winograd",
+                     attrs={"stride": stride, "taps": taps})
+    q = stage((batch * phases, outputs, rows, columns, m, side), vertical_back, name=op.name("q"), tag="winograd_back")
     return te.compute(op.shape, horizontal_back, name=op.name(), tag="winograd_output", attrs={"m": m})
 
 
-WINOGRAD = {"WinogradConv": winograd_conv}
+WINOGRAD = {"WinogradConv": winograd_conv, "WinogradConvTranspose": winograd_conv_transpose}

@@ -86,8 +86,10 @@ def _tile(
 ) -> Tile:
     """The register tile: its vectors are fixed by the packed weights, the rest is a choice. `height` 1: rows one by one."""
     vectors = packed_columns(s, anchor) // lanes or 1
-    tiles = [t for t in conv_tiles(height, anchor.shape[-1], -(-anchor.shape[1] // lanes), target) if t.vectors == vectors]
-    tiles = tiles or [Tile(1, 1, vectors)]
+    steps = math.prod(axis.extent for axis in s.func.stages[anchor].reduce_axis)
+    tiles = conv_tiles(height, anchor.shape[-1], -(-anchor.shape[1] // lanes), target, steps)
+    tiles = tuple(t for t in tiles if t.vectors == vectors)
+    tiles = tiles or (Tile(1, 1, vectors),)
     return ask_tile(choices, tiles)
 
 
@@ -191,7 +193,7 @@ def conv_transpose(s: te.Schedule, anchor: Tensor, target: Target, choices: Choi
     lanes = channel_lanes(s, s.func.outputs[0])
     rank = (len(anchor.shape) - 2) // 2
     strides = anchor.shape[2:2 + rank]
-    tile = _tile(s, anchor, 1, lanes, target, choices)
+    tile = _tile(s, anchor, anchor.shape[-2] if rank == 2 else 1, lanes, target, choices)
     acc, out = accumulator(s, anchor)
     n, o, *spatial = s[out].op.axis
     ragged: list[te.Var] = []
@@ -199,19 +201,20 @@ def conv_transpose(s: te.Schedule, anchor: Tensor, target: Target, choices: Choi
     if -(-anchor.shape[1] // lanes) % tile.vectors:
         ragged.append(g)
     ov, ol = s[out].split(o, factor=lanes)
-    outer, phases = [], []
-    for axis, stride in zip(spatial, strides, strict=True):
-        i, phase = split(s, out, axis, stride, ragged)
-        outer.append(i)
+    outer, phases, inner = [], [], []
+    for axis, stride, size in zip(spatial, strides, (1,) * (rank - 2) + (tile.rows, tile.columns)[-rank:], strict=True):
+        uneven = axis.extent % stride != 0                   # the last phases lack a place: seen in the last tile
+        i, phase = s[out].split(axis, factor=min(stride, axis.extent))
         phases.append(phase)
-    uneven = any(outer[-1] is r for r in ragged)             # the last phases lack a column: seen in the last tile
-    ragged = [r for r in ragged if r is not outer[-1]]
-    xo, xi = split(s, out, outer[-1], tile.columns, ragged)
-    if uneven and not any(xo is r for r in ragged):
-        ragged.append(xo)
-    shared = max((n, g, (*outer[:-1], xo)[0]), key=lambda axis: min(axis.extent, 2 * target.cores))
-    order = share_first(shared, ragged, [n, g, *outer[:-1], *phases, xo])
-    s[out].reorder(*order, xi, ov, ol)
+        if size > 1 or axis is spatial[-1]:
+            i, within = s[out].split(i, factor=min(size, i.extent))
+            inner.append(within)
+            uneven = uneven or -(-axis.extent // stride) % size != 0
+        outer.append(i)
+        ragged += [i] if uneven else []
+    shared = max((n, g, outer[0]), key=lambda axis: min(axis.extent, 2 * target.cores))
+    order = share_first(shared, ragged, [n, g, *phases, *outer])
+    s[out].reorder(*order, *inner, ov, ol)
     shared, order = share_more(s, out, shared, ragged, order, target.cores)
     s[acc].compute_at(s[out], order[-1])
     _, ao, *at = s[acc].op.axis
@@ -222,7 +225,7 @@ def conv_transpose(s: te.Schedule, anchor: Tensor, target: Target, choices: Choi
     s.set_layout(acc, register_layout(len(anchor.shape), lanes))
     for axis in (*at, av):
         s[acc].unroll(axis)
-    for axis in (xi, ov):
+    for axis in (*inner, ov):
         s[out].unroll(axis)
     s[acc].vectorize(al)
     s[out].vectorize(ol)

@@ -145,8 +145,8 @@ def share_first(shared: te.Var, ragged: list[te.Var], order: list[te.Var]) -> li
 def share_more(
     s: te.Schedule, stage: Tensor, shared: te.Var, ragged: list[te.Var], order: list[te.Var], cores: int,
 ) -> tuple[te.Var, list[te.Var]]:
-    """(the loop cores share, the loop order), already reordered: where it has fewer iterations than there are cores, it is
-    fused with its neighbour.
+    """(the loop cores share, the loop order), already reordered: while it has fewer iterations than there are cores, it is
+    fused with a neighbour.
 
         for g (8): for y in parallel(14): for x: ...    ->    for gy in parallel(112): for x: ...
 
@@ -159,7 +159,7 @@ def share_more(
         both = order[outer:inner + 1]
         if min(axis.extent for axis in both) > 1 and not any(axis is r for axis in both for r in ragged):
             fused = s[stage].fuse(*both)
-            return fused, [*order[:outer], fused, *order[inner + 1:]]
+            return share_more(s, stage, fused, ragged, [*order[:outer], fused, *order[inner + 1:]], cores)
     return shared, order
 
 

@@ -7,7 +7,8 @@
                  for tiles: out = A^T M A, epilogue
 
 The product of a position is a matrix product: tiles x channels by channels x outputs, in register tiles of tiles x vectors
-of outputs; U streams through, packed in the order it is read.
+of outputs; U streams through, packed in the order it is read. The phases of a transposed convolution are loops outside the
+strips' products: each has V, M and U of its own.
 """
 
 from __future__ import annotations
@@ -24,13 +25,20 @@ from toolchain.te.tensor import Tensor
 from toolchain.te.tune.choices import Choices
 
 UNROLLED_CHANNELS = 4
+SAME_SET = 4096              # bytes: places so far apart share a set of L1, and loads wait for stores to one another's
 HIDDEN = 64 / MEMORY_BYTES_PER_CYCLE    # tiles, each a cycle per line of U: with fewer, prefetching from memory has no slack
 
 
-def by_position(lanes: int) -> Layout:
-    """V and M: positions outermost, then channel blocks, tiles, and one vector of channels."""
+def by_position(lanes: int, blocks: int, rows: int, columns: int) -> Layout:
+    """V and M: positions outermost, then channel blocks, tiles, and one vector of channels.
+
+    A tile's positions are read or written one behind the other. Where they would lie a multiple of SAME_SET apart, each row
+    of tiles has room for one more, or there is one more row, or both.
+    """
     order = ((4, 0), (5, 0), (0, 0), (1, 0), (2, 0), (3, 0), (1, lanes))
-    return Layout(default_axes(6), order, ((0, 0),) * 6)
+    room = min(((a, b) for a in (0, 1) for b in (0, 1)), key=lambda more: (
+        4 * lanes * blocks * (rows + more[0]) * (columns + more[1]) % SAME_SET == 0, (rows + more[0]) * (columns + more[1])))
+    return Layout(default_axes(6), order, ((0, 0), (0, 0), (0, room[0]), (0, room[1]), (0, 0), (0, 0)))
 
 
 def channels_last(rank: int, lanes: int) -> Layout:
@@ -44,12 +52,12 @@ def winograd(s: te.Schedule, products: Tensor, target: Target, choices: Choices)
     (p,), out = s.func.stages[v].input_tensors, s.func.outputs[0]
     inline_injective(s, keep=(p, v, q))
     lanes = channel_lanes(s, s.func.outputs[0])
-    m, parts = q.shape[4], _parts(s, products, p, q, lanes, target, choices)
+    stride, parts = s.func.stages[products].attrs["stride"], _parts(s, products, p, q, lanes, target, choices)
     acc = s.cache_write(products, "local")
-    strip, group, tile, ragged = _output_loops(s, out, m, parts, lanes, target)
+    strip, group, tile, ragged = _output_loops(s, out, q.shape[4], stride, parts, lanes, target)
     _back(s, q, out, tile, lanes, target)
     _products(s, products, acc, out, group, parts, lanes, choices)
-    _input(s, p, v, out, strip if parts.shared == "strips" else None, lanes, target)
+    _input(s, p, v, out, strip if parts.shared == "strips" else None, parts, lanes, target)
     peel(s, out, ragged)
 
 
@@ -57,8 +65,10 @@ def _parts(
     s: te.Schedule, products: Tensor, p: Tensor, q: Tensor, lanes: int, target: Target, choices: Choices
 ) -> Parts:
     vectors = layout_of(s, s.func.stages[products].input_tensors[1]).dims[-1][1] // lanes or 1
-    height, width = s.func.outputs[0].shape[2:]
-    shape = Geometry(p.shape[0], p.shape[1], products.shape[1], height, width)
+    attrs = s.func.stages[products].attrs
+    stride = attrs["stride"]
+    height, width = (-(-n // stride) for n in s.func.outputs[0].shape[2:])
+    shape = Geometry(p.shape[0] // stride, p.shape[1], products.shape[1], height, width, attrs["taps"], stride)
     ranked = winograd_choices(shape, q.shape[4], target)
     parts = choices.one_of("parts", [p for _, p in ranked], ranked[0][1], [cost for cost, _ in ranked])
     assert parts.tile.vectors == vectors, "weights are packed for the register tile"
@@ -67,29 +77,37 @@ def _parts(
 
 
 def _output_loops(
-    s: te.Schedule, out: Tensor, m: int, parts: Parts, lanes: int, target: Target
+    s: te.Schedule, out: Tensor, m: int, stride: int, parts: Parts, lanes: int, target: Target
 ) -> tuple[te.Var, te.Var, te.Var, list[te.Var]]:
     """Order the loops of the output: (loop of a strip, loop of a channel group in it, loop of a tile in that), and those to
     peel. Where a whole image is one strip, its last tiles are; else the stores of last tiles keep their branches."""
     n, o, y, x = s[out].op.axis
+    height, width = y.extent, x.extent
     g, o = s[out].split(o, factor=parts.tile.vectors * lanes)
     ov, ol = s[out].split(o, factor=lanes)
+    phases: list[te.Var] = []
+    if stride > 1:
+        y, a = s[out].split(y, factor=stride)
+        x, b = s[out].split(x, factor=stride)
+        phases = [a, b]
     ty, yi = s[out].split(y, factor=m)
     tx, xi = s[out].split(x, factor=m)
     outer_y, inner_y = s[out].split(ty, factor=parts.rows)
     outer_x, inner_x = s[out].split(tx, factor=parts.columns)
     if parts.shared == "groups":
-        order, shared, strip, group = [g, n, outer_y, outer_x], g, g, outer_x
+        order, shared, strip, group = [g, n, *phases, outer_y, outer_x], g, g, outer_x
     else:
-        order, strip, group = [n, outer_y, outer_x, g], outer_x, g
-        shared = max((n, outer_y, outer_x), key=lambda axis: min(axis.extent, 2 * target.cores))
+        order, group = [n, outer_y, outer_x, *phases, g], g
+        strip = order[-2]
+        shared = max((n, outer_y, outer_x, *phases), key=lambda axis: min(axis.extent, 2 * target.cores))
     s[out].reorder(*order, ov, inner_y, inner_x, yi, xi, ol)
     for axis in (yi, xi):
         s[out].unroll(axis)
     s[out].vectorize(ol)
     s[out].parallel(shared)
-    pairs = ((y, outer_y, inner_y), (x, outer_x, inner_x))
-    return strip, group, inner_x, [inner for all_, outer, inner in pairs if all_.extent % m and outer.extent == 1]
+    pairs = ((height, outer_y, inner_y), (width, outer_x, inner_x))
+    return strip, group, inner_x, [inner for extent, outer, inner in pairs
+                                   if extent % (m * stride) and not extent % stride and outer.extent == 1]
 
 
 def _back(s: te.Schedule, q: Tensor, out: Tensor, tile: te.Var, lanes: int, target: Target) -> None:
@@ -112,7 +130,7 @@ def _products(
     """One matrix product per position, from lane scratch to lane scratch."""
     s[m].compute_at(s[out], group)
     s[m].set_scope("lane")
-    s.set_layout(m, by_position(lanes))
+    s.set_layout(m, by_position(lanes, parts.tile.vectors, parts.rows, parts.columns))
     n, o, ty, tx, j, k = s[m].op.axis
     ov, ol = s[m].split(o, factor=lanes)
     mine: list[te.Var] = []
@@ -133,7 +151,8 @@ def _products(
     for axis in (unrolled, ay, ax, av):
         s[acc].unroll(axis)
     s[acc].vectorize(al)
-    hides = parts.shared == "groups" and parts.rows * parts.columns >= HIDDEN
+    once = parts.shared == "groups" or (parts.rows, parts.columns) == m.shape[2:4]      # U is read once, so from afar
+    hides = once and parts.rows * parts.columns >= HIDDEN
     if choices.one_of("prefetch", (False, True), hides):
         u = s.func.stages[acc].input_tensors[1]
         for lines in s[acc].prefetch(u, rolled, rolled.extent, level=2):        # the same place in the next position's panel
@@ -142,13 +161,18 @@ def _products(
 
 
 def _input(
-    s: te.Schedule, p: Tensor, v: Tensor, out: Tensor, strip: te.Var | None, lanes: int, target: Target
+    s: te.Schedule, p: Tensor, v: Tensor, out: Tensor, strip: te.Var | None, parts: Parts, lanes: int, target: Target
 ) -> None:
     """Both input transforms, one vector of channels and one row of tiles at a time: in a strip, or all before."""
     if strip is not None:
         s[v].compute_at(s[out], strip)
         s[v].set_scope("lane")
-    s.set_layout(v, by_position(lanes))
+    images, channels, rows, columns, *_ = v.shape
+    blocks = -(-channels // lanes)
+    if strip is None:
+        s.set_layout(v, by_position(lanes, images * blocks, rows, columns))
+    else:
+        s.set_layout(v, by_position(lanes, blocks, parts.rows, parts.columns))
     n, c, ty, tx, j, k = s[v].op.axis
     cb, cl = s[v].split(c, factor=lanes)
     s[v].reorder(n, cb, ty, tx, j, k, cl)
