@@ -42,9 +42,8 @@ _R, _C, _O = FusionClass.REDUCTION, FusionClass.COMPLEX, FusionClass.OPAQUE
 
 INTERNAL: dict[str, OpInfo] = {
     "Layout": OpInfo(_I, "move"),       # the same logical tensor in another layout; the types say which
-    # x, transformed weights (side, side, O, I), bias; attrs: m, taps, pads (winograd.py); transposed: (s, s, side, side, O, I)
-    "WinogradConv": OpInfo(_C, "conv"),
-    "WinogradConvTranspose": OpInfo(_C, "conv"),                            # and size: (H, W) of the output
+    "WinogradConv": OpInfo(_C, "conv"),             # x, weights (side, side, O, I), bias; attrs: m, taps, pads (winograd.py)
+    "WinogradConvTranspose": OpInfo(_C, "conv"),    # weights (s, s, side, side, O, I); size: (H, W) of the output
     "FlatNonZero": OpInfo(_O, "select"),                # these three: see kernels/loops.py
     "BoundedNonMaxSuppression": OpInfo(_O, "select"),
     "UniqueRows": OpInfo(_O, "select"),

@@ -9,8 +9,8 @@ with side = m + r - 1. Per output element and pair of channels side^2/m^2 multip
     3    4 of 9         2.25 of 9
     5    9 of 25
 
-Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016; points 0, 1, (-1, 2, -2,) infinity, the
-first side - 1 of them and infinity.
+Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016; points 0, 1, -1, 2, -2, the first
+side - 1 of them, and infinity.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ A_T: dict[Form, np.ndarray] = {
 G: dict[Form, np.ndarray] = {
     (2, 2): np.array([[1, 0], [1, 1], [0, 1]], float),
     (2, 3): np.array([[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]], float),
-    (2, 5): np.array([[1 / 4, 0, 0, 0, 0], [-1 / 6, -1 / 6, -1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6, 1 / 6, -1 / 6],
-                      [1 / 24, 1 / 12, 1 / 6, 1 / 3, 2 / 3], [1 / 24, -1 / 12, 1 / 6, -1 / 3, 2 / 3], [0, 0, 0, 0, 1]], float),
+    (2, 5): np.array([[1 / 4, 0, 0, 0, 0], [-1 / 6, -1 / 6, -1 / 6, -1 / 6, -1 / 6],
+                      [-1 / 6, 1 / 6, -1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6, 1 / 3, 2 / 3],
+                      [1 / 24, -1 / 12, 1 / 6, -1 / 3, 2 / 3], [0, 0, 0, 0, 1]], float),
     (4, 2): np.array([[1 / 2, 0], [-1 / 2, -1 / 2], [-1 / 6, 1 / 6], [1 / 6, 1 / 3], [0, 1]], float),
     (4, 3): np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6],
                       [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]], float),
@@ -65,8 +66,8 @@ def transform_weights(weights: np.ndarray, m: int) -> np.ndarray:
 
 
 def phase_weights(weights: np.ndarray, stride: int, pads: Sequence[int]) -> np.ndarray:
-    """(I, O, K, K) weights of a transposed convolution as (stride, stride, O, I, r, r): what the outputs y = stride*i + phase
-    are a convolution by. Tap t of phase a meets input i + (a + pad)//stride - (r-1) + t; taps beyond K are zero.
+    """(I, O, K, K) weights of a transposed convolution as (stride, stride, O, I, r, r): by what its outputs stride*i + phase
+    are a convolution. Tap t of phase a meets input i + (a + pad)//stride - (r-1) + t; taps beyond K are zero.
 
     pads: before rows and columns.
     """
@@ -90,8 +91,8 @@ def tiles(extent: int, m: int) -> int:
 
 
 def convolve(x: np.ndarray, u: np.ndarray, pads: Sequence[int], m: int, taps: int = 3) -> np.ndarray:
-    """The convolution of (N, C, H, W) through the transforms, in float64. `pads`: before and after, as of ONNX Conv; negative
-    ones crop."""
+    """The convolution of (N, C, H, W) through the transforms, in float64. `pads`: before and after, as of ONNX Conv;
+    negative ones crop."""
     top, left, bottom, right = pads
     n, _, h, w = x.shape
     side = m + taps - 1

@@ -70,7 +70,7 @@ class Parts:
 def algorithms(target: Target, sizes: Sequence[int] = SIZES) -> Callable[[Node, Graph], int]:
     """The `choose` callback of `choose_algorithms`: the tile size of Winograd's algorithm, 0 for direct convolution.
 
-    `sizes` limits the choice: (2,) keeps errors near those of direct convolution (F(4x4): about 3 times as large), () turns
+    `sizes` limits the choice: (2,) keeps errors near those of direct convolution (F(4x4): about 4 times as large), () turns
     Winograd off.
     """
     def choose(node: Node, graph: Graph) -> int:

@@ -57,7 +57,7 @@ def computed_flops(node: Node, types: Mapping[str, TensorType]) -> int:
     if node.op not in ("WinogradConv", "WinogradConvTranspose"):
         return flops(node, types)
     images, _, height, width = types[node.output].shape
-    u, m = types[node.inputs[1]], node.attrs["m"]                       # (side, side, O, I), of each phase of a transposed one
+    u, m = types[node.inputs[1]], node.attrs["m"]                       # (side, side, O, I), perhaps per phase
     size = m * u.shape[0] if node.op == "WinogradConvTranspose" else m
     return 2 * images * -(-height // size) * -(-width // size) * u.elements
 

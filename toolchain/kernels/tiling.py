@@ -109,9 +109,7 @@ def conv_tiles(height: int, width: int, blocks: int, target: Target, steps: int 
     return tuple(_ranked(candidates, cost))
 
 
-def matmul_tiles(
-    rows: int, blocks: int, target: Target, vector_loads: int = 1, streamed: bool = False,
-) -> list[Tile]:
+def matmul_tiles(rows: int, blocks: int, target: Target, vector_loads: int = 1, streamed: bool = False) -> list[Tile]:
     """Tiles of a matrix product: `columns` rows of A (a broadcast each) by `vectors` vectors of B's columns.
 
     vector_loads: loads and shuffles that one vector of B takes (several when its elements are strided in memory).
@@ -129,7 +127,8 @@ def matmul_tiles(
         loads = (tile.columns + tile.vectors * vector_loads) / tile.accumulators
         ragged = (rows % tile.columns != 0) + (blocks % tile.vectors != 0)
         bandwidth = L2_BYTES_PER_CYCLE if streamed and rows > 1 else 0
-        return cycles(1, rows, blocks, tile, target, vector_loads, bandwidth) * (1 + 0.04 * ragged), loads, -tile.accumulators
+        steps = cycles(1, rows, blocks, tile, target, vector_loads, bandwidth)
+        return steps * (1 + 0.04 * ragged), loads, -tile.accumulators
     return _ranked(candidates, cost)
 
 

@@ -82,8 +82,8 @@ def test_nothing_chosen_is_no_change() -> None:
 
 
 @pytest.mark.parametrize("name", [
-    "strided", "dilated", "grouped", "one_by_one", "one_dimension", "computed_weights", "float64", "oblong", "transposed 8x8",
-    "transposed, strides apart",
+    "strided", "dilated", "grouped", "one_by_one", "one_dimension", "computed_weights", "float64", "oblong",
+    "transposed 8x8", "transposed, strides apart",
 ])
 def test_others_are_not_offered(name: str) -> None:
     b = Builder()

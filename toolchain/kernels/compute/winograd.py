@@ -28,7 +28,8 @@ def input_transform(d: Values) -> list[Any]:
             return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
         case 5:
             odd = d[3] - d[1]
-            return [(d[0] - d[2]) * 2.0 + odd, odd - (d[1] + d[2]), (d[1] - d[2]) * 3.0 + odd, odd, odd * -2.0 + (d[4] - d[2])]
+            return [(d[0] - d[2]) * 2.0 + odd, odd - (d[1] + d[2]), (d[1] - d[2]) * 3.0 + odd, odd,
+                    odd * -2.0 + (d[4] - d[2])]
     far_even, far_odd = d[4] + d[2] * -4.0, d[3] + d[1] * -4.0
     even, odd = d[4] - d[2], d[3] - d[1]
     return [
@@ -62,13 +63,13 @@ def at_position(position: Any, values: Values) -> te.Expr:
 
 
 def winograd_conv(op: Op) -> te.Tensor:
-    """Y[n, o, y, x] = B[o] + the r x r convolution of X by the weights that input 1 holds transformed, (side, side, O, I)."""
+    """Y[n, o, y, x] = B[o] + the convolution of X by the weights that input 1 holds transformed, (side, side, O, I)."""
     m, taps, pads = op.attr("m"), op.attr("taps", 3), op.attr("pads")
     return _stages(op, m, taps, 1, [lambda _, pad=pad: -pad for pad in pads[:2]])
 
 
 def winograd_conv_transpose(op: Op) -> te.Tensor:
-    """Each phase y % stride, x % stride of the output is a convolution of X by its weights, (stride, stride, side, side, O, I).
+    """Each phase (y % s, x % s) of the output is a convolution of X by weights of its own, (s, s, side, side, O, I).
 
     See `compute.nn.conv_transpose`, and `graph.winograd.phase_weights` for the taps.
     """
