@@ -106,12 +106,14 @@ def _infer_prelu(node: Node, types: Mapping[str, TensorType], params: Mapping[st
 
 
 def _infer_winograd(node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray]) -> tuple[TensorType, ...]:
-    """As of the convolution with stride 1 that it computes."""
+    """As of the convolution that it computes."""
     x, u = types[node.inputs[0]], types[node.inputs[1]]
-    taps, pads = node.attrs.get("taps", 3), node.attrs["pads"]
+    taps, pads, stride = node.attrs.get("taps", 3), node.attrs["pads"], node.attrs.get("stride", 1)
     side = node.attrs["m"] + taps - 1
-    if len(x.shape) != 4 or u.shape[:2] != (side, side) or u.shape[3:] != x.shape[1:2]:
+    if len(x.shape) != 4 or u.shape[:2] != (side, side) or u.shape[3:] != (x.shape[1] * stride ** 2,):
         raise ImportModelError(f"does not fit its inputs ({x}, {u})", where=where(node))
+    if stride > 1:
+        return (TensorType.plain((x.shape[0], u.shape[2], *node.attrs["size"]), x.dtype),)
     spatial = (n + before + after - taps + 1 for n, before, after in zip(x.shape[2:], pads[:2], pads[2:], strict=True))
     return (TensorType.plain((x.shape[0], u.shape[2], *spatial), x.dtype),)
 

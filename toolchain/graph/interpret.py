@@ -124,7 +124,9 @@ def _winograd_conv(node: Node, arrays: Arrays) -> tuple[np.ndarray, ...]:
     """Through the transforms as the kernel does, rounded once at the end."""
     x, u, bias = _given(arrays[0]), _given(arrays[1]), arrays[2] if len(arrays) > 2 else None
     attrs, taps = node.attrs, node.attrs.get("taps", 3)
-    if node.op == "WinogradConv":
+    if node.op == "WinogradConv" and attrs.get("stride", 1) > 1:
+        y = winograd.convolve_strided(x, u, attrs["pads"], attrs["m"], taps, attrs["stride"], attrs["size"])
+    elif node.op == "WinogradConv":
         y = winograd.convolve(x, u, attrs["pads"], attrs["m"], taps)
     else:
         y = winograd.convolve_transposed(x, u, attrs["pads"], attrs["m"], taps, attrs["size"])

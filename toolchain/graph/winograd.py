@@ -4,9 +4,9 @@
 
 with side = m + r - 1. Per output element and pair of channels side^2/m^2 multiplications instead of r^2:
 
-    r    m = 2          m = 4
-    2    2.25 of 4      1.56 of 4       the phases of a transposed convolution, 4x4 with stride 2, say
-    3    4 of 9         2.25 of 9
+    r    m = 2          m = 3         m = 4
+    2    2.25 of 4      1.78 of 4     1.56 of 4       of phases of strides, 4x4 with stride 2, say, transposed or not
+    3    4 of 9                       2.25 of 9
     5    9 of 25
 
 Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016; points 0, 1, -1, 2, -2, the first
@@ -32,6 +32,7 @@ A_T: dict[Form, np.ndarray] = {
     (2, 2): np.array([[1, 1, 0], [0, 1, 1]], float),
     (2, 3): np.array([[1, 1, 1, 0], [0, 1, -1, -1]], float),
     (2, 5): np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 1]], float),
+    (3, 2): np.array([[1, 1, 1, 0], [0, 1, -1, 0], [0, 1, 1, -1]], float),
     (4, 2): np.array([[1, 1, 1, 1, 0], [0, 1, -1, 2, 0], [0, 1, 1, 4, 0], [0, 1, -1, 8, 1]], float),
     (4, 3): np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], float),
 }
@@ -41,17 +42,19 @@ G: dict[Form, np.ndarray] = {
     (2, 5): np.array([[1 / 4, 0, 0, 0, 0], [-1 / 6, -1 / 6, -1 / 6, -1 / 6, -1 / 6],
                       [-1 / 6, 1 / 6, -1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6, 1 / 3, 2 / 3],
                       [1 / 24, -1 / 12, 1 / 6, -1 / 3, 2 / 3], [0, 0, 0, 0, 1]], float),
+    (3, 2): np.array([[1, 0], [1 / 2, 1 / 2], [1 / 2, -1 / 2], [0, 1]], float),
     (4, 2): np.array([[1 / 2, 0], [-1 / 2, -1 / 2], [-1 / 6, 1 / 6], [1 / 6, 1 / 3], [0, 1]], float),
     (4, 3): np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6],
                       [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]], float),
 }
-SIZES = (4, 2)              # of output tiles, m
+SIZES = (4, 2)              # of output tiles, m, of 3x3 kernels
+EVERY_SIZE = (4, 3, 2)
 CHUNK = 1 << 11             # pairs of channels transformed at a time: a product that stays in a cache and on one thread
 
 
 def sizes_of(taps: int) -> tuple[int, ...]:
     """The tile sizes m there are for kernels of taps x taps."""
-    return tuple(m for m in SIZES if (m, taps) in G)
+    return tuple(m for m in EVERY_SIZE if (m, taps) in G)
 
 
 def transform_weights(weights: np.ndarray, m: int) -> np.ndarray:
@@ -88,6 +91,32 @@ def transform_phases(weights: np.ndarray, m: int, stride: int, pads: Sequence[in
 def tiles(extent: int, m: int) -> int:
     """How many output tiles cover an extent; the last one may stand over."""
     return -(-extent // m)
+
+
+def split_strides(weights: np.ndarray, stride: int) -> np.ndarray:
+    """(O, I, K, K) weights of a convolution with a stride as (O, stride * stride * I, r, r): those of the convolution with
+    stride 1 that reads every stride-th row and column as channels of its own. Taps beyond K are zero.
+
+    Channel (a * stride + b) * I + i holds taps K = stride * t + a (rows), stride * t + b (columns).
+    """
+    outputs, channels, size, _ = weights.shape
+    taps = tiles(size, stride)
+    padded = np.zeros((outputs, channels, taps * stride, taps * stride), weights.dtype)
+    padded[:, :, :size, :size] = weights
+    apart = padded.reshape(outputs, channels, taps, stride, taps, stride).transpose(0, 3, 5, 1, 2, 4)
+    return np.ascontiguousarray(apart.reshape(outputs, stride * stride * channels, taps, taps))
+
+
+def convolve_strided(
+    x: np.ndarray, u: np.ndarray, pads: Sequence[int], m: int, taps: int, stride: int, size: tuple[int, int]
+) -> np.ndarray:
+    """The convolution with a stride to (N, O, *size) by transformed weights of `split_strides`, in float64."""
+    extents = [(n + taps - 1) * stride for n in size]
+    padded = np.zeros((*x.shape[:2], *(max(e, p + n) for e, p, n in zip(extents, pads, x.shape[2:]))), x.dtype)
+    padded[:, :, pads[0]:pads[0] + x.shape[2], pads[1]:pads[1] + x.shape[3]] = x
+    padded = padded[:, :, :extents[0], :extents[1]]
+    apart = [padded[:, :, a::stride, b::stride] for a in range(stride) for b in range(stride)]
+    return convolve(np.concatenate(apart, 1), u, (0, 0, 0, 0), m, taps)
 
 
 def convolve(x: np.ndarray, u: np.ndarray, pads: Sequence[int], m: int, taps: int = 3) -> np.ndarray:

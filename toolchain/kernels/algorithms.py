@@ -10,6 +10,7 @@ and 3 taps.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -18,19 +19,30 @@ from toolchain.core import dtype as dtypes
 from toolchain.core.target import Target
 from toolchain.graph.ir import Graph, Node
 from toolchain.graph.passes.choose_algorithms import taps_of
-from toolchain.graph.winograd import SIZES, sizes_of, tiles
-from toolchain.kernels.tiling import L2_BYTES_PER_CYCLE, L3_BYTES_PER_CYCLE, Tile, conv_tiles, cycles, divisors
+from toolchain.graph.winograd import EVERY_SIZE, sizes_of, tiles
+from toolchain.kernels.tiling import (
+    L2_BYTES_PER_CYCLE,
+    L3_BYTES_PER_CYCLE,
+    MEMORY_BYTES_PER_CYCLE,
+    Tile,
+    conv_tiles,
+    cycles,
+    divisors,
+)
 
-MEMORY_BYTES_PER_CYCLE = 6.0    # one core; nearer caches' in `tiling`
+SHARED_CYCLES_PER_BYTE = 1.3    # what one core writes and another reads, line by line and again with each run
 GAIN = 1.1                      # Winograd must promise so much: it rounds more, and the model knows nothing of prefetching
 INPUT_OPERATIONS = {3: 2, 4: 4, 5: 9, 6: 12}        # additions and multiply-adds of one 1-D transform of so many values
-OUTPUT_OPERATIONS = {(2, 2): 2, (2, 3): 4, (2, 5): 8, (4, 2): 8, (4, 3): 10}        # by (m, taps)
+OUTPUT_OPERATIONS = {(2, 2): 2, (2, 3): 4, (2, 5): 8, (3, 2): 4, (4, 2): 8, (4, 3): 10}        # by (m, taps)
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
     """A convolution of taps x taps with stride 1: (N, I, ...) to (N, O, H, W); or, stride > 1, stride^2 of them with weights
-    of their own, the phases of a transposed one, of which the largest makes H x W."""
+    of their own, the phases of a transposed one, of which the largest makes H x W.
+
+    direct: multiply-adds of direct convolution for an output (0: channels * taps^2; what strides split has taps that are 0).
+    """
 
     batch: int
     channels: int
@@ -39,6 +51,7 @@ class Geometry:
     width: int
     taps: int = 3
     stride: int = 1
+    direct: int = 0
 
     @property
     def phases(self) -> int:
@@ -54,7 +67,8 @@ class Parts:
 
     A strip is `rows` x `columns` tiles, which divide the tiles of an image. shared "strips": each strip is one lane's, from
     the input's transform to the stores, V and M in its scratch. shared "groups": V of everything first, then each lane has
-    channel groups, M of a strip in its scratch. tile: of the products.
+    channel groups, M of a strip in its scratch. shared "copies": each lane has channel groups and makes V of each strip for
+    itself. tile: of the products.
     """
 
     rows: int
@@ -67,7 +81,7 @@ class Parts:
         return f"{self.shared}:{self.rows}x{self.columns}"
 
 
-def algorithms(target: Target, sizes: Sequence[int] = SIZES) -> Callable[[Node, Graph], int]:
+def algorithms(target: Target, sizes: Sequence[int] = EVERY_SIZE) -> Callable[[Node, Graph], int]:
     """The `choose` callback of `choose_algorithms`: the tile size of Winograd's algorithm, 0 for direct convolution.
 
     `sizes` limits the choice: (2,) keeps errors near those of direct convolution (F(4x4): about 4 times as large), () turns
@@ -75,12 +89,19 @@ def algorithms(target: Target, sizes: Sequence[int] = SIZES) -> Callable[[Node, 
     """
     def choose(node: Node, graph: Graph) -> int:
         x, y = graph.types[node.inputs[0]], graph.types[node.output]
-        stride = node.attrs["strides"][0] if node.op == "ConvTranspose" else 1
-        height, width = (tiles(n, stride) for n in y.shape[2:])
-        shape = Geometry(x.shape[0], x.shape[1], y.shape[1], height, width, taps_of(node, graph.types), stride)
-        lanes = target.lanes(dtypes.bits(x.dtype))
-        if min(shape.channels, shape.outputs) < lanes:
+        lanes, channels, size = target.lanes(dtypes.bits(x.dtype)), x.shape[1], graph.types[node.inputs[1]].shape[2]
+        stride = (node.attrs.get("strides") or (1,))[0]
+        if min(channels, y.shape[1]) < lanes:
             return 0
+        shape = Geometry(x.shape[0], channels, y.shape[1], *y.shape[2:], taps_of(node, graph.types))
+        if node.op == "ConvTranspose":
+            height, width = (tiles(n, stride) for n in y.shape[2:])
+            shape = replace(shape, height=height, width=width, stride=stride,
+                            direct=channels * tiles(size * size, stride ** 2))
+        elif stride > 1:
+            if channels % lanes:                        # a vector of channels would be from several places
+                return 0
+            shape = replace(shape, channels=channels * stride ** 2, direct=channels * size * size)
         cold = sum(a.nbytes for a in graph.params.values()) > target.l3_bytes
         costs = {m: winograd_cycles(shape, m, target, cold) for m in sizes_of(shape.taps) if m in sizes}
         best = min(costs, key=lambda m: costs[m], default=0)
@@ -91,7 +112,7 @@ def algorithms(target: Target, sizes: Sequence[int] = SIZES) -> Callable[[Node, 
 def direct_cycles(shape: Geometry, target: Target, cold: bool) -> float:
     """Cycles of direct convolution on the busiest core; `cold`: weights come from memory."""
     lanes = target.lanes(32)
-    blocks, steps = tiles(shape.outputs, lanes), shape.channels * shape.taps ** 2
+    blocks, steps = tiles(shape.outputs, lanes), shape.direct or shape.channels * shape.taps ** 2
     tile = conv_tiles(shape.height, shape.width, blocks, target)[0]
     work = shape.batch * shape.phases * steps * cycles(shape.height, shape.width, blocks, tile, target)
     groups, rows = tiles(blocks, tile.vectors), tiles(shape.height, tile.rows)
@@ -124,11 +145,15 @@ def _best(shape: Geometry, m: int, target: Target, cold: bool) -> tuple[float, P
 
 
 def _candidates(shape: Geometry, m: int, target: Target) -> Iterator[Parts]:
-    """Strips of whole rows of tiles, else of equal pieces of a row, whose scratch takes at most half of L2."""
+    """Strips of whole rows of tiles, else of equal pieces of a row, whose scratch takes at most half of L2; channel groups of
+    as many vectors as the best register tile has, or of fewer where that gives groups to all cores."""
     lanes = target.lanes(32)
     rows, columns, blocks = tiles(shape.height, m), tiles(shape.width, m), tiles(shape.outputs, lanes)
-    vectors = conv_tiles(rows, columns, blocks, target)[0].vectors
-    for shared in ("strips", "groups"):
+    best = conv_tiles(rows, columns, blocks, target)[0].vectors
+    fewer = [v for v in divisors(blocks, best) if tiles(blocks, best) < target.cores <= blocks // v][-1:]
+    for shared, vectors in itertools.product(("strips", "groups", "copies"), (best, *fewer)):
+        if shared == "copies" and (tiles(blocks, vectors) < target.cores or target.cores == 1):
+            continue
         fitting: list[Parts] = []
         for width in reversed(divisors(columns, columns)):
             for height in divisors(rows, rows):
@@ -143,9 +168,9 @@ def _candidates(shape: Geometry, m: int, target: Target) -> Iterator[Parts]:
 
 
 def _scratch_bytes(shape: Geometry, m: int, parts: Parts, lanes: int) -> int:
-    """M of one channel group, and of strips that are not shared V of all channels."""
+    """M of one channel group, and where a lane has V to itself V of all channels."""
     channels = parts.tile.vectors * lanes
-    if parts.shared == "strips":
+    if parts.shared != "groups":
         channels += tiles(shape.channels, lanes) * lanes
     return 4 * shape.side(m) ** 2 * parts.rows * parts.columns * channels
 
@@ -170,6 +195,10 @@ def _cycles(shape: Geometry, m: int, parts: Parts, target: Target, cold: bool) -
         share = _share(groups, target)
         there *= _share(max(shape.batch * shape.phases, channel_blocks, rows * parts.rows), target)
         streamed = v * (groups + 1) / _bandwidth(v, target) + again / _bandwidth(u // groups + scratch, target)
+        streamed += v * SHARED_CYCLES_PER_BYTE * (1 - 1 / target.cores)
+    elif parts.shared == "copies":
+        share = _share(copies(groups, target.cores), target)
+        streamed = v * (groups + 1 / share) / L2_BYTES_PER_CYCLE + again / _bandwidth(u * share + scratch, target)
     else:
         share = _share(max(shape.batch, rows, columns, shape.stride), target)
         there *= share
@@ -178,12 +207,17 @@ def _cycles(shape: Geometry, m: int, parts: Parts, target: Target, cold: bool) -
     return there + (product + back + streamed) * share + _cold(shape.phases * u, target, cold)
 
 
+def copies(groups: int, cores: int) -> int:
+    """How many equal pieces channel groups are shared in as "copies": no more than keep all cores busy."""
+    return next((d for d in divisors(groups, groups) if d >= cores), groups)
+
+
 def _share(chunks: int, target: Target) -> float:
     """The busiest core's share of equal chunks."""
     return tiles(chunks, target.cores) / chunks
 
 
-def _bandwidth(size: int, target: Target) -> float:
+def _bandwidth(size: float, target: Target) -> float:
     """Bytes per cycle of what is streamed again and again, by the cache that holds it."""
     if size <= target.l2_bytes:
         return L2_BYTES_PER_CYCLE

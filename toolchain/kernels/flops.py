@@ -21,10 +21,8 @@ def flops(node: Node, types: Mapping[str, TensorType]) -> int:
             return 2 * out * math.prod(types[node.inputs[1]].shape[1:])
         case "QLinearConv":
             return 2 * out * math.prod(types[node.inputs[3]].shape[1:])
-        case "WinogradConv":                        # credited with the multiplications it saves
-            return 2 * out * node.attrs.get("taps", 3) ** 2 * types[node.inputs[1]].shape[3]
-        case "WinogradConvTranspose":
-            return 2 * out * node.attrs["taps"] ** 2 * types[node.inputs[1]].shape[-1]
+        case "WinogradConv" | "WinogradConvTranspose":          # credited with the multiplications it saves
+            return 2 * out * node.attrs.get("taps", 3) ** 2 * types[node.inputs[1]].shape[-1]
         case "ConvTranspose":
             x, w = types[node.inputs[0]], types[node.inputs[1]]
             return 2 * x.elements * math.prod(w.shape[1:])

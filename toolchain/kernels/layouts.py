@@ -27,7 +27,7 @@ BYTES_PER_US = 10_000.0         # of operands read and written once
 BLOCKED = 0.8                   # direct convolution over channel blocks
 FIRST_LAYER = 0.7               # few input channels, read from plain planes
 TRANSPOSED = 0.7
-WINOGRAD = {2: 1.3, 4: 1.8}     # of the direct convolution's operations
+WINOGRAD = {2: 1.3, 3: 1.5, 4: 1.8}     # of the direct convolution's operations
 DEPTHWISE = 0.4                 # one multiply-add per load
 POOL = 0.5
 PLAIN = 0.6                     # a convolution in row-major layout, for rows of whole vectors
@@ -158,14 +158,15 @@ def _winograd(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption
     m, taps, pads, lanes = node.attrs["m"], node.attrs.get("taps", 3), node.attrs["pads"], _lanes(node, graph, target)
     stride = u.shape[0] if node.op == "WinogradConvTranspose" else 1
     height, width = (tiles(n, stride) for n in y.shape[2:])
+    step = node.attrs.get("stride", 1)
     if stride > 1:
         before = [taps - 1 - p // stride for p in pads]
         more = [(stride - 1 + p) // stride - p // stride for p in pads]          # the last phase starts later
     else:
         before, more = pads[:2], [0, 0]
-    halo = [(max(b, 0), max(0, tiles(o, m) * m + taps - 1 + later - b - n))
+    halo = [(max(b, 0), max(0, (tiles(o, m) * m + taps - 1 + later) * step - b - n))
             for b, later, o, n in zip(before, more, (height, width), x.shape[2:], strict=True)]
-    shape = Geometry(x.shape[0], x.shape[1], y.shape[1], height, width, taps, stride)
+    shape = Geometry(x.shape[0], u.shape[-1], y.shape[1], height, width, taps, stride)
     columns = winograd_parts(shape, m, target).tile.vectors * lanes
     if stride > 1:
         packed = weights("PQJKOI", [(4, 0), (0, 0), (1, 0), (2, 0), (3, 0), (5, 0), (4, columns)])

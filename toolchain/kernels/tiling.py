@@ -17,6 +17,7 @@ FMA_LATENCY = 4
 LOADS_PER_CYCLE = 2
 L2_BYTES_PER_CYCLE = 32      # sustained into L1: half of what current cores state as their peak
 L3_BYTES_PER_CYCLE = 10      # one core
+MEMORY_BYTES_PER_CYCLE = 6   # one core
 
 
 MOST_UNROLLED = 16           # steps of a reduction that a search may put into one basic block
@@ -113,8 +114,9 @@ def matmul_tiles(rows: int, blocks: int, target: Target, vector_loads: int = 1, 
     """Tiles of a matrix product: `columns` rows of A (a broadcast each) by `vectors` vectors of B's columns.
 
     vector_loads: loads and shuffles that one vector of B takes (several when its elements are strided in memory).
-    streamed: B's panels are longer than L1 holds, as those of a matrix product are (see tile_cycles); of a single row every
-    tile reads as much.
+    streamed: B's panels are longer than L1 holds, as those of a matrix product are (see tile_cycles), and the first row tile
+    of each has it from memory: what a network reads once a run is in no cache. So few vectors of many rows are better than
+    many vectors. Of a single row every tile reads as much.
     """
     candidates = [
         tile
@@ -128,8 +130,16 @@ def matmul_tiles(rows: int, blocks: int, target: Target, vector_loads: int = 1, 
         ragged = (rows % tile.columns != 0) + (blocks % tile.vectors != 0)
         bandwidth = L2_BYTES_PER_CYCLE if streamed and rows > 1 else 0
         steps = cycles(1, rows, blocks, tile, target, vector_loads, bandwidth)
+        steps += _first_reads(rows, blocks, tile, target) if bandwidth else 0
         return steps * (1 + 0.04 * ragged), loads, -tile.accumulators
     return _ranked(candidates, cost)
+
+
+def _first_reads(rows: int, blocks: int, tile: Tile, target: Target) -> float:
+    """Cycles per reduction step that the first row tile of each panel waits for weights from memory."""
+    points = min(rows, tile.columns)
+    vector = target.vector_bits / 8 / MEMORY_BYTES_PER_CYCLE
+    return sum(count * max(0.0, v * vector - tile_cycles(points, v, target)) for v, count in _pieces(blocks, tile.vectors))
 
 
 def plane_tiles(height: int, vectors: int, target: Target) -> list[Tile]:

@@ -52,6 +52,18 @@ def test_other_kernels(kernel: int, m: int) -> None:
 
 
 @pytest.mark.parametrize("m", winograd.SIZES)
+@pytest.mark.parametrize(("kernel", "stride", "pads"), [
+    (4, 2, (1, 1, 1, 1)), (3, 2, (1, 0, 1, 0)), (6, 3, (2, 1, 0, 3)), (5, 2, (2, 2, 2, 2)),
+])
+def test_strided(m: int, kernel: int, stride: int, pads: tuple[int, ...]) -> None:
+    b = Builder()
+    graph = b.graph(b.conv(b.input(2, 5, 9, 12), 6, kernel, pads=pads, strides=(stride, stride)))
+    after = run_passes(graph, (choosing_algorithms(always(m)),))
+    assert ops(after) == ["WinogradConv"]
+    assert_same(graph, after, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("m", winograd.SIZES)
 @pytest.mark.parametrize(("kernel", "stride", "pads", "more"), [
     (4, 2, (1, 1, 1, 1), (0, 0)),
     (4, 2, (0, 2, 1, 3), (1, 0)),                       # pads of their own, an output that is one row larger
@@ -82,15 +94,17 @@ def test_nothing_chosen_is_no_change() -> None:
 
 
 @pytest.mark.parametrize("name", [
-    "strided", "dilated", "grouped", "one_by_one", "one_dimension", "computed_weights", "float64", "oblong",
-    "transposed 8x8", "transposed, strides apart",
+    "7x7 strided", "strides apart", "dilated", "grouped", "one_by_one", "one_dimension", "computed_weights", "float64",
+    "oblong", "transposed 8x8", "transposed, strides apart",
 ])
 def test_others_are_not_offered(name: str) -> None:
     b = Builder()
     x = b.input(1, 4, 8, 8)
     match name:
-        case "strided":
-            y = b.conv(x, 4, 3, strides=(2, 2))
+        case "7x7 strided":
+            y = b.conv(x, 4, 7, strides=(2, 2))
+        case "strides apart":
+            y = b.conv(x, 4, 4, strides=(2, 1))
         case "dilated":
             y = b.conv(x, 4, 3, dilations=(2, 2))
         case "grouped":

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from toolchain.core.layout import TensorType
 from toolchain.graph.ir import Graph, Node
 from toolchain.graph.passes.rewriting import Rewriting, rewrite_graph
-from toolchain.graph.winograd import sizes_of, transform_phases, transform_weights
+from toolchain.graph.winograd import sizes_of, split_strides, transform_phases, transform_weights
 
 Algorithms: TypeAlias = Callable[[Node, Graph], int]
 """What kernels answer about a convolution that Winograd's algorithm can do: its tile size m (4 or 2), or 0: direct."""
@@ -21,8 +21,11 @@ def choose_algorithms(graph: Graph, choose: Algorithms) -> Graph:
         y = ConvTranspose(x, w, b)   ->   y = WinogradConvTranspose(x, u, b) {m: 4, taps: 2, size: (H, W)}
                                                                             u: of each phase, (s, s, m+1, m+1, O, I)
 
-    Asked about: float32, two spatial dimensions, a constant square kernel, dilation 1, one group; convolutions with stride 1
-    and a kernel of 2, 3 or 5; transposed ones with equal strides and that many taps per phase (4x4 with stride 2, say).
+    With strides the rows and columns that are a stride apart are channels of their own: {..., stride: s, size: (H, W)}, u of
+    s * s * I channels.
+
+    Asked about: float32, two spatial dimensions, a constant square kernel, equal strides, dilation 1, one group; 2, 3 or 5
+    taps in each dimension, per phase where there are strides (4x4 with stride 2 has 2).
     Needs: explicit pads; scales and shifts folded into the weights already (`fold_batch_norm`).
     """
     def conv(node: Node, state: Rewriting) -> Sequence[Node] | None:
@@ -30,8 +33,12 @@ def choose_algorithms(graph: Graph, choose: Algorithms) -> Graph:
         if not taps or node.inputs[1] not in state.params or (m := choose(node, graph)) not in sizes_of(taps):
             return None
         x, w, *bias = node.inputs
-        u = state.param(f"{w}.winograd{m}", transform_weights(state.params[w], m), key=("winograd", w, m))
-        attrs = {"m": m, "taps": taps, "pads": tuple(node.attrs.get("pads") or (0, 0, 0, 0))}
+        stride = (node.attrs.get("strides") or (1,))[0]
+        dense = split_strides(state.params[w], stride) if stride > 1 else state.params[w]
+        u = state.param(f"{w}.winograd{m}", transform_weights(dense, m), key=("winograd", w, m, stride))
+        attrs: dict[str, Any] = {"m": m, "taps": taps, "pads": tuple(node.attrs.get("pads") or (0, 0, 0, 0))}
+        if stride > 1:
+            attrs |= {"stride": stride, "size": tuple(state.types[node.output].shape[2:])}
         return [Node("WinogradConv", (x, u, *bias), node.outputs, attrs, node.name, node.sources)]
 
     def transposed(node: Node, state: Rewriting) -> Sequence[Node] | None:
@@ -48,8 +55,8 @@ def choose_algorithms(graph: Graph, choose: Algorithms) -> Graph:
 
 
 def taps_of(node: Node, types: Mapping[str, TensorType]) -> int:
-    """The taps, in each dimension, of the dense convolutions with stride 1 that a convolution is made of: its kernel, or a
-    phase's share of a transposed one's. 0: it is not made of such, or of ones that no Winograd form is known for."""
+    """The taps, in each dimension, of the dense convolutions with stride 1 that a convolution is made of: its kernel, or
+    the share of it of one phase of its strides. 0: it is not made of such, or of ones that no Winograd form is known for."""
     x, w = (types[name] for name in node.inputs[:2])
     attrs, rank = node.attrs, len(x.shape)
     if x.dtype != "float32" or rank != 4 or attrs.get("auto_pad", "NOTSET") not in ("NOTSET", ""):
@@ -57,8 +64,7 @@ def taps_of(node: Node, types: Mapping[str, TensorType]) -> int:
     if w.shape[2] != w.shape[3] or any(n != 1 for n in (*(attrs.get("dilations") or ()), attrs.get("group", 1))):
         return 0
     strides = tuple(attrs.get("strides") or (1, 1))
-    if node.op == "ConvTranspose":
-        taps = -(-w.shape[2] // strides[0]) if strides[0] == strides[1] and "pads" in attrs else 0
-    else:
-        taps = w.shape[2] if strides == (1, 1) else 0
+    if strides[0] != strides[1] or (node.op == "ConvTranspose" and "pads" not in attrs):
+        return 0
+    taps = -(-w.shape[2] // strides[0])
     return taps if sizes_of(taps) else 0

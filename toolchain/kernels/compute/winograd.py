@@ -45,6 +45,9 @@ def output_transform(t: Values, m: int) -> list[Any]:
             return [t[0] + t[1], t[1] + t[2]]
         case 4, 2:
             return [t[0] + (t[1] + t[2]), (t[1] - t[2]) - t[3]]
+        case 4, 3:
+            total = t[1] + t[2]
+            return [t[0] + total, t[1] - t[2], total - t[3]]
         case 6, 2:
             return [(t[0] + (t[1] + t[2])) + (t[3] + t[4]), ((t[3] - t[4]) * 2.0 + (t[1] - t[2])) + t[5]]
         case 5, 4:
@@ -64,8 +67,17 @@ def at_position(position: Any, values: Values) -> te.Expr:
 
 def winograd_conv(op: Op) -> te.Tensor:
     """Y[n, o, y, x] = B[o] + the convolution of X by the weights that input 1 holds transformed, (side, side, O, I)."""
-    m, taps, pads = op.attr("m"), op.attr("taps", 3), op.attr("pads")
+    m, taps, pads, step = op.attr("m"), op.attr("taps", 3), op.attr("pads"), op.attr("stride", 1)
+    if step > 1:
+        return _stages(op, m, taps, 1, [lambda _: 0] * 2, lambda *at: _apart(op, pads, step, *at))
     return _stages(op, m, taps, 1, [lambda _, pad=pad: -pad for pad in pads[:2]])
+
+
+def _apart(op: Op, pads: Sequence[int], step: int, n: Any, c: Any, y: Any, z: Any) -> te.Expr:
+    """X with rows and columns that are `step` apart as channels of their own (`graph.winograd.split_strides`)."""
+    channels, phase = op.x.shape[1], te.index(c) // op.x.shape[1]
+    place = (te.index(y) * step + phase // step - pads[0], te.index(z) * step + phase % step - pads[1])
+    return te.select(inside(place, op.x.shape[2:]), op.x[(n, te.index(c) % channels, *place)], te.const(0, op.dtype))
 
 
 def winograd_conv_transpose(op: Op) -> te.Tensor:
@@ -78,19 +90,24 @@ def winograd_conv_transpose(op: Op) -> te.Tensor:
     return _stages(op, m, taps, stride, [lambda a, pad=pad: (te.index(a) + pad) // stride - (taps - 1) for pad in pads[:2]])
 
 
-def _stages(op: Op, m: int, taps: int, stride: int, starts: Sequence[Callable[[Any], Any]]) -> te.Tensor:
+def _stages(
+    op: Op, m: int, taps: int, stride: int, starts: Sequence[Callable[[Any], Any]],
+    read: Callable[..., te.Expr] | None = None,
+) -> te.Tensor:
     """The five stages. The phases of an output with a stride stand beside the images, n = (image * stride + a) * stride + b;
-    starts[d](phase): the input that the first tap of output 0 meets.
+    starts[d](phase): the input that the first tap of output 0 meets. read: (n, channel, y, x) of the input, by default of X.
 
     Padding is a select in the first stage; the last tiles may stand over the output, which reads just what it needs.
     """
     x, u, side = op.x, op.tensor(1), m + taps - 1
-    (batch, outputs, *extents), (_, channels, *spatial) = op.shape, x.shape
+    (batch, outputs, *extents), channels, spatial = op.shape, u.shape[-1], x.shape[2:]
     rows, columns = (-(-n // stride // m) for n in extents)
     phases, zero = stride * stride, te.const(0, op.dtype)
     first, last = (te.index(starts[1](a)).constant for a in (0, stride - 1))
 
     def padded(n: Any, c: Any, y: Any, z: Any) -> te.Expr:
+        if read is not None:
+            return read(n, c, y, z)
         return te.select(inside((y, z), spatial), x[n, c, y, z], zero)
 
     def vertical(n: Any, c: Any, t: Any, j: Any, z: Any) -> te.Expr:

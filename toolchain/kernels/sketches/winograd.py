@@ -4,7 +4,7 @@
                V of all input channels      lane scratch                  for channel groups (shared by the cores):
                for channel groups:                                          M   lane scratch
                  M = V . U per position     lane scratch                    for tiles: out = A^T M A, epilogue
-                 for tiles: out = A^T M A, epilogue
+                 for tiles: out = A^T M A, epilogue     copies   as strips, each lane with groups of its own
 
 The product of a position is a matrix product: tiles x channels by channels x outputs, in register tiles of tiles x vectors
 of outputs; U streams through, packed in the order it is read. The phases of a transposed convolution are loops outside the
@@ -18,9 +18,9 @@ from dataclasses import replace
 from toolchain import te
 from toolchain.core.layout import Layout, default_axes
 from toolchain.core.target import Target
-from toolchain.kernels.algorithms import MEMORY_BYTES_PER_CYCLE, Geometry, Parts, winograd_choices
+from toolchain.kernels.algorithms import Geometry, Parts, copies, winograd_choices
 from toolchain.kernels.sketches.stages import channel_lanes, inline_injective, layout_of, peel, readers, split
-from toolchain.kernels.tiling import ask_tile, ask_unroll, conv_tiles
+from toolchain.kernels.tiling import MEMORY_BYTES_PER_CYCLE, ask_tile, ask_unroll, conv_tiles
 from toolchain.te.tensor import Tensor
 from toolchain.te.tune.choices import Choices
 
@@ -57,7 +57,7 @@ def winograd(s: te.Schedule, products: Tensor, target: Target, choices: Choices)
     strip, group, tile, ragged = _output_loops(s, out, q.shape[4], stride, parts, lanes, target)
     _back(s, q, out, tile, lanes, target)
     _products(s, products, acc, out, group, parts, lanes, choices)
-    _input(s, p, v, out, strip if parts.shared == "strips" else None, parts, lanes, target)
+    _input(s, p, v, out, strip if parts.shared != "groups" else None, parts, lanes, target)
     peel(s, out, ragged)
 
 
@@ -69,9 +69,8 @@ def _parts(
     stride = attrs["stride"]
     height, width = (-(-n // stride) for n in s.func.outputs[0].shape[2:])
     shape = Geometry(p.shape[0] // stride, p.shape[1], products.shape[1], height, width, attrs["taps"], stride)
-    ranked = winograd_choices(shape, q.shape[4], target)
+    ranked = [(cost, p) for cost, p in winograd_choices(shape, q.shape[4], target) if p.tile.vectors == vectors]
     parts = choices.one_of("parts", [p for _, p in ranked], ranked[0][1], [cost for cost, _ in ranked])
-    assert parts.tile.vectors == vectors, "weights are packed for the register tile"
     tiles = conv_tiles(parts.rows, parts.columns, -(-shape.outputs // lanes), target)
     return replace(parts, tile=ask_tile(choices, [t for t in tiles if t.vectors == vectors] or [parts.tile]))
 
@@ -96,6 +95,10 @@ def _output_loops(
     outer_x, inner_x = s[out].split(tx, factor=parts.columns)
     if parts.shared == "groups":
         order, shared, strip, group = [g, n, *phases, outer_y, outer_x], g, g, outer_x
+    elif parts.shared == "copies":
+        shared, g = s[out].split(g, nparts=copies(g.extent, target.cores))
+        order, group = [shared, n, outer_y, outer_x, *phases, g], g
+        strip = order[-2]
     else:
         order, group = [n, outer_y, outer_x, *phases, g], g
         strip = order[-2]
