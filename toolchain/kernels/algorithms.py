@@ -145,8 +145,8 @@ def _best(shape: Geometry, m: int, target: Target, cold: bool) -> tuple[float, P
 
 
 def _candidates(shape: Geometry, m: int, target: Target) -> Iterator[Parts]:
-    """Strips of whole rows of tiles, else of equal pieces of a row, whose scratch takes at most half of L2; channel groups of
-    as many vectors as the best register tile has, or of fewer where that gives groups to all cores."""
+    """Strips of whole rows of tiles, else of equal pieces of a row, whose scratch takes at most half of L2; channel groups
+    of as many vectors as the best register tile has, or of fewer where that gives groups to all cores."""
     lanes = target.lanes(32)
     rows, columns, blocks = tiles(shape.height, m), tiles(shape.width, m), tiles(shape.outputs, lanes)
     best = conv_tiles(rows, columns, blocks, target)[0].vectors
