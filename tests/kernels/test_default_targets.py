@@ -138,7 +138,7 @@ def test_winograd_strips_fit_into_l2(target: Target) -> None:
     """Half of it: products of one channel group, and transformed inputs of a core's strip; one tile at least."""
     for shape in (Geometry(1, 64, 64, 56, 56), Geometry(1, 128, 128, 28, 28), Geometry(1, 256, 256, 14, 14)):
         parts = winograd_parts(shape, 4, target)
-        channels = parts.tile.vectors * target.lanes() + (shape.channels if parts.shared == "strips" else 0)
+        channels = parts.tile.vectors * target.lanes() + (shape.channels if parts.shared != "groups" else 0)
         scratch = 4 * 36 * parts.rows * parts.columns * channels
         assert scratch <= target.l2_bytes / 2 or (parts.rows, parts.columns) == (1, 1)
 
@@ -153,7 +153,8 @@ def test_fused_shares_keep_the_meaning(layer: str, cores: int, tmp_path: Path) -
         small[layer](tmp_path / "model.onnx")
         _, workloads = optimize_graph(import_onnx(tmp_path / "model.onnx"), target)
         for workload in workloads.values():
-            agree(workload.body, random_inputs(workload.body), 1e-4, 1e-4, target)
+            winograd = "winograd" in anchor_name(workload.body)     # sums that cancel, of values up to a thousand
+            agree(workload.body, random_inputs(workload.body), 1e-4, 1e-3 if winograd else 1e-4, target)
 
 
 def test_loops_are_fused_only_where_cores_would_idle(tmp_path: Path) -> None:
