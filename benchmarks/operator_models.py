@@ -388,6 +388,24 @@ def quantized() -> Iterator[Case]:
     yield one(q, "MatMulInteger", In((128, 768), "uint8", 0, 255), matrix, zero, one_zero)
     yield one(q, "QLinearMatMul", In((128, 768), "uint8", 0, 255), scale, zero, matrix, scale, one_zero, np.float32(0.9),
               zero)
+    yield one(q, "MatMulInteger", In((128, 768), "uint8", 0, 255), matrix.astype(np.uint8), zero, np.uint8(113),
+              label="by uint8")
+    yield one(q, "MatMulInteger", In((1, 768), "uint8", 0, 255), matrix, zero, one_zero, label="one row")
+    yield one(q, "MatMulInteger", In((12, 128, 64), "uint8", 0, 255), In((12, 64, 128), "int8", -50, 50), zero, one_zero,
+              label="given")
+    signed, per_channel = In((1, 64, 56, 56), "int8", -128, 127), np.linspace(0.01, 0.03, 64).astype(np.float32)
+    yield one(q, "QLinearConv", signed, scale, np.int8(3), weights, per_channel, np.zeros(64, np.int8), np.float32(0.5),
+              np.int8(-4), np.arange(64, dtype=np.int32), label="per channel", pads=[1, 1, 1, 1])
+    yield one(q, "QLinearConv", signed, scale, np.int8(3), weights[:, :, :1, :1], scale, one_zero, np.float32(0.5),
+              np.int8(-4), label="1x1")
+    yield one(q, "QLinearConv", signed, scale, np.int8(3), weights[:, :1], scale, one_zero, np.float32(0.5), np.int8(-4),
+              label="depthwise", group=64, pads=[1, 1, 1, 1])
+    yield one(q, "QLinearConv", In((1, 3, 224, 224), "uint8", 0, 255), scale, zero, weights[:32, :3], scale, one_zero,
+              np.float32(0.5), zero, label="first", strides=[2, 2], pads=[1, 1, 1, 1])
+    rest, wide = (scale, one_zero, np.float32(0.5), zero), In((1, 64, 56, 56), "uint8", 0, 255)
+    yield chain(q, "bottleneck of uint8", Node("QLinearConv", (wide, scale, zero, weights[:, :, :1, :1], *rest), {}, ("a",)),
+                Node("QLinearConv", ("a", scale, zero, weights, *rest), {"pads": [1, 1, 1, 1]}, ("b",)),
+                Node("QLinearConv", ("b", scale, zero, weights[:, :, 1:2, 1:2], *rest)))
 
 
 def others() -> Iterator[Case]:

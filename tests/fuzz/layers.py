@@ -245,9 +245,12 @@ def quantized(b: Builder) -> None:
         case "MatMulInteger":
             k = b.rng.randint(1, 20)
             x = b.given(b.array((*b.shape(b.rng.randint(1, 2), 60), k), kind))
-            w = b.const(b.array((k, b.rng.randint(1, 20)), "int8"))
+            weights = b.array((k, b.rng.randint(1, 80)), other := b.one_of("uint8", "int8"))
+            w = b.const(weights) if b.chance(0.7) else b.given(weights)
             zero = [b.const(np.array(3, kind))] if b.chance(0.6) else []
-            b.op("MatMulInteger", x, w, *zero, *([b.const(np.array(1, "int8"))] if zero and b.chance(0.5) else []))
+            middle = 0 if other == "int8" else 128
+            b.op("MatMulInteger", x, w, *zero, *(
+                [b.const(np.array(b.one_of(middle, 1), other))] if zero and b.chance(0.7) else []))
         case "ConvInteger":
             c = b.rng.randint(1, 9)
             x = b.given(b.array((1, c, b.rng.randint(3, 9), b.rng.randint(3, 9)), "uint8"))
@@ -262,12 +265,19 @@ def quantized(b: Builder) -> None:
 
             b.op("QLinearMatMul", x, *parameters(3), w, *parameters(5), *parameters(100))
         case "QLinearConv":
-            c, o = b.rng.randint(1, 9), b.rng.randint(1, 17)
-            x = b.given(b.array((1, c, b.rng.randint(3, 9), b.rng.randint(3, 9)), "uint8"))
-            w = b.const(b.array((o, c, 3, 3), "uint8"))
+            c, o = b.rng.randint(1, 40), b.rng.randint(1, 40)
+            group = c if b.chance(0.3) else 1
+            o = c if group > 1 else o
+            x = b.given(b.array((1, c, b.rng.randint(3, 9), b.rng.randint(3, 9)), kind))
+            other = "int8" if kind == "int8" else b.one_of("uint8", "int8")          # what ONNX Runtime has
+            w = b.const(b.array((o, c // group, 3, 3), other))
+            many = other == "int8" and b.chance(0.5)
 
-            def pair(zero: int) -> tuple[str, str]:
-                return b.const(np.float32(b.rng.uniform(0.01, 0.1))), b.const(np.array(zero, np.uint8))
+            def pair(zero: int, kind: str, shape: tuple[int, ...] = ()) -> tuple[str, str]:
+                scale = b.numpy.uniform(0.01, 0.1, shape).astype(np.float32)
+                return b.const(np.asarray(scale)), b.const(np.full(shape, zero, kind))
 
+            middle = 0 if other == "int8" else b.one_of(5, 128)
             bias = [b.const(b.array((o,), "int32"))] if b.chance(0.6) else []
-            b.op("QLinearConv", x, *pair(3), w, *pair(5), *pair(100), *bias, pads=[1, 1, 1, 1])
+            b.op("QLinearConv", x, *pair(3, kind), w, *pair(middle, other, (o,) if many else ()), *pair(100, kind), *bias,
+                 pads=[b.rng.randint(0, 1) for _ in range(4)], strides=[b.rng.randint(1, 2), 1], group=group)

@@ -24,11 +24,13 @@ from toolchain.graph.passes import (
     choosing_algorithms,
     decomposing,
     fuse_operators,
+    narrowing_products,
     plan_memory,
     planning_layouts,
     run_passes,
 )
 from toolchain.kernels.algorithms import algorithms
+from toolchain.kernels.integer_forms import integer_forms
 from toolchain.kernels.layouts import layout_options
 from toolchain.kernels.table import KERNELS
 from toolchain.targets.backend import Kernel
@@ -163,7 +165,8 @@ class Stack:
         choose = algorithms(variant.target) if variant.winograd is None else lambda node, graph: variant.winograd
         fusion = FUSION if variant.fusion else tuple(fuse_nothing if p is fuse_operators else p for p in FUSION)
         graph = run_passes(graph, (
-            decomposing(supported), *variant.passes, choosing_algorithms(choose), *layouts, *fusion))
+            decomposing(supported), *variant.passes, choosing_algorithms(choose),
+            narrowing_products(integer_forms(variant.target)), *layouts, *fusion))
         self.workloads: dict[str, optimize.Workload] = {}
         return optimize._with_keys(graph, self.workloads)
 

@@ -69,6 +69,21 @@ def test_prefetch_asks_for_whole_lines(golden):
         s[Y].prefetch(X, s[Y].op.axis[1], 0)
 
 
+def test_prefetch_of_blocks_in_blocks_asks_for_each_line_once():
+    """Panels of 64 columns in groups of four bytes: a line holds 16 columns."""
+    X = te.placeholder((64, 32), "int8", name="X")
+    k = te.reduce_axis(32, "k")
+    Y = te.compute((64,), lambda n: te.sum(X[n, k].astype("int32"), axis=k), name="Y")
+    s = te.create_schedule(Y)
+    s.set_layout(X, Layout.parse("NK64n4k"))
+    (n,), (k,) = s[Y].op.axis, s[Y].op.reduce_axis
+    ko, ki = s[Y].split(k, factor=8)
+    s[Y].reorder(ko, n, ki)
+    lines = s[Y].prefetch(X, ko, 1, level=2)
+    assert [axis.extent for axis in lines] == [4, 2]
+    assert "prefetch(X[16*ax0, 8*k_0 + 4*ax1 + 8], int32(2))" in te.to_text(s.func)
+
+
 def test_storage_align_pads_rows():
     work = chain(4, 6)
     s = te.create_schedule(work.output)

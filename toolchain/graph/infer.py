@@ -118,6 +118,27 @@ def _infer_winograd(node: Node, types: Mapping[str, TensorType], params: Mapping
     return (TensorType.plain((x.shape[0], u.shape[2], *spatial), x.dtype),)
 
 
+def _infer_integer_matmul(
+    node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray],
+) -> tuple[TensorType, ...]:
+    x, w = types[node.inputs[0]], types[node.inputs[1]]
+    if x.shape[-1] != w.shape[-1] or not 0 < node.attrs["columns"] <= w.shape[-2]:
+        raise ImportModelError(f"does not fit its inputs ({x}, {w})", where=where(node))
+    return (TensorType.plain((*x.shape[:-1], node.attrs["columns"]), "int32"),)
+
+
+def _infer_integer_conv(
+    node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray],
+) -> tuple[TensorType, ...]:
+    """Of an image that holds its padding."""
+    x, w = types[node.inputs[0]], types[node.inputs[1]]
+    if x.shape[1] != w.shape[1] * node.attrs.get("group", 1) or len(x.shape) != len(w.shape):
+        raise ImportModelError(f"does not fit its inputs ({x}, {w})", where=where(node))
+    spatial = [(n - (k - 1) * d - 1) // s + 1 for n, k, s, d in zip(
+        x.shape[2:], w.shape[2:], node.attrs["strides"], node.attrs["dilations"], strict=True)]
+    return (TensorType.plain((x.shape[0], node.attrs["columns"], *spatial), "int32"),)
+
+
 def _infer_winograd_transpose(
     node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray],
 ) -> tuple[TensorType, ...]:
@@ -255,6 +276,8 @@ Rule = Callable[[Node, Mapping[str, TensorType], Mapping[str, np.ndarray]], tupl
 RULES: dict[str, Rule] = {
     "BoundedNonMaxSuppression": _infer_non_max_suppression,
     "FlatNonZero": _infer_flat_non_zero,
+    "IntegerConv": _infer_integer_conv,
+    "IntegerMatMul": _infer_integer_matmul,
     "Layout": _infer_same,
     "GroupNormalization": _infer_same,          # of these two ONNX has no rule
     "MeanVarianceNormalization": _infer_same,

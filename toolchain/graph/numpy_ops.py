@@ -91,6 +91,22 @@ def _conv(node: Node, arrays: Arrays) -> Made:
     return (y.astype(dtype, copy=False),)
 
 
+def _integer_conv(node: Node, arrays: Arrays) -> Made:
+    """As Conv of int64, wrapped to 32 bits; the start of the sums is its bias."""
+    x, w = _array(arrays[0]).astype("int64"), _array(arrays[1]).astype("int64")
+    made = _conv(node, (x, w, arrays[2] if len(arrays) > 2 else None))
+    assert made is not None
+    return (made[0][:, :node.attrs["columns"]].astype("int32"),)
+
+
+def _integer_matmul(node: Node, arrays: Arrays) -> Made:
+    x, w = _array(arrays[0]).astype("int64"), _array(arrays[1]).astype("int64")
+    total = x @ np.swapaxes(w, -1, -2)
+    if len(arrays) > 2 and arrays[2] is not None:
+        total = total + _array(arrays[2])[..., None, :]
+    return (total[..., :node.attrs["columns"]].astype("int32"),)
+
+
 def _conv_transpose(node: Node, arrays: Arrays) -> Made:
     """Each kernel position adds its product to the output positions it reaches."""
     if node.attrs.get("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in node.attrs:
@@ -364,6 +380,8 @@ RULES: dict[str, Rule] = {
     "GlobalAveragePool": _global_average_pool,
     "GlobalLpPool": _global_lp_pool,
     "GlobalMaxPool": _global_max_pool,
+    "IntegerConv": _integer_conv,
+    "IntegerMatMul": _integer_matmul,
     "LRN": _lrn,
     "LogSoftmax": _log_softmax,
     "LpNormalization": _lp_normalization,

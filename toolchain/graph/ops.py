@@ -42,6 +42,11 @@ _R, _C, _O = FusionClass.REDUCTION, FusionClass.COMPLEX, FusionClass.OPAQUE
 
 INTERNAL: dict[str, OpInfo] = {
     "Layout": OpInfo(_I, "move"),       # the same logical tensor in another layout; the types say which
+    # x (..., K) by w (..., N, K) transposed, int32 sums that start at input 2; attrs: columns (of N; the others are
+    # padding), panel (N is a multiple of it). And its convolution, without pads; group: depthwise, of float32 weights.
+    # See passes/integer_products.py
+    "IntegerMatMul": OpInfo(_C, "matmul"),
+    "IntegerConv": OpInfo(_C, "conv"),
     "WinogradConv": OpInfo(_C, "conv"),             # x, weights (side, side, O, I), bias; attrs: m, taps, pads (winograd.py)
     "WinogradConvTranspose": OpInfo(_C, "conv"),    # weights (s, s, side, side, O, I); size: (H, W) of the output
     "FlatNonZero": OpInfo(_O, "select"),                # these three: see kernels/loops.py

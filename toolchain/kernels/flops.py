@@ -17,7 +17,7 @@ def flops(node: Node, types: Mapping[str, TensorType]) -> int:
             body: Graph = node.attrs["body"]
             total = sum(flops(n, body.types) for n in body.nodes)
             return total * (_steps(node, types) if node.op == "Scan" else 1)
-        case "Conv" | "ConvInteger":
+        case "Conv" | "ConvInteger" | "IntegerConv":
             return 2 * out * math.prod(types[node.inputs[1]].shape[1:])
         case "QLinearConv":
             return 2 * out * math.prod(types[node.inputs[3]].shape[1:])
@@ -26,7 +26,7 @@ def flops(node: Node, types: Mapping[str, TensorType]) -> int:
         case "ConvTranspose":
             x, w = types[node.inputs[0]], types[node.inputs[1]]
             return 2 * x.elements * math.prod(w.shape[1:])
-        case "MatMul" | "MatMulInteger" | "QLinearMatMul" | "Gemm":
+        case "MatMul" | "MatMulInteger" | "QLinearMatMul" | "IntegerMatMul" | "Gemm":
             a = types[node.inputs[0]].shape
             k = a[0] if node.attrs.get("transA") else a[-1]
             return 2 * out * k

@@ -40,6 +40,9 @@ PLAIN_TRANSPOSED = 0.35
 PLAIN_TRANSPOSED_GUARDED = 0.1
 DILATED_TRANSPOSED = 0.02       # no vector schedule there
 
+BYTES = {"int8", "uint8"}
+OF_BYTES = {"Concat", "MaxPool"}   # beside the integer products: what stands between them in networks
+
 Halo = Sequence[tuple[int, int]]
 Rule = Callable[[Node, Graph, Target], Sequence[LayoutOption]]
 
@@ -47,8 +50,11 @@ Rule = Callable[[Node, Graph, Target], Sequence[LayoutOption]]
 def layout_options(target: Target) -> Callable[[Node, Graph], Sequence[LayoutOption]]:
     """The `options` callback of `plan_layouts` for a target with vector registers."""
     def options(node: Node, graph: Graph) -> Sequence[LayoutOption]:
+        if (integers := INTEGER_RULES.get(node.op)) is not None:
+            return integers(node, graph, target)
         rule = RULES.get(node.op)
-        if rule is None or any(not dtypes.is_float(graph.types[v].dtype) for v in node.outputs if v):
+        kinds = {graph.types[v].dtype for v in node.outputs if v}
+        if rule is None or not (all(map(dtypes.is_float, kinds)) or (kinds <= BYTES and node.op in OF_BYTES)):
             return ()
         return rule(node, graph, target)
     return options
@@ -83,7 +89,9 @@ def _bytes(kind: TensorType) -> int:
 
 
 def _lanes(node: Node, graph: Graph, target: Target) -> int:
-    return target.lanes(dtypes.bits(graph.types[node.output].dtype))
+    """Elements of a block: of bytes as many as of the int32 sums they come from."""
+    kind = graph.types[node.output].dtype
+    return target.lanes(32 if kind in BYTES else dtypes.bits(kind))
 
 
 def _used(n: int, block: int) -> float:
@@ -249,6 +257,50 @@ def _matmul(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
     tile = matmul_tiles(math.prod(a.shape[:-1]), -(-b.shape[1] // lanes), target, streamed=True)[0]
     return [_option(node, graph, target, BLOCKED, (None, weights("KN", [(1, 0), (0, 0), (1, tile.vectors * lanes)])))]
 
+
+def _integer_matmul(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
+    """The second operand in panels of groups: packed when the model is built or, where it is computed, by a conversion."""
+    w, panel = graph.types[node.inputs[1]], node.attrs["panel"]
+    group, rank = _group(w.dtype), len(w.shape)
+    order = [*((d, 0) for d in range(rank)), (rank - 2, panel), (rank - 1, group)]
+    return [_option(node, graph, target, BLOCKED * group, (None, weights(default_axes(rank), order)))]
+
+
+def _integer_conv(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
+    """Channels in blocks of as many as a vector has sums, read a group at a time."""
+    x, w = graph.types[node.inputs[0]], graph.types[node.inputs[1]]
+    lanes, rank, axes = target.lanes(32), len(x.shape), "OI" + default_axes(len(x.shape))[2:]
+    spatial = [(d, 0) for d in range(2, rank)]
+    if node.attrs.get("group", 1) > 1:
+        packed = weights(axes, [(0, 0), (1, 0), *spatial, (0, lanes)])
+        return [_option(node, graph, target, DEPTHWISE, (blocked(rank, lanes), packed, *_bias(node, graph, lanes)),
+                        blocked(rank, lanes))]
+    group, panel, block = _group(w.dtype), node.attrs["panel"], min(lanes, x.shape[1])
+    inner = [(1, block // group)] if block > group else []
+    packed = weights(axes, [(0, 0), (1, 0), *spatial, *inner, (0, panel), (1, group)])
+    return [_option(node, graph, target, BLOCKED * group, (blocked(rank, block), packed), blocked(rank, lanes))]
+
+
+def _group(dtype: str) -> int:
+    """How many factors of that type one lane of a dot product takes."""
+    return 32 // dtypes.bits(dtype)
+
+
+def _pad(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
+    """Of spatial dimensions: blocked as its data is."""
+    types = [graph.types[v] for v in (node.inputs[0], node.output)]
+    rank, lanes = len(types[0].shape), target.lanes(32)
+    plain = [_option(node, graph, target, 1.0)]
+    if rank < 3 or types[0].shape[:2] != types[1].shape[:2] or types[0].shape[1] % lanes:
+        return plain
+    return [*plain, _option(node, graph, target, 1.0, (blocked(rank, lanes),), blocked(rank, lanes))]
+
+
+INTEGER_RULES: dict[str, Rule] = {
+    "IntegerConv": _integer_conv,
+    "IntegerMatMul": _integer_matmul,
+    "Pad": _pad,
+}
 
 RULES: dict[str, Rule] = {
     "AveragePool": _pool,

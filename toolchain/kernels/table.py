@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from toolchain.kernels.compute.elementwise import ELEMENTWISE
 from toolchain.kernels.compute.nn import NN
+from toolchain.kernels.compute.products import PRODUCTS
 from toolchain.kernels.compute.quantize import QUANTIZE
 from toolchain.kernels.compute.ranking import RANKING
 from toolchain.kernels.compute.reduce import REDUCE
@@ -15,7 +16,7 @@ from toolchain.kernels.loops import LOOPS
 from toolchain.kernels.op import Compute
 
 COMPUTES: dict[str, Compute] = {
-    **ELEMENTWISE, **SHAPE, **NN, **REDUCE, **RESIZE, **QUANTIZE, **SAMPLING, **RANKING, **WINOGRAD,
+    **ELEMENTWISE, **SHAPE, **NN, **REDUCE, **RESIZE, **QUANTIZE, **SAMPLING, **RANKING, **WINOGRAD, **PRODUCTS,
 }
 
 KERNELS = frozenset((*COMPUTES, *LOOPS))

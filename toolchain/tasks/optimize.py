@@ -9,7 +9,15 @@ from typing import Any
 from toolchain.core.digest import digest_bytes
 from toolchain.core.target import Target
 from toolchain.graph.ir import Graph, Node
-from toolchain.graph.passes import FUSION, PASSES, choosing_algorithms, decomposing, planning_layouts, run_passes
+from toolchain.graph.passes import (
+    FUSION,
+    PASSES,
+    choosing_algorithms,
+    decomposing,
+    narrowing_products,
+    planning_layouts,
+    run_passes,
+)
 from toolchain.graph.passes.canonical import canonical
 from toolchain.graph.passes.collapse_rows import collapse_rows
 from toolchain.graph.passes.views import view_nodes
@@ -17,6 +25,7 @@ from toolchain.graph.serialize import to_json
 from toolchain.kernels.algorithms import algorithms
 from toolchain.kernels.build import anchor_name
 from toolchain.kernels.flops import flops
+from toolchain.kernels.integer_forms import integer_forms
 from toolchain.kernels.layouts import layout_options
 from toolchain.kernels.table import KERNELS
 
@@ -38,7 +47,8 @@ def optimize_graph(graph: Graph, target: Target) -> tuple[Graph, Mapping[str, Wo
     """The graph with layouts planned and operators fused, each Fused node carrying its kernel's key; and those kernels."""
     graph = run_passes(graph, (
         decomposing(KERNELS | CONTROL_FLOW), *PASSES,
-        choosing_algorithms(algorithms(target)), planning_layouts(layout_options(target)), *FUSION,
+        choosing_algorithms(algorithms(target)), narrowing_products(integer_forms(target)),
+        planning_layouts(layout_options(target)), *FUSION,
     ))
     workloads: dict[str, Workload] = {}
     return _with_keys(graph, workloads), workloads

@@ -1,10 +1,11 @@
 """Graph passes: plain functions Graph -> Graph, one file each, and the order they run in.
 
 `PASSES` brings an imported graph into the form that layout planning expects. Those with options follow, made by functions:
-decomposing(supported) before them, then choosing algorithms, planning layouts, fusing and planning memory for a target:
+decomposing(supported) before them, then choosing algorithms, narrowing integer products, planning layouts, fusing and
+planning memory for a target:
 
     graph = run_passes(graph, (decomposing(supported), *PASSES), on_pass)
-    graph = run_passes(graph, (choosing_algorithms(choose), planning_layouts(options), *FUSION), on_pass)
+    graph = run_passes(graph, (choosing_algorithms(choose), narrowing_products(forms), planning_layouts(options), *FUSION))
     plan = plan_memory(graph, workspace)
 """
 
@@ -28,6 +29,7 @@ from toolchain.graph.passes.fold_batch_norm import fold_batch_norm
 from toolchain.graph.passes.fold_constants import fold_constants
 from toolchain.graph.passes.fold_empty import fold_empty
 from toolchain.graph.passes.fuse_operators import fuse_operators
+from toolchain.graph.passes.integer_products import Form, Forms, integer_products
 from toolchain.graph.passes.layout_options import ANY, LayoutOption, Options, pass_through
 from toolchain.graph.passes.memory_plan import MemoryPlan, Slot, Weight
 from toolchain.graph.passes.plan_layouts import plan_layouts
@@ -104,6 +106,18 @@ def choosing_algorithms(choose: Algorithms) -> GraphPass:
     return choose_algorithms_for
 
 
+def narrowing_products(forms: Forms) -> GraphPass:
+    """`integer_products` in the forms a target's kernels have, and the constants that it leaves to fold, as a pass."""
+
+    def integer_products_for(graph: Graph) -> Graph:
+        new = integer_products(graph, forms)
+        return graph if new is graph else eliminate_common_subexpressions(fold_constants(simplify(new)))
+
+    integer_products_for.__name__ = "integer_products"
+    integer_products_for.__doc__ = integer_products.__doc__
+    return integer_products_for
+
+
 def run_passes(graph: Graph, passes: Iterable[GraphPass], on_pass: Callable[[PassRun], None] | None = None) -> Graph:
     """Run passes in order, bodies of control flow included; verify what each one changed, and tell `on_pass` about it.
 
@@ -164,6 +178,8 @@ __all__ = [
     "PASSES",
     "REQUIRED",
     "Algorithms",
+    "Form",
+    "Forms",
     "GraphPass",
     "LayoutOption",
     "MemoryPlan",
@@ -184,6 +200,8 @@ __all__ = [
     "fold_constants",
     "fold_empty",
     "fuse_operators",
+    "integer_products",
+    "narrowing_products",
     "pass_through",
     "plan_layouts",
     "plan_memory",

@@ -57,11 +57,11 @@ def quantize_linear(op: Op) -> te.Tensor:
     low, high = _range(kind)
 
     def value(i: At) -> te.Expr:
-        level = te.round(_quotient(op, i)).astype("float64")
+        level = te.round(_quotient(op, i))                     # what float32 cannot hold exactly is beyond all bounds
         if op.has(2):
-            level = level + _quantization(op, i, 2).astype("float64")
-        level = te.minimum(te.maximum(level, float(low)), float(high))
-        return encode(level.astype("int32"), kind) if kind in WIDTH else level.astype(op.dtype)
+            level = level + _quantization(op, i, 2).astype("float32")
+        level = te.minimum(te.maximum(level, float(low)), float(high)).astype("int32")
+        return encode(level, kind) if kind in WIDTH else level.astype(op.dtype)
     return injective(op, value, tag="elementwise")
 
 
@@ -73,6 +73,9 @@ def _range(kind: str) -> tuple[int, int]:
 
 
 def _quotient(op: Op, i: At) -> te.Expr:
+    """x / scale; a scale of one, behind what was scaled already, divides nothing."""
+    if op.constants[1] is not None and op.constants[1].size == 1 and float(op.constants[1].reshape(())) == 1.0:
+        return op.read(0, i).astype("float32")
     return op.read(0, i).astype("float32") / _quantization(op, i, 1).astype("float32")
 
 
@@ -83,9 +86,10 @@ def dequantize_linear(op: Op) -> te.Tensor:
     def value(i: At) -> te.Expr:
         x = number(op, 0, op.read(0, i))
         if not floating:
-            x = x.astype("int64")
+            exact = "int32" if dtypes.bits(x.dtype) < 32 else "int64"
+            x = x.astype(exact)
             if op.has(2):
-                x = x - _quantization(op, i, 2).astype("int64")
+                x = x - _quantization(op, i, 2).astype(exact)
         scale = _quantization(op, i, 1)
         return (x.astype("float32") * scale.astype("float32")).astype(op.dtype)
     return injective(op, value, tag="elementwise")

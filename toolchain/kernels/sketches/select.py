@@ -5,6 +5,7 @@ from __future__ import annotations
 from toolchain import te
 from toolchain.core.target import Target
 from toolchain.kernels.sketches.conv import conv, conv_transpose, depthwise, plain_conv, plain_transpose
+from toolchain.kernels.sketches.integer import integer_conv, integer_matmul
 from toolchain.kernels.sketches.matmul import matmul
 from toolchain.kernels.sketches.pointwise import pointwise
 from toolchain.kernels.sketches.rows import rows
@@ -15,6 +16,8 @@ from toolchain.te.tune.choices import Choices
 BLOCKED = {"conv": conv, "conv_transpose": conv_transpose, "depthwise": depthwise, "pool": depthwise}
 
 PLAIN = {"conv": plain_conv, "conv_transpose": plain_transpose, "depthwise": plain_conv, "pool": plain_conv}
+
+DOTS = {"dot": integer_matmul, "dot_conv": integer_conv}
 
 
 def sketch(s: te.Schedule, target: Target, choices: Choices) -> None:
@@ -34,7 +37,9 @@ def sketch(s: te.Schedule, target: Target, choices: Choices) -> None:
     (first, *more) = anchors
     alone = not more and len(s.func.outputs) == 1 and len(readers(s, first)) <= 1 and len(s.func.stages) <= 2
     tag = s.func.stages[first].tag
-    if alone and tag in BLOCKED and channel_lanes(s, s.func.outputs[0]) > 1:
+    if alone and tag in DOTS:
+        DOTS[tag](s, first, target, choices)
+    elif alone and tag in BLOCKED and channel_lanes(s, s.func.outputs[0]) > 1:
         BLOCKED[tag](s, first, target, choices)
     elif alone and tag in PLAIN and first.shape[-1] > 1:
         PLAIN[tag](s, first, target, choices)

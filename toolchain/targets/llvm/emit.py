@@ -10,18 +10,22 @@ computed in the header of the innermost loop it depends on.
 
 from __future__ import annotations
 
+import math
+
 from toolchain.core import dtype as dtypes
 from toolchain.core.errors import CodegenError
 from toolchain.core.target import Target
+from toolchain.targets.llvm.arithmetic import ELEMENT_BITS
+from toolchain.targets.llvm.dot_products import FACTORS, accumulate, is_dot, lanes_of
 from toolchain.targets.llvm.spelling import FALSE, MEMORY, TRUE, value_type, vector
 from toolchain.targets.llvm.split_tasks import Phase, Tasks
 from toolchain.targets.llvm.values import LINE_BYTES, SPLAT_TRUE, Place, Values
-from toolchain.te.expr import Call, Const, Index, Load, Ramp
+from toolchain.te.expr import Call, Const, Index, Load, Ramp, index
 from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, Stmt, Store, Together
 from toolchain.te.lower.shared import Lanes, nodes
 from toolchain.te.tensor import Tensor
 
-EMITTER_VERSION = 2                # part of every kernel's digest: raise it when the same loop IR would give other text
+EMITTER_VERSION = 3                # part of every kernel's digest: raise it when the same loop IR would give other text
 MAX_LOCAL_BYTES = 64 * 1024        # of stack
 
 
@@ -220,6 +224,13 @@ class _Task(Values):
         if not mask:
             self.lines.append(f" store {type} {value}, ptr {pointer}, align {alignment}")
             return
+        if mask.startswith("<") and mask.count(TRUE) == 1:      # LLVM 22 stores a narrowed lane in its former width
+            lane, element = mask[1:-1].split(", ").index(f"i1 {TRUE}"), type[1:-1].partition(" x ")[2]
+            one = self.emit(f"extractelement {type} {value}, i32 {lane}")
+            to = self.emit(f"getelementptr inbounds {element}, ptr {pointer}, i64 {lane}") if lane else pointer
+            aligned = math.gcd(alignment, ELEMENT_BITS.get(element, 16) // 8)
+            self.lines.append(f" store {element} {one}, ptr {to}, align {aligned}")
+            return
         bits = vector("i1", lanes)
         self.effect("masked.store", (type, "ptr"), (
             (type, type, value), ("ptr", f"ptr align {alignment}", pointer), (bits, bits, mask)))
@@ -241,8 +252,35 @@ class _Task(Values):
                 pointer, _ = self.address(place, element, size, *self.linear(at))
                 self.lines.append(" " + self.intrinsic("void", "prefetch", ("ptr",), (
                     ("ptr", pointer), ("i32", "0"), ("i32", str(locality)), ("i32", "1"))))
+            case Call(name, (Load() as c, Load() as a, Load() as b)) if is_dot(name):
+                self.dot(name, c, a, b)
             case _:
                 raise CodegenError(f"no instruction for {call.name}")
+
+    def dot(self, name: str, c: Load, a: Load, b: Load) -> None:
+        """c += a . b: a register tile's vector, one group of factors for all lanes, the factors of each lane."""
+        lanes, (element, group) = lanes_of(name), FACTORS[name.partition(".")[0]]
+        left = self.fragment(a, "i32", 0, element)
+        key = ("splat", left, lanes)
+        if (wide := self.loaded.get(key)) is None:
+            wide = self.loaded[key] = self.splat("i32", left, lanes)
+        right = self.fragment(b, element, lanes * group, element)
+        place, (at,) = self.places[c.tensor], c.index
+        pointer, alignment = self.address(place, "i32", 4, *self.linear(index(at)))
+        before = self.emit(f"load {vector('i32', lanes)}, ptr {pointer}, align {alignment}")
+        after = accumulate(self, self.target, name, before, wide, right)
+        self.lines.append(f" store {vector('i32', lanes)} {after}, ptr {pointer}, align {alignment}")
+
+    def fragment(self, e: Load, type: str, lanes: int, element: str) -> str:
+        """What lies at `e`, read as `lanes` values of `type` (0: one), once per basic block."""
+        place = self.places[e.tensor]
+        terms, total = self.linear(index(e.index[0]))
+        key = (e.tensor, tuple(terms), total, type, lanes)
+        if (known := self.loaded.get(key)) is None:
+            size = dtypes.itemsize(e.dtype)
+            pointer, alignment = self.address(place, element, size, terms, total)
+            known = self.loaded[key] = self.emit(f"load {vector(type, lanes)}, ptr {pointer}, align {max(size, alignment)}")
+        return known
 
 
 def windows_overlap(loop: For) -> bool:

@@ -9,6 +9,7 @@ from toolchain.core import dtype as dtypes
 from toolchain.core.errors import CodegenError
 from toolchain.core.rewrite import children
 from toolchain.core.target import Target
+from toolchain.targets.llvm.dot_products import is_dot
 from toolchain.te.expr import Bin, Broadcast, Call, Cast, Const, Expr, Index, Load, Ramp, Select
 from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, Stmt, Store, Together
 from toolchain.te.lower.shared import Lanes, dynamic_values, nodes
@@ -71,8 +72,8 @@ def instructions(func: PrimFunc, target: Target) -> int:
                 return stmt(body) + expr(condition) + 2
             case Store(tensor, idx, value):
                 return expr(value) + 2 * pieces(tensor.dtype, lanes(idx[0]))
-            case Evaluate():
-                return 2
+            case Evaluate(call):
+                return 2 if call.name == "prefetch" else 3 * len(call.args)
         return 0
 
     return stmt(func.body)
@@ -112,7 +113,11 @@ def peak_live_vectors(func: PrimFunc, target: Target) -> int:
 def _accumulators(func: PrimFunc, target: Target, loop: For) -> int:
     read: dict[Tensor, list[Expr]] = {}
     written: set[Tensor] = set()
+    whole: set[Tensor] = set()                   # what instructions accumulate into, a vector at a time
     for n in nodes(loop.body):
+        if isinstance(n, Evaluate) and is_dot(n.call.name) and isinstance(c := n.call.args[0], Load):
+            whole.add(c.tensor)
+            written.add(c.tensor)
         if isinstance(n, Load) and func.buffers[n.tensor].scope == "local":
             read.setdefault(n.tensor, []).append(n.index[0])
         elif isinstance(n, Store):
@@ -123,6 +128,8 @@ def _accumulators(func: PrimFunc, target: Target, loop: For) -> int:
             continue
         elements = func.buffers[tensor].type.elements
         widest = max((i.lanes for i in at if isinstance(i, Ramp)), default=0)
+        if tensor in whole:
+            widest = target.lanes(dtypes.bits(tensor.dtype))
         if not widest and not dtypes.is_float(tensor.dtype):
             continue                            # an integer that is no vector: in a general register
         widest = max(widest, 1)

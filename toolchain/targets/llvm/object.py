@@ -99,7 +99,7 @@ def _innermost(lines: list[str]) -> Iterator[list[str]]:
     loops = [(first, last) for first, last in jumps if first < last]
     for first, last in loops:
         if not any(first <= a and b <= last and (a, b) != (first, last) for a, b in loops):
-            yield [line for line in lines[first:last + 1] if re.match(r"\s+[a-z]", line)]
+            yield [line for line in lines[first:last + 1] if re.match(r"\s+[a-z{]", line)]
 
 
 __all__ = ["assembly", "initialize", "innermost_loops", "machine", "object_bytes", "optimize", "spills"]

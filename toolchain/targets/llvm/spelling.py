@@ -24,6 +24,8 @@ _SUFFIX = {"half": "f16", "float": "f32", "double": "f64"}
 INTRINSICS = frozenset((
     "fmuladd", "fabs", "floor", "ceil", "trunc", "roundeven", "sqrt", "maximum", "minimum", "prefetch", "masked.load",
     "masked.store", "masked.gather", "masked.scatter", "vector.reduce.or", "ldexp",
+    *(f"x86.avx512.{name}.{bits}" for name in ("vpdpbusd", "vpdpwssd") for bits in (128, 256, 512)),
+    "x86.sse2.pmadd.wd", "x86.avx2.pmadd.wd", "x86.avx512.pmaddw.d.512",
 ))
 
 TRUE, FALSE = "true", "false"

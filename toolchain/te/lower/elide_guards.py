@@ -32,7 +32,7 @@ from toolchain.te.expr import (
     const,
     select,
 )
-from toolchain.te.loop_ir import Block, For, If, PrimFunc, Stmt, Store, Together, block
+from toolchain.te.loop_ir import Block, Evaluate, For, If, PrimFunc, Stmt, Store, Together, block
 from toolchain.te.lower.shared import nodes, rewrite_shared
 from toolchain.te.numpy_functions import FUNCTIONS, OPERATORS
 from toolchain.te.tensor import Tensor
@@ -108,6 +108,8 @@ class _Eliding:
                 new = self.value(value, known)
                 self.note(s, known)
                 return s if new is value else replace(s, value=new)
+            case Evaluate(Call(args=(Load(tensor), *_))):
+                self.zeros.pop(tensor, None)     # an instruction writes a whole fragment
             case Together(stores):
                 new_stores = tuple(self.stmt(part, known, loops) for part in stores)
                 return s if all(a is b for a, b in zip(new_stores, stores, strict=True)) else Together(new_stores)  # type: ignore[arg-type]
@@ -424,6 +426,8 @@ def _enclosing_loops(body: Stmt) -> dict[Tensor, frozenset[Var]]:
             case Store(tensor):
                 found[tensor] = found.get(tensor, loops) & loops
                 touch(s, loops)
+            case Evaluate(call):
+                touch(call, loops)
 
     def touch(node: Any, loops: frozenset[Var]) -> None:
         for n in nodes(node):

@@ -23,7 +23,7 @@ def prefetch(
                                             for ax0: for ax1: prefetch(X[y + 1 + ax0, 16*ax1])
                                             f(X[y + kh, x])
 
-    The dimension that is contiguous in storage advances by whole lines. `level`: the cache that gets them, 1 or 2. Addresses
+    The dimensions that lie together in storage advance by whole lines. `level`: the cache that gets them, 1 or 2. Addresses
     past the end are harmless: the instruction never faults. Returns the new loops. Called: prefetch in TVM and Halide.
     Raises ScheduleError: the loop does not read the tensor, or reads no box of constant size.
     """
@@ -34,13 +34,13 @@ def prefetch(
         raise ScheduleError(f"prefetch: distance {distance}", fix="prefetch at least one iteration ahead")
     box = boxes_read(func, path, (source,), "prefetch")
     ahead: dict[Var, IndexLike] = {host.var: index(host.var + distance)}
-    contiguous, step = _line(func, source, line_bytes)
+    steps = _line(func, source, line_bytes)
     locality = () if level == 1 else (const(4 - level, "int32"),)
     taken = names(func)
     axes: list[Var] = []
     at: list[Index] = []
     for d, part in enumerate(box):
-        stride = step if d == contiguous else 1
+        stride = steps.get(d, 1)
         var = Var(fresh(f"ax{d}", taken), -(-(part.width + 1) // stride))
         axes.append(var)
         at.append(index(substitute_index(part.low, ahead) + var * stride))
@@ -51,9 +51,17 @@ def prefetch(
     return replace(func, body=put(path, replace(host, body=block(stmt, host.body)))), made
 
 
-def _line(func: PrimFunc, tensor: object, line_bytes: int) -> tuple[int, int]:
-    """The logical dimension that is contiguous in storage, and how many of its elements share a line."""
+def _line(func: PrimFunc, tensor: object, line_bytes: int) -> dict[int, int]:
+    """How many elements of each logical dimension share a line: of the innermost one, or of the blocks that fill a line."""
     type = func.buffers[tensor].type  # type: ignore[index]
     d, size = type.layout.dims[-1]
-    elements = max(1, line_bytes // dtypes.itemsize(type.dtype))
-    return d, min(size, elements) if size else elements
+    left = max(1, line_bytes // dtypes.itemsize(type.dtype))
+    if not size:
+        return {d: left}
+    steps: dict[int, int] = {}
+    for d, size in reversed(type.layout.dims):
+        if not size or left == 1:
+            break
+        steps[d] = steps.get(d, 1) * min(size, left)
+        left = max(1, left // size)
+    return steps

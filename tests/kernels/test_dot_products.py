@@ -1,0 +1,198 @@
+"""Dot products of small integers: the kernels on every kind of instruction, their text, their machine code."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from running import HOST, RUNNABLE, compiled, expected, one_node, with_types
+
+from toolchain import te
+from toolchain.core.errors import CodegenError
+from toolchain.core.target import Target
+from toolchain.graph.ir import Graph
+from toolchain.kernels.build import schedule
+from toolchain.kernels.instructions import BYTES, WORDS, Dot, dot, has_dot
+from toolchain.kernels.integer_forms import integer_forms, panel_vectors
+from toolchain.kernels.layouts import layout_options
+from toolchain.kernels.sketches.select import sketch
+from toolchain.targets.base import compile_kernel
+from toolchain.targets.llvm.backend import LLVM
+from toolchain.targets.llvm.load import aligned, load
+from toolchain.targets.llvm.object import assembly, innermost_loops, spills
+from toolchain.targets.presets import PRESETS, with_features
+from toolchain.te.lower import lower
+
+WITH_VNNI = with_features(PRESETS["x86-64-v4"], ["+avx512vnni"])
+AVX_VNNI = with_features(PRESETS["x86-64-v3"], ["+avxvnni"])
+TARGETS = [t for t in (*RUNNABLE, HOST, WITH_VNNI) if set(t.features) <= set(HOST.features)]
+
+
+def draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    limits = np.iinfo(dtype) if dtype != "int16" else None
+    low, high = (-255, 255) if limits is None else (limits.min, limits.max)
+    return rng.integers(low, high + 1, shape).astype(dtype)
+
+
+def packed(graph: Graph, target: Target) -> Graph:
+    """The one node with its operands in the layouts it asks for."""
+    (node,) = graph.nodes
+    (option, *_) = layout_options(target)(node, graph)
+    types = {name: graph.types[name].with_layout(layout)
+             for name, layout in zip((*node.inputs, *node.outputs), (*option.inputs, *option.outputs)) if layout is not None}
+    return with_types(graph, types)
+
+
+def kinds(target: Target) -> list[Dot]:
+    return [kind for kind in (BYTES, WORDS) if has_dot(kind, target)]
+
+
+def product(target: Target, kind: Dot, m: int, n: int, k: int, batch: tuple[int, ...] = (), start: bool = True):
+    rng = np.random.default_rng(0)
+    panel = panel_vectors(1, m, n, kind, target) * target.lanes(32)
+    rows, depth = -(-n // panel) * panel, -(-k // kind.group) * kind.group
+    x, w = draw(rng, (*batch, m, depth), kind.left), draw(rng, (*batch, rows, depth), kind.right)
+    first = draw(rng, (*batch, rows), "int32") if start else None
+    graph, arrays = one_node("IntegerMatMul", [x, w, first], {"columns": n, "panel": panel})
+    return packed(graph, target), arrays
+
+
+def convolution(target: Target, kind: Dot, channels: int, outputs: int, size: tuple[int, int], **attrs: Any):
+    rng = np.random.default_rng(0)
+    form = integer_forms(target)(size[0], size[1], outputs, kind is BYTES)
+    assert form is not None
+    block = form.block(channels)
+    channels, rows = -(-channels // block) * block, -(-outputs // form.panel) * form.panel
+    x, w = draw(rng, (1, channels, *size), kind.left), draw(rng, (rows, channels, 3, 3), kind.right)
+    graph, arrays = one_node("IntegerConv", [x, w, draw(rng, (rows,), "int32")],
+                             {"columns": outputs, "panel": form.panel, **attrs})
+    return packed(graph, target), arrays
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@settings(max_examples=12)
+@given(data=st.data(), m=st.integers(1, 40), n=st.integers(2, 90), k=st.integers(1, 70), start=st.booleans(),
+       batch=st.sampled_from(((), (3,))))
+def test_products_are_exact(target, data, m, n, k, start, batch):
+    kind = data.draw(st.sampled_from(kinds(target)))
+    graph, arrays = product(target, kind, m, n, k, batch, start)
+    (made,) = compiled(graph, arrays, target, (sketch,))
+    np.testing.assert_array_equal(made, expected(graph, arrays)[0])
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@settings(max_examples=8)
+@given(data=st.data(), channels=st.integers(1, 40), outputs=st.integers(2, 70), height=st.integers(5, 12),
+       width=st.integers(5, 20), stride=st.integers(1, 2), dilation=st.integers(1, 2))
+def test_convolutions_are_exact(target, data, channels, outputs, height, width, stride, dilation):
+    kind = data.draw(st.sampled_from(kinds(target)))
+    graph, arrays = convolution(target, kind, channels, outputs, (height, width), strides=(stride, 1),
+                                dilations=(1, dilation))
+    (made,) = compiled(graph, arrays, target, (sketch,))
+    np.testing.assert_array_equal(made, expected(graph, arrays)[0])
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@settings(max_examples=6)
+@given(channels=st.integers(12, 40), size=st.tuples(st.integers(3, 9), st.integers(3, 20)), stride=st.integers(1, 2),
+       kind=st.sampled_from(("uint8", "int8")))
+def test_depthwise_convolutions_are_exact(target, channels, size, stride, kind):
+    """Sums of the largest products there are: in float32 on the way, int32 at the end."""
+    rng = np.random.default_rng(0)
+    x = draw(rng, (1, channels, *size), kind)
+    w = rng.choice((-255, -254, 255), (channels, 1, 3, 3)).astype(np.float32)
+    graph, arrays = one_node("IntegerConv", [x, w, draw(rng, (channels,), "int32")], {
+        "columns": channels, "group": channels, "strides": (stride, 1), "dilations": (1, 1)})
+    graph = packed(graph, target)
+    (made,) = compiled(graph, arrays, target, (sketch,))
+    np.testing.assert_array_equal(made, expected(graph, arrays)[0])
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+def test_sums_wrap_and_never_saturate(target):
+    """70,000 times 255 * -128 leaves int32; in pairs of bytes it would leave int16, too."""
+    for kind in kinds(target):
+        graph, arrays = product(target, kind, 1, 16, 70_000)
+        arrays = {name: np.full_like(a, value) for (name, a), value in zip(arrays.items(), (255, -128, 3), strict=True)}
+        (made,) = compiled(graph, arrays, target, (sketch,))
+        depth = arrays["v0"].shape[-1]
+        assert set(made.reshape(-1)) == {np.asarray(depth * 255 * -128 + 3).astype("int32").item()}
+
+
+@pytest.mark.parametrize("kind,target", [(BYTES, WITH_VNNI), (WORDS, PRESETS["x86-64-v3"])], ids=lambda x: x.name)
+def test_the_schedule(golden, kind, target):
+    """A small product, tensorized and lowered; the interpreter runs both."""
+    graph, arrays = product(target, kind, 10, 16, 8)
+    func = schedule(graph, target, sketch).func
+    lowered = lower(func, target)
+    golden(te.to_text(func), "scheduled")
+    golden(te.to_text(lowered), "lowered")
+    given_ = {f"x{n}": arrays[name] for n, name in enumerate(graph.inputs)}
+    for form in (func, lowered):
+        (made,) = te.interpret(form, given_).values()
+        np.testing.assert_array_equal(made, expected(graph, arrays)[0])
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("columns", [17, 18, 33])
+def test_the_last_lanes_of_a_row_of_bytes_store_nothing_more(target, columns):
+    """LLVM 22 makes four bytes of a masked store of one narrowed lane: behind the last row somebody else's would change."""
+    x = te.placeholder((5, columns), name="x")
+    out = te.compute((5, columns), lambda i, j: te.round(x[i, j]).astype("int32").astype("uint8"), name="out")
+    s = te.create_schedule(out)
+    jo, ji = s[out].split(out.op.axis[1], factor=target.lanes(32))
+    s[out].unroll(jo)
+    s[out].vectorize(ji)
+    kernel = load(compile_kernel(s.func, target))
+    values = aligned(5 * columns, np.dtype("float32"))
+    values[:] = np.arange(5 * columns)
+    made = aligned(5 * columns + 64, np.dtype("uint8"))
+    made[:] = 0xAA
+    kernel(values, made)
+    np.testing.assert_array_equal(made[:5 * columns], np.arange(5 * columns))
+    assert set(made[5 * columns:]) == {0xAA}
+
+
+def code(graph: Graph, target: Target) -> str:
+    lowered = lower(schedule(graph, target, sketch).func, target, LLVM.passes)
+    return assembly(str(LLVM.stages[0].run(lowered, "k", {}, target)), target)
+
+
+@pytest.mark.parametrize("kind,target,instruction", [
+    (BYTES, WITH_VNNI, r"vpdpbusd\s.*%zmm"), (WORDS, WITH_VNNI, r"vpdpwssd\s.*%zmm"), (BYTES, AVX_VNNI, r"vpdpbusd\s.*%ymm"),
+    (WORDS, PRESETS["x86-64-v4"], r"vpmaddwd\s.*%zmm"), (WORDS, PRESETS["x86-64-v3"], r"vpmaddwd\s.*%ymm"),
+    (WORDS, PRESETS["x86-64-v2"], r"\spmaddwd\s.*%xmm"),
+], ids=lambda x: getattr(x, "name", ""))
+def test_hot_loops_have_the_instruction_and_no_spill(kind, target, instruction):
+    for graph, _ in (product(target, kind, 128, 192, 256),
+                     convolution(target, kind, 64, 64, (30, 30), strides=(1, 1), dilations=(1, 1))):
+        text = code(graph, target)
+        assert spills(text, target.triple) == []
+        hot = [loop for loop in innermost_loops(text) if any(re.search(instruction, line) for line in loop)]
+        assert hot, "no dot products in a loop"
+        assert not any("pmaddubsw" in line for line in text.splitlines())          # saturates
+
+
+def test_a_target_without_the_instruction_is_told() -> None:
+    a, b = te.placeholder((4,), "uint8", name="a"), te.placeholder((4, 4), "int8", name="b")
+    k = te.reduce_axis(4, "k")
+    c = te.compute((4,), lambda i: te.sum(a[k].astype("int32") * b[i, k].astype("int32"), axis=k), name="c")
+    out = te.compute((4,), lambda i: c[i] + 1, name="out")
+    s = te.create_schedule(out)
+    s[c].set_scope("local")
+    s[c].tensorize(c.op.axis[0], dot(BYTES, 4))
+    with pytest.raises(CodegenError, match=r"x86-64-v3 has no instruction for dot4.4"):
+        compile_kernel(s.func, PRESETS["x86-64-v3"])
+
+
+def test_columns_are_padded_no_further_than_they_gain() -> None:
+    for target in (WITH_VNNI, PRESETS["x86-64-v3"]):
+        lanes = target.lanes(32)
+        for columns in (1, 16, 17, 80, 1000):
+            panel = panel_vectors(1, 128, columns, WORDS, target) * lanes
+            padded = -(-columns // panel) * panel
+            assert padded < max(1.25 * columns, columns + lanes)

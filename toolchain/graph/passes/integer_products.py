@@ -1,0 +1,328 @@
+"""Products and convolutions of small integers, as the target's dot products take them.
+
+Two forms. *Bytes*: unsigned by signed, four factors to a lane, where there is one zero point for all weights (of a
+convolution: none, or one that the shift to signed bytes takes away). *Words*: 16 bits, two factors to a lane, zero points
+subtracted before.
+
+    bytes   sum (x - zx)*(w - zw) = sum x'*w' - zx'*sum w' - zw'*(sum x' - K*zx')
+            x' = x + 128 if signed, w' = w - 128 if unsigned, and zero points as they
+    words   sum (x - zx)*(w - zw)                                 each factor within 9 bits, each product within 17
+
+The sum of weights, -zx' times it and the bias are the start of the sum: constants wherever weights and zero points are.
+
+A depthwise convolution has no sums that a dot product could take. Its few products are exact in float32, so that a kernel
+multiplies and adds there, and each sum becomes an int32 once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from toolchain.graph.infer import infer
+from toolchain.graph.ir import Graph, Node
+from toolchain.graph.passes.rewriting import Rewriting, rewrite_graph
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a target takes a product: types of the factors, how many of them share a lane (the summed extent is a multiple of
+    it), lanes of a vector of sums, and how many columns (output channels) a register tile has (the columns are a multiple
+    of it)."""
+
+    left: str
+    right: str
+    group: int
+    lanes: int
+    panel: int
+
+    def block(self, channels: int) -> int:
+        """The channels of a convolution that lie together: as many as there are lanes; of a few, whole groups."""
+        return min(self.lanes, -(-channels // self.group) * self.group)
+
+
+Forms: TypeAlias = Callable[[int, int, int, bool], Form | None]
+"""What kernels answer about a product of height x width points by so many columns; the flag: bytes will do."""
+
+
+def integer_products(graph: Graph, forms: Forms) -> Graph:
+    """Rewrite the integer products for which `forms` has an answer; what QLinear operators do behind is elementwise.
+
+        y = MatMulInteger(a, b, za, zb)   ->   y = IntegerMatMul(a', b', start)         b' transposed: (N, K)
+        y = QLinearConv(x, sx, zx, w, sw, zw, sy, zy, b)
+            ->  t = IntegerConv(Pad(x', zx'), w', start); y = QuantizeLinear(float(t)*(sx*sw/sy), 1, zy)
+
+    Left alone: grouped convolutions that are not depthwise, one column or output channel, vectors, zero points per element.
+    Keeps: int32 sums, which wrap; the order of the float operations behind. Needs: explicit pads. What only constants
+    decide is left as nodes for fold_constants.
+    """
+    table = {op: (lambda node, state, rule=rule: rule(node, state, forms),) for op, rule in RULES.items()}
+    return rewrite_graph(graph, table)
+
+
+class _Maker:
+    """The nodes in place of one: `add` gives the value a new node makes."""
+
+    def __init__(self, node: Node, state: Rewriting) -> None:
+        self.node, self.state = node, state
+        self.nodes: list[Node] = []
+
+    def add(self, op: str, *inputs: str, **attrs: Any) -> str:
+        made = Node(op, inputs, (f"{self.node.output}/{op.lower()}",), attrs, self.node.name, self.node.sources)
+        (kind, *_) = infer(made, self.state.types, self.state.params)
+        return self._append(made, self.state.value(made.output, kind))
+
+    def _append(self, made: Node, out: str) -> str:
+        self.nodes.append(Node(made.op, made.inputs, (out,), made.attrs, made.name, made.sources))
+        return out
+
+    def finish(self, op: str, *inputs: str, **attrs: Any) -> Sequence[Node]:
+        """The last node, which makes the replaced node's output."""
+        self.nodes.append(Node(op, inputs, self.node.outputs, attrs, self.node.name, self.node.sources))
+        return self.nodes
+
+    def constant(self, value: Any, dtype: str) -> str:
+        array = np.asarray(value, dtype)
+        return self.state.param(f"{self.node.output}/constant", array, key=(dtype, array.shape, array.tobytes()))
+
+    def shape(self, value: str) -> tuple[int, ...]:
+        return self.state.shape(value)
+
+    def cast(self, value: str, dtype: str) -> str:
+        return value if self.state.types[value].dtype == dtype else self.add("Cast", value, to=CODES[dtype])
+
+    def padded(self, value: str, after: Sequence[int], before: Sequence[int] = (), fill: str = "") -> str:
+        """With zeros (or `fill`) behind, and before, each dimension."""
+        before = before or [0] * len(after)
+        if not any((*before, *after)):
+            return value
+        return self.add("Pad", value, self.state.int64(*before, *after), *((fill,) if fill else ()))
+
+    def reshaped(self, value: str, shape: Sequence[int]) -> str:
+        return value if self.shape(value) == tuple(shape) else self.add("Reshape", value, self.state.int64(*shape))
+
+
+CODES = {"float32": 1, "uint8": 2, "int8": 3, "int16": 5, "int32": 6}                   # onnx.TensorProto.DataType
+EXACT = 1 << 24                                     # integers up to here are float32 numbers
+FLIP = 128                                          # between signed and unsigned bytes
+
+
+def _present(node: Node, n: int) -> str:
+    return node.inputs[n] if n < len(node.inputs) else ""
+
+
+def _bytes_suffice(state: Rewriting, w: str, zero: str, x_zero: str) -> bool:
+    """Whether weights have no zero point once they are signed, and activations one for all."""
+    unsigned = state.types[w].dtype == "uint8"
+    if x_zero and math.prod(state.shape(x_zero)) != 1:
+        return False
+    if not zero:
+        return not unsigned
+    return state.uniform(zero) == (FLIP if unsigned else 0)
+
+
+def _unsigned(make: _Maker, x: str) -> str:
+    """x + 128 of signed bytes: the sign bit turned."""
+    if make.state.types[x].dtype == "uint8":
+        return x
+    return make.add("BitwiseXor", make.cast(x, "uint8"), make.constant(FLIP, "uint8"))
+
+
+def _signed(make: _Maker, w: str) -> str:
+    if make.state.types[w].dtype == "int8":
+        return w
+    return make.cast(make.add("BitwiseXor", w, make.constant(FLIP, "uint8")), "int8")
+
+
+def _centred(make: _Maker, x: str, zero: str, shape: Sequence[int]) -> str:
+    """x - zero as words; `shape`: that of a zero point with several elements, to broadcast."""
+    wide = make.cast(x, "int16")
+    if not zero or make.state.uniform(zero) == 0:
+        return wide
+    many = math.prod(make.shape(zero)) > 1
+    return make.add("Sub", wide, make.cast(make.reshaped(zero, shape if many else ()), "int16"))
+
+
+def _start(make: _Maker, w: str, axes: Sequence[int], x: str, x_zero: str, bias: str) -> str:
+    """bias - zx' * sum of the weights of a column; "" where that is zero."""
+    flip = 0 if make.state.types[x].dtype == "uint8" else FLIP
+    known = make.state.uniform(x_zero) if x_zero else 0
+    if known is not None and known + flip == 0:
+        return bias
+    zero = make.cast(make.reshaped(x_zero, ()), "int32") if x_zero else make.constant(0, "int32")
+    zero = make.add("Add", zero, make.constant(flip, "int32")) if flip else zero
+    return _less(make, w, axes, zero, bias)
+
+
+def _less(make: _Maker, w: str, axes: Sequence[int], zero: str, bias: str) -> str:
+    """bias - zero * sum of w over these axes."""
+    sums = make.add("ReduceSum", make.cast(w, "int32"), make.state.int64(*axes), keepdims=0)
+    start = make.add("Neg", make.add("Mul", sums, zero))
+    return make.add("Add", start, bias) if bias else start
+
+
+# --- matrix products ---
+
+
+def _product(node: Node, state: Rewriting, forms: Forms, at: Sequence[int]) -> tuple[_Maker, str] | None:
+    """The int32 product of two matrices, or of many pairs; `at`: where the node has a, b and their zero points."""
+    a, b, a_zero, b_zero = (_present(node, n) for n in at)
+    left, right = state.shape(a), state.shape(b)
+    batched = len(right) > 2
+    if len(left) < 2 or len(right) < 2 or right[-1] < 2 or 0 in (*left, *right) or (batched and left[:-2] != right[:-2]):
+        return None
+    for zero in (a_zero, b_zero):
+        if zero and math.prod(state.shape(zero)) > 1 and (batched or len(left) > 2 or len(state.shape(zero)) > 1):
+            return None
+    rows, columns = left[-2] if batched else math.prod(left[:-1]), right[-1]
+    single = not any(zero and math.prod(state.shape(zero)) > 1 for zero in (a_zero, b_zero))
+    form = forms(1, rows, columns, single)
+    if form is None:
+        return None
+    make, rank = _Maker(node, state), len(right)
+    padding = [*(0 for _ in right[:-2]), -columns % form.panel, -left[-1] % form.group]
+    if form.left == "uint8":
+        x, w = _unsigned(make, a), _signed(make, b)
+    else:
+        x = _centred(make, a, a_zero, (-1, 1))
+        w = _centred(make, b, b_zero, (-1,))
+    w = make.add("Transpose", w, perm=(*range(rank - 2), rank - 1, rank - 2))
+    w = make.padded(w, padding)
+    start = _start(make, w, [rank - 1], a, a_zero, "") if form.left == "uint8" else ""
+    x = make.padded(x, [*(0 for _ in left[:-1]), padding[-1]])
+    if not batched:
+        x = make.reshaped(x, (rows, left[-1] + padding[-1]))
+    made = make.add("IntegerMatMul", x, w, *((start,) if start else ()), columns=columns, panel=form.panel)
+    if form.left == "uint8" and not _bytes_suffice(state, b, b_zero, a_zero):
+        made = make.add("Sub", made, _of_rows(make, x, (a, a_zero), (b, b_zero), left[-1]))
+    return make, make.reshaped(made, (*left[:-1], columns))
+
+
+def _of_rows(make: _Maker, x: str, left: tuple[str, str], right: tuple[str, str], depth: int) -> str:
+    """What a zero point of the weights adds to a row: zw' * (sum x' - K * zx'). `left`, `right`: operand, zero point."""
+    x_zero, w_zero = (make.cast(make.reshaped(zero, ()), "int32") if zero else make.constant(0, "int32")
+                      for _, zero in (left, right))
+    if make.state.types[left[0]].dtype == "int8":
+        x_zero = make.add("Add", x_zero, make.constant(FLIP, "int32"))
+    if make.state.types[right[0]].dtype == "uint8":
+        w_zero = make.add("Sub", w_zero, make.constant(FLIP, "int32"))
+    last = make.state.int64(len(make.shape(x)) - 1)
+    sums = make.add("ReduceSum", make.cast(x, "int32"), last, keepdims=1)
+    return make.add("Mul", make.add("Sub", sums, make.add("Mul", x_zero, make.constant(depth, "int32"))), w_zero)
+
+
+def _matmul_integer(node: Node, state: Rewriting, forms: Forms) -> Sequence[Node] | None:
+    found = _product(node, state, forms, (0, 1, 2, 3))
+    return found and found[0].finish("Identity", found[1])
+
+
+def _qlinear_matmul(node: Node, state: Rewriting, forms: Forms) -> Sequence[Node] | None:
+    if any(math.prod(state.shape(node.inputs[n])) != 1 for n in (1, 6, 7)) or len(state.shape(node.inputs[4])) > 1:
+        return None
+    found = _product(node, state, forms, (0, 3, 2, 5))
+    if found is None:
+        return None
+    make, total = found
+    return _requantized(make, total, node.inputs[1], node.inputs[4], node.inputs[6], node.inputs[7], (-1,))
+
+
+def _requantized(
+    make: _Maker, total: str, x_scale: str, w_scale: str, y_scale: str, y_zero: str, shape: Sequence[int]
+) -> Sequence[Node]:
+    """round(total * (x_scale * w_scale / y_scale)) + y_zero, saturated; `shape`: that of scales per channel."""
+    many = math.prod(make.shape(w_scale)) > 1
+    x_scale, w_scale, y_scale = (make.cast(scale, "float32") for scale in (x_scale, w_scale, y_scale))
+    scale = make.add("Mul", make.reshaped(x_scale, ()), make.reshaped(w_scale, shape if many else ()))
+    factor = make.add("Div", scale, make.reshaped(y_scale, ()))
+    exact = make.add("Mul", make.cast(total, "float32"), factor)
+    return make.finish("QuantizeLinear", exact, make.constant(1.0, "float32"), make.reshaped(y_zero, ()))
+
+
+# --- convolutions ---
+
+
+def _convolution(
+    node: Node, state: Rewriting, forms: Forms, at: Sequence[int], bias: str
+) -> tuple[_Maker, str] | None:
+    """The int32 convolution; `at`: where the node has x, w and their zero points."""
+    x, w, x_zero, w_zero = (_present(node, n) for n in at)
+    image, kernel, result = state.shape(x), state.shape(w), state.shape(node.output)
+    group = node.attrs.get("group", 1)
+    if kernel[0] < 2 or (x_zero and math.prod(state.shape(x_zero)) > 1) or len(image) < 3 or 0 in (*image, *kernel, *result):
+        return None
+    if group == kernel[0] == image[1] and math.prod(kernel[1:]) * 255 * 255 < EXACT:
+        return _depthwise(node, state, at, bias)
+    if group > 1:
+        return None
+    form = forms(math.prod(result[2:-1]), result[-1], kernel[0], _bytes_suffice(state, w, w_zero, x_zero))
+    if form is None:
+        return None
+    make, spatial = _Maker(node, state), len(image) - 2
+    pads = [int(p) for p in node.attrs.get("pads") or [0] * 2 * spatial]
+    channels = -image[1] % form.block(image[1])
+    behind, before = [0, channels, *pads[spatial:]], [0, 0, *pads[:spatial]]
+    if form.left == "uint8":
+        left, right = _unsigned(make, x), _signed(make, w)
+        nothing = 0 if state.types[x].dtype == "uint8" else FLIP
+        fill = _unsigned(make, make.reshaped(x_zero, ())) if x_zero else make.constant(nothing, "uint8")
+    else:
+        left = _centred(make, x, x_zero, ())
+        right = _centred(make, w, w_zero, (-1, *(1 for _ in kernel[1:])))
+        fill = ""
+    left = make.padded(left, behind, before, fill)
+    spare = -kernel[0] % form.panel
+    right = make.padded(right, [spare, channels, *(0 for _ in range(spatial))])
+    bias = make.padded(bias, [spare]) if bias else ""
+    start = _start(make, right, range(1, len(kernel)), x, x_zero, bias) if form.left == "uint8" else bias
+    made = make.add("IntegerConv", left, right, *((start,) if start else ()), columns=kernel[0], panel=form.panel,
+                    strides=tuple(node.attrs.get("strides") or (1,) * spatial),
+                    dilations=tuple(node.attrs.get("dilations") or (1,) * spatial))
+    return make, made
+
+
+def _depthwise(node: Node, state: Rewriting, at: Sequence[int], bias: str) -> tuple[_Maker, str]:
+    """Of float32 weights without zero point; activations stay as they are."""
+    x, w, x_zero, w_zero = (_present(node, n) for n in at)
+    make, kernel = _Maker(node, state), state.shape(w)
+    spatial = len(kernel) - 2
+    pads = [int(p) for p in node.attrs.get("pads") or [0] * 2 * spatial]
+    padded = make.padded(x, [0, 0, *pads[spatial:]], [0, 0, *pads[:spatial]], make.reshaped(x_zero, ()) if x_zero else "")
+    weights = _centred(make, w, w_zero, (-1, *(1 for _ in kernel[1:])))
+    start = bias
+    if x_zero and state.uniform(x_zero) != 0:
+        start = _less(make, weights, range(1, len(kernel)), make.cast(make.reshaped(x_zero, ()), "int32"), bias)
+    made = make.add("IntegerConv", padded, make.cast(weights, "float32"), *((start,) if start else ()), columns=kernel[0],
+                    strides=tuple(node.attrs.get("strides") or (1,) * spatial),
+                    dilations=tuple(node.attrs.get("dilations") or (1,) * spatial), group=kernel[0])
+    return make, made
+
+
+def _conv_integer(node: Node, state: Rewriting, forms: Forms) -> Sequence[Node] | None:
+    found = _convolution(node, state, forms, (0, 1, 2, 3), "")
+    return found and found[0].finish("Identity", found[1])
+
+
+def _qlinear_conv(node: Node, state: Rewriting, forms: Forms) -> Sequence[Node] | None:
+    if any(math.prod(state.shape(node.inputs[n])) != 1 for n in (1, 6, 7)):
+        return None
+    found = _convolution(node, state, forms, (0, 3, 2, 5), _present(node, 8))
+    if found is None:
+        return None
+    make, total = found
+    per_channel = (-1, *(1 for _ in state.shape(total)[2:]))
+    return _requantized(make, total, node.inputs[1], node.inputs[4], node.inputs[6], node.inputs[7], per_channel)
+
+
+RULES: dict[str, Callable[[Node, Rewriting, Forms], Sequence[Node] | None]] = {
+    "ConvInteger": _conv_integer,
+    "MatMulInteger": _matmul_integer,
+    "QLinearConv": _qlinear_conv,
+    "QLinearMatMul": _qlinear_matmul,
+}
+
+
+__all__ = ["Form", "Forms", "integer_products"]
