@@ -15,13 +15,14 @@ from toolchain.core.errors import CodegenError, UsageError
 from toolchain.core.layout import Layout
 from toolchain.core.target import Target
 from toolchain.targets.base import BACKENDS, compile_kernel, kernel_symbol
+from toolchain.targets.features import with_features, with_vector_facts
 from toolchain.targets.llvm.backend import LLVM
 from toolchain.targets.llvm.cpu import cache_sizes, host_target
 from toolchain.targets.llvm.limits import MAX_INSTRUCTIONS, instructions, peak_live_vectors
 from toolchain.targets.llvm.load import aligned, load, run
 from toolchain.targets.llvm.object import assembly, innermost_loops, spills
 from toolchain.targets.llvm.spelling import constant, intrinsic
-from toolchain.targets.presets import PRESETS, target, with_features, with_vector_facts
+from toolchain.targets.presets import PRESETS, target
 from toolchain.te.lower import lower
 
 ARM = Target("arm", "aarch64", triple="aarch64-unknown-linux-gnu", cpu="generic", features=("+neon",), vector_registers=32)
