@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "toolchain"
@@ -31,6 +32,45 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
                 yield node.lineno, "a relative import"
             case ast.Import(names=names):
                 yield from ((node.lineno, a.name.split(".")[1]) for a in names if a.name.startswith("toolchain."))
+
+
+def modules() -> dict[str, Path]:
+    """Every module by its dotted name; a package is its __init__."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def runtime_imports(path: Path, known: Iterable[str]) -> set[str]:
+    """The modules of ours that Python imports for this one, at its top or inside a function. What only annotations name
+    (`if TYPE_CHECKING`) is not imported: a Load knows its Tensor, and a Tensor makes Loads."""
+    def statements(node: ast.AST) -> Iterator[ast.AST]:
+        for child in ast.iter_child_nodes(node):
+            if not (isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"):
+                yield child
+                yield from statements(child)
+
+    found: set[str] = set()
+    for node in statements(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{a.name}" for a in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+    return found & set(known)
+
+
+def test_no_module_imports_itself_through_others():
+    known = modules()
+    below = {name: runtime_imports(path, known) - {name} for name, path in known.items()}
+    for package in [n for n, path in known.items() if path.name == "__init__.py"]:       # is loaded before its modules,
+        for name in below:                                                               # by whoever imports one of them
+            below[name] -= {package} if name.startswith(package) else set()
+    try:
+        tuple(TopologicalSorter(below).static_order())
+    except CycleError as error:
+        raise AssertionError(" -> ".join(reversed(error.args[1]))) from None
 
 
 def layer_of(path: Path) -> str:

@@ -15,13 +15,14 @@ from toolchain.core.errors import CodegenError, UsageError
 from toolchain.core.layout import Layout
 from toolchain.core.target import Target
 from toolchain.targets.base import BACKENDS, compile_kernel, kernel_symbol
+from toolchain.targets.features import with_features, with_vector_facts
 from toolchain.targets.llvm.backend import LLVM
 from toolchain.targets.llvm.cpu import cache_sizes, host_target
 from toolchain.targets.llvm.limits import MAX_INSTRUCTIONS, instructions, peak_live_vectors
 from toolchain.targets.llvm.load import aligned, load, run
 from toolchain.targets.llvm.object import assembly, innermost_loops, spills
 from toolchain.targets.llvm.spelling import constant, intrinsic
-from toolchain.targets.presets import PRESETS, target, with_features, with_vector_facts
+from toolchain.targets.presets import PRESETS, target
 from toolchain.te.lower import lower
 
 ARM = Target("arm", "aarch64", triple="aarch64-unknown-linux-gnu", cpu="generic", features=("+neon",), vector_registers=32)
@@ -76,7 +77,7 @@ def code(func: te.PrimFunc, t: Target) -> str:
 def test_the_hot_loop_of_a_convolution_has_no_spill(preset, rows, vectors, register):
     t = PRESETS[preset]
     text = code(tiled_conv(t.lanes(), rows, vectors).func, t)
-    assert spills(text, t.triple) == []
+    assert spills(text) == []
     (hot,) = [loop for loop in innermost_loops(text) if any("vfmadd" in line for line in loop)]
     assert sum("vfmadd" in line for line in hot) == 4 * rows * vectors
     assert len(set(re.findall(rf"%{register}\d+", "".join(hot)))) >= rows * vectors
@@ -111,7 +112,7 @@ def test_overlapping_windows_do_not_share_their_loads():
     s.set_layout(w, Layout("ABCD", ((1, 0), (2, 0), (3, 0), (0, 0), (0, 16)), ((0, 0),) * 4))
     s.set_layout(y, Layout("ABC", ((1, 0), (2, 0), (0, 0), (0, 8)), ((0, 0),) * 3))
     s.set_layout(out, Layout("ABC", ((0, 0), (1, 0), (2, 0), (0, 8)), ((0, 0),) * 3))
-    assert spills(code(s.func, t), t.triple) == []
+    assert spills(code(s.func, t)) == []
 
 
 def test_spills_are_seen():
@@ -121,12 +122,12 @@ def test_spills_are_seen():
     with pytest.raises(CodegenError, match=r"main keeps 28 vectors alive in its hot loop, x86-64-v3 has 16"):
         compile_kernel(func, t)
     roomy = replace(t, vector_registers=64)      # the limit is told otherwise, the machine is not
-    assert spills(code(func, roomy), t.triple)
+    assert spills(code(func, roomy))
 
 
 def test_arm_code_has_no_spill_and_multiplies_by_element():
     text = code(tiled_conv(4, 4, 4, 16, 8).func, ARM)
-    assert spills(text, ARM.triple) == []
+    assert spills(text) == []
     assert re.search(r"fmla\s+v\d+\.4s", text)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,6 +30,7 @@ from toolchain.build.events import (
 from toolchain.build.export import export
 from toolchain.build.folders import fresh_name, remove_tree, safe_name
 from toolchain.build.frontier import Frontier, Node, State
+from toolchain.build.job import Job
 from toolchain.build.journal import Journal, Listener, critical_path
 from toolchain.build.keys import Change, changes, describe, ingredients, key_of
 from toolchain.build.locks import Lock, hold
@@ -107,23 +107,6 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@dataclass(slots=True, eq=False)
-class _Job:
-    """A task that must run, from the decision to the commit."""
-
-    node: Node
-    key: str
-    facts: Mapping[str, str]
-    reason: str
-    changes: tuple[Change, ...]
-    estimate_s: float | None
-    inputs: Mapping[str, Artifact]
-    attempt: int = 0
-    locks: list[Lock] = field(default_factory=list)
-    waiting: bool = False                   # announced as waiting for another process
-    begun_s: float = 0.0
-
-
 class _Run:
     """The state of one build."""
 
@@ -131,8 +114,8 @@ class _Run:
         self.executor, self.store, self.goals, self.exports = executor, executor.store, goals, exports
         self.project = str(executor.project or "")
         self.frontier = Frontier()
-        self.queue: list[_Job] = []                     # decided: they must run
-        self.running: dict[str, _Job] = {}              # by task name
+        self.queue: list[Job] = []                      # decided: they must run
+        self.running: dict[str, Job] = {}               # by task name
         self.keys: dict[str, list[Node]] = {}           # key in work -> tasks of the same key that wait for it
         self.ran: dict[Node, float] = {}                # seconds
         self.cached: dict[Node, Trace] = {}
@@ -239,7 +222,7 @@ class _Run:
             damage = describe(changed) if changed else "not in the store" if past else "not built before"
         estimate_s = self.store.estimate_s(node.name, node.task.run)
         inputs = {name: child.artifact for name, child in node.inputs.items() if child.artifact is not None}
-        self.queue.append(_Job(node, key, facts, damage, changed, estimate_s, inputs))
+        self.queue.append(Job(node, key, facts, damage, changed, estimate_s, inputs))
 
     def _take(self, node: Node, key: str, trace: Trace, facts: Mapping[str, str]) -> None:
         """The store has it."""
@@ -284,14 +267,14 @@ class _Run:
             return not held
         return MACHINE not in held and (not resource or resource not in held)
 
-    def _lock(self, job: _Job) -> bool:
+    def _lock(self, job: Job) -> bool:
         """Take the locks of the key and of the resource; False, and nothing is held, while another process has one."""
         wanted = [self.store.locks / f"key-{job.key}"]
         if job.node.task.resource:
             wanted.append(self.store.locks / f"resource-{safe_name(job.node.task.resource)}")
         for path in wanted:
             if (lock := Lock.acquire(path)) is None:
-                _release(job)
+                job.release()
                 if not job.waiting:
                     job.waiting = True
                     what = "another process is building it" if path is wanted[0] else \
@@ -301,10 +284,10 @@ class _Run:
             job.locks.append(lock)
         return True
 
-    def _start_or_take(self, job: _Job) -> None:
+    def _start_or_take(self, job: Job) -> None:
         """Run the task, unless another process has done so since it was decided about."""
         if (trace := self.store.find(job.key, fresh=True)) and not self.store.intact(trace):
-            _release(job)
+            job.release()
             self._take(job.node, job.key, trace, job.facts)
             return
         job.attempt += 1
@@ -322,7 +305,7 @@ class _Run:
             self.pool = Pool(self.executor.jobs, self.executor.preload)
         self.pool.start(work)
 
-    def _work(self, job: _Job) -> Work:
+    def _work(self, job: Job) -> Work:
         from toolchain.build.worker import Work
 
         folder = self._temporary()
@@ -388,11 +371,11 @@ class _Run:
                     self._fail(job.node, TaskError(str(outcome), where=f"task {work.task!r}", fix=f"see {work.log}"),
                                duration_s, work)
         finally:
-            _release(job)
+            job.release()
             for node in same:
                 self.frontier.again(node)
 
-    def _commit(self, job: _Job, made: Made, work: Work) -> None:
+    def _commit(self, job: Job, made: Made, work: Work) -> None:
         node = job.node
         if self._facts(node.task, node) != job.facts:
             self.journal.warn(node.name, "its source files changed while it ran; once more")
@@ -416,7 +399,7 @@ class _Run:
             self._heal(node, key)
         return bool(damaged)
 
-    def _remake(self, job: _Job, damage: Damaged) -> None:
+    def _remake(self, job: Job, damage: Damaged) -> None:
         """Inputs turned out damaged when they were to be read: forget them, make them anew, then decide again."""
         damaged = [job.node.inputs[name] for name in damage.inputs]
         self.journal.warn(job.node.name, f"{damage.what}; making it again")
@@ -483,7 +466,7 @@ class _Run:
         if self.pool is not None:
             self.pool.close()
         for job in self.running.values():
-            _release(job)
+            job.release()
         if self.temp is not None:
             folder, lock = self.temp
             remove_tree(folder)
@@ -516,9 +499,3 @@ def _plan_error(node: Node) -> ToolchainError:
     error = TaskError(f"cannot tell what it needs: {type(node.error).__name__}: {node.error}", where=f"task {node.name!r}")
     error.__cause__ = node.error
     return error
-
-
-def _release(job: _Job) -> None:
-    for lock in job.locks:
-        lock.release()
-    job.locks.clear()

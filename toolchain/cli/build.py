@@ -53,14 +53,14 @@ def build_command(
     """
     project = open_project(file, folder)
     if dry_run:
-        from toolchain.cli.inspect import print_plan
+        from toolchain.cli.planned import print_plan
 
         return print_plan(project, names, as_json, locked=locked)
     lock = read(lock_path(project.file))
     tasks = project.tasks(names, locked_schedules(lock) if locked else None)
     if locked and (code := check_locked(project, lock, tasks, jobs=jobs, json=as_json)):
         return code
-    goals = {b.name: (b.module, *b.verifications) for b in tasks}
+    goals = {b.name: b.goals for b in tasks}
     built = execute(project, goals, exports_of(project, tasks), jobs=jobs, keep_going=keep_going, json=as_json)
     withdraw_unverified(project, tasks, built)
     if locked:
@@ -68,11 +68,6 @@ def build_command(
     elif (told := write_lock(project, lock, tasks, built)) and not as_json:
         print(told, file=sys.stderr)
     return built.exit_code
-
-
-def goals_of(tasks: Sequence[BuildTasks]) -> list[Task]:
-    """The tasks `tc build` asks for: each build made and verified."""
-    return [task for b in tasks for task in (b.module, *b.verifications)]
 
 
 def exports_of(project: Project, tasks: Sequence[BuildTasks]) -> dict[Path, Task]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,16 +10,13 @@ import click
 
 from toolchain.build.caret import printable
 from toolchain.build.explain import PlannedTask, explain, find_task, plan
-from toolchain.build.lockfile import lock_path, read
 from toolchain.build.store import Store
 from toolchain.build.task import Task
-from toolchain.cli.build import execute, goals_of
+from toolchain.cli.build import execute
 from toolchain.cli.commands import command, project_options
-from toolchain.cli.locked import check_inputs
+from toolchain.cli.planned import print_plan
 from toolchain.cli.project import Project, open_project
-from toolchain.cli.screen import count, cut, seconds, style_of
 from toolchain.core.settings import settings
-from toolchain.tasks.lock import locked_schedules
 from toolchain.tasks.plan import BuildTasks
 
 
@@ -43,51 +38,6 @@ def plan_command(
       tc plan resnet18
     """
     return print_plan(open_project(file, folder), names, as_json, show_all=show_all, locked=locked)
-
-
-def print_plan(
-    project: Project, names: Sequence[str], as_json: bool, *, show_all: bool = False, locked: bool = False,
-) -> int:
-    """Print what `tc build NAMES` would do, on standard output. Raises LockfileError: `locked`, and something differs."""
-    lock = read(lock_path(project.file))
-    builds = project.tasks(names, locked_schedules(lock) if locked else None)
-    open_questions = check_inputs(project, lock, builds) if locked else ()
-    with_store = Store(settings().store)
-    tasks = plan(goals_of(builds), with_store, project.folder)
-    with_store.close()
-    if as_json:
-        for task in tasks:
-            print(json.dumps(task._asdict()))
-        return 0
-    style = style_of(sys.stdout, settings(), os.environ.get("TERM", ""))
-    for line in plan_lines(tasks, show_all=show_all, width=style.width if sys.stdout.isatty() else 0):
-        print(line)
-    if open_questions:
-        print(f"compared with the lock file once they have run: {', '.join(printable(t.name) for t in open_questions)}")
-    return 0
-
-
-def plan_lines(tasks: Sequence[PlannedTask], *, show_all: bool = False, width: int = 0) -> Iterator[str]:
-    """One line per task, then a summary. width: of the terminal, 0 where lines may be of any length."""
-    shown = [t for t in tasks if show_all or t.would_run]
-    names = min(max((len(t.name) for t in shown), default=0), 60)
-    for t in shown:
-        mark = "=" if not t.would_run else "+" if t.certain else "?"
-        cost = f" ({seconds(t.estimated_s)})" if t.estimated_s is not None else ""
-        line = printable(f"{mark} {t.name:<{names}}  {t.reason if t.would_run else 'up to date'}{cost}")
-        yield cut(line, width) if width else line
-    run = [t for t in tasks if t.would_run]
-    if not run:
-        yield f"nothing to do: {count(len(tasks), 'tasks')} up to date"
-        return
-    known = [t.estimated_s for t in run if t.estimated_s is not None]
-    unknown = len(run) - len(known)
-    text = f"{count(len(run), 'tasks')} would run, {len(tasks) - len(run)} up to date"
-    text += f"; about {seconds(sum(known))} of work" if known else ""
-    text += f", and {unknown} never timed" if unknown and known else ""
-    if any(t.open_ended for t in run):
-        text += "; kernels are known when their graph has been optimized"
-    yield text
 
 
 @command("explain")
@@ -118,7 +68,8 @@ def resolve(project: Project, store: Store, name: str) -> Task:
     if name in by_build:
         return by_build[name]
     measures = [bucket.measure for b in tasks for bucket in b.buckets]
-    return find_task([*goals_of(tasks), *measures, *(b.machine for b in tasks)], name, store, project.folder)
+    goals = [t for b in tasks for t in b.goals]
+    return find_task([*goals, *measures, *(b.machine for b in tasks)], name, store, project.folder)
 
 
 @command("graph")
@@ -135,7 +86,7 @@ def graph_command(names: tuple[str, ...], file: Path | None, folder: Path | None
     """
     project = open_project(file, folder)
     store = Store(settings().store)
-    tasks = plan(goals_of(project.tasks(names)), store, project.folder)
+    tasks = plan([t for b in project.tasks(names) for t in b.goals], store, project.folder)
     store.close()
     print("\n".join(dot(tasks) if form == "dot" else mermaid(tasks)))
     return 0

@@ -108,6 +108,19 @@ def walk(node: Node) -> Iterator[Node]:
         stack.extend(children(node)[::-1])
 
 
+def walk_shared(node: Node, below: Callable[[Any], tuple[Node, ...]] = children) -> Iterator[Node]:
+    """As `walk`, but what occurs several times (one object) only once; `below` gives what stands right below a node."""
+    seen: set[int] = set()
+    stack = [node]
+    while stack:
+        node = stack.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        yield node
+        stack.extend(below(node)[::-1])
+
+
 def map_children(node: N, fn: Callable[[Any], Any]) -> N:
     """Rebuild `node` with `fn` applied to each child; `node` itself when no child changed."""
     kind: Any = type(node)

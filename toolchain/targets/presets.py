@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
@@ -25,7 +25,6 @@ PRESETS: dict[str, Target] = {
     "x86-64-v3": replace(_X86, name="x86-64-v3", features=tuple(sorted(_V3)), vector_bits=256, vector_registers=16),
     "x86-64-v4": replace(_X86, name="x86-64-v4", features=tuple(sorted(_V4)), vector_bits=512, vector_registers=32),
 }
-_WIDE = ("avx512bw", "avx512dq", "avx512f", "avx512vl")          # all of them, or 512-bit vectors are not worth it
 HOST = ("x86", "host")                      # names of the machine the build runs on
 
 
@@ -46,34 +45,6 @@ def target(spec: str | Mapping[str, Any] | Target) -> Target:
     return Target.from_json({**base, **fields})
 
 
-def with_features(base: Target, features: Iterable[str]) -> Target:
-    """`base` with features switched ("-avx512f", "+fma") and the vector facts that follow from them."""
-    changed = tuple(features)
-    names = {f.lstrip("+-") for f in changed}
-    kept = [f for f in base.features if f.lstrip("+-") not in names]
-    return with_vector_facts(replace(base, features=tuple(sorted((*kept, *changed)))))
-
-
-def with_vector_facts(target: Target) -> Target:
-    """Vector width, registers and fma as the features say."""
-    if target.kind != "x86":
-        return replace(target, vector_bits=128, vector_registers=32, has_fma=True)
-    wide = all(target.has(f) for f in _WIDE)
-    return replace(
-        target,
-        vector_bits=512 if wide else 256 if target.has("avx2") else 128,
-        vector_registers=32 if wide else 16,
-        has_fma=target.has("fma"),
-        fma_per_cycle=1 if wide and _is_double_pumped(target) else 2,
-    )
-
-
-def _is_double_pumped(target: Target) -> bool:
-    """Whether 512-bit vectors take the two 256-bit units together: AMD's first cores with AVX-512 (Zen 4), which `clzero`
-    (AMD) without `avx512vp2intersect` (Zen 5) tells."""
-    return target.has("clzero") and not target.has("avx512vp2intersect")
-
-
 def _named(name: str) -> Target:
     if name in HOST:
         # here, for it loads LLVM: planning for a preset does not need that
@@ -87,4 +58,4 @@ def _named(name: str) -> Target:
     raise UsageError(f"no target '{name}'", fix=f"did you mean '{close[0]}'?" if close else f"targets: {', '.join(known)}")
 
 
-__all__ = ["HOST", "PRESETS", "target", "with_features", "with_vector_facts"]
+__all__ = ["HOST", "PRESETS", "target"]

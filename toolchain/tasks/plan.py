@@ -87,6 +87,11 @@ class BuildTasks:
         """The verdicts that make the artifact a good one."""
         return tuple(bucket.verify for bucket in self.buckets)
 
+    @property
+    def goals(self) -> tuple[Task, ...]:
+        """What `tc build` asks for: the artifact made and verified."""
+        return (self.module, *self.verifications)
+
 
 Answers = Mapping[str, str]
 Tuned = Callable[[str, str], Mapping[str, Answers]]     # (build, digest of its Target) -> answers by canonical workload

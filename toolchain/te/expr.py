@@ -18,7 +18,7 @@ from math import gcd
 from typing import TYPE_CHECKING, TypeAlias, Union
 
 from toolchain.core.errors import ScheduleError
-from toolchain.core.rewrite import Node, children
+from toolchain.core.rewrite import Node, children, walk_shared
 
 if TYPE_CHECKING:
     from toolchain.te.combiner import Combiner
@@ -597,38 +597,18 @@ def minimum(a: ExprLike, b: ExprLike) -> Expr:
     return binary("min", a, b)
 
 
-def walk_all(node: Node) -> Iterator[Node]:
-    """`node` and everything below it, parents first, also what stands inside indices (which `walk` does not enter)."""
-    stack: list[Node] = [node]
-    while stack:
-        node = stack.pop()
-        yield node
-        match node:
-            case Index(terms):
-                stack.extend(reversed([atom for atom, _ in terms]))
-            case Var():
-                pass
-            case _:
-                stack.extend(children(node)[::-1])
-
-
 def distinct(node: Node) -> Iterator[Node]:
-    """As `walk_all`, but what occurs several times (one object, shared) only once."""
-    seen: set[int] = set()
-    stack: list[Node] = [node]
-    while stack:
-        node = stack.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        yield node
-        match node:
-            case Index(terms):
-                stack.extend(reversed([atom for atom, _ in terms]))
-            case Var():
-                pass
-            case _:
-                stack.extend(children(node)[::-1])
+    """`node` and everything below it once, parents first, also what stands inside indices (which `walk` does not enter)."""
+    return walk_shared(node, _below)
+
+
+def _below(node: Node) -> tuple[Node, ...]:
+    match node:
+        case Index(terms):
+            return tuple(atom for atom, _ in terms)
+        case Var():
+            return ()
+    return children(node)
 
 
 def variables(node: Node) -> set[Var]:

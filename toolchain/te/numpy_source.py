@@ -35,11 +35,11 @@ from toolchain.te.expr import (
     Ramp,
     Select,
     Var,
+    distinct,
     index,
     join,
     parts,
     variables,
-    walk_all,
 )
 from toolchain.te.intrin import Intrin
 from toolchain.te.loop_ir import (
@@ -242,7 +242,7 @@ class _Source:
         else:
             places = {s.tensor: s.index for s in pieces}
         values = [v for s in pieces for v in (s.value, s.mask if isinstance(s, Store) else None) if v is not None]
-        for n in (n for v in values for n in walk_all(v)):
+        for n in (n for v in values for n in distinct(v)):
             if isinstance(n, Load) and n.tensor in places and not _same_place(n.index, places[n.tensor]):
                 return []
         if any(reads(guard, *places) for guard in guards):
@@ -409,7 +409,7 @@ class _Source:
             case Cast(dtype, value):
                 return f"rt.cast({self.expr(value, mask)}, {dtype!r})"
             case Call(name, (value,)) if name in runtime.REDUCTIONS:
-                lanes = next((n.lanes for n in walk_all(value) if isinstance(n, Ramp | Broadcast)), 1)
+                lanes = next((n.lanes for n in distinct(value) if isinstance(n, Ramp | Broadcast)), 1)
                 return f"rt.reduce_lanes({name!r}, {self.expr(value, mask)}, {lanes})"
             case Call(name, args, dtype):
                 values = "".join(f"{self.expr(a, mask)}, " for a in args)
@@ -445,7 +445,7 @@ def _injective(offset: Index, grid: Sequence[Var], lanes: tuple[int, int]) -> bo
     """Whether each point of the grid (and each lane) is another offset, whatever the other variables are."""
     chosen = set(grid)
     moving = Index(tuple((atom, c) for atom, c in offset.terms if variables(Index(((atom, 1),))) & chosen))
-    if any(isinstance(n, Dynamic) for n in walk_all(moving)) or not variables(moving) <= chosen:
+    if any(isinstance(n, Dynamic) for n in distinct(moving)) or not variables(moving) <= chosen:
         return False
     points = np.arange(lanes[1]) * lanes[0] if lanes[1] > 1 else np.zeros(1, np.int64)
     values: dict[Var, Any] = {}

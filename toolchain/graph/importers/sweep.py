@@ -1,7 +1,7 @@
 """The forward sweep of the importer: NodeProto by NodeProto to typed nodes, constants folded on the way.
 
-A `Scope` builds one Graph. Within it, `Names` says what the proto's value names stand for: function bodies and taken
-branches are inlined into the scope of their caller under names of their own. A loop or branch that stays becomes a Scope
+A `Sweep` builds one Graph. Within it, `Names` says what the proto's value names stand for: function bodies and taken
+branches are inlined into the scope of their caller under names of their own. A loop or branch that stays becomes a Sweep
 of its own; what it reads from outside becomes an explicit input (see infer.py) or, when constant, a parameter.
 """
 
@@ -17,13 +17,14 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto
 from toolchain.core.dtype import itemsize, to_numpy
 from toolchain.core.errors import ImportModelError, MisfitError
 from toolchain.core.layout import TensorType
-from toolchain.graph.importers.bounded import Bounding, Extents, Number, finish
+from toolchain.graph.importers.bounded import Bounding, finish
 from toolchain.graph.importers.bounded_rules import MAKES, apply_rule
 from toolchain.graph.importers.bounded_shapes import DECIDED_BY, follow
 from toolchain.graph.importers.coverage import WRITTEN_OUT, has_function, is_covered
 from toolchain.graph.importers.flex_attention import flex_attention
 from toolchain.graph.importers.forms import check_form, constant_of, plain
 from toolchain.graph.importers.names import Model, Names
+from toolchain.graph.importers.scope import Scope
 from toolchain.graph.importers.unroll import Writer, scan_batch, unroll_loop
 from toolchain.graph.importers.upgrade import UPGRADES, VANISHES, upgrade
 from toolchain.graph.infer import infer, where
@@ -41,7 +42,7 @@ def read_graph(
     model: Model, proto: GraphProto, inputs: Mapping[str, TensorType], opset: int, constants: Mapping[str, np.ndarray],
 ) -> Graph:
     """The main graph; `constants` replace inputs. Raises ImportModelError naming the node or value at fault."""
-    scope, names = Scope(model, proto.name or "main", reserved=_all_names(proto)), Names(opset, 0)
+    scope, names = Sweep(model, proto.name or "main", reserved=_all_names(proto)), Names(opset, 0)
     for name, array in constants.items():
         scope.add_constant(name, array, names)
     return scope.read(proto, inputs, names)
@@ -52,73 +53,8 @@ def _all_names(proto: GraphProto) -> set[str]:
     return given | {t.values.name for t in proto.sparse_initializer} | {o for n in proto.node for o in n.output}
 
 
-class Scope:
-    """A Graph in the making. Also the `upgrade.Context` of the rules that convert its nodes."""
-
-    def __init__(
-        self, model: Model, name: str, reserved: Iterable[str] = (), parent: tuple[Scope, Names] | None = None,
-    ) -> None:
-        self.model, self.name, self.parent = model, name, parent
-        self.types: dict[str, TensorType] = {}
-        self.params: dict[str, np.ndarray] = {}
-        self.nodes: list[Node] = []
-        self.inputs: list[str] = []
-        self.captured: dict[str, str] = {}              # value of the parent -> input here
-        self.extents: dict[str, Extents] = {}           # of values whose shape depends on data: see bounded.py
-        self.numbers: dict[str, tuple[Number, ...]] = {}
-        self.bounds: dict[str, int] = {}
-        self.masks: dict[Any, str] = {}
-        self._reserved = set(reserved)                  # names of the model that stand for themselves, defined or not yet
-        self._node_names: set[str] = set()
-
-    # --- values
-
-    def fresh(self, hint: str) -> str:
-        name, n = hint, 0
-        while name in self.types or name in self._reserved:
-            n += 1
-            name = f"{hint}.{n}"
-        return name
-
-    def constant(self, hint: str, array: np.ndarray) -> str:
-        name = self.fresh(hint)
-        self._add_param(name, array)
-        return name
-
-    def _add_param(self, name: str, array: np.ndarray) -> None:
-        self.params[name] = array
-        self.types[name] = TensorType.plain(array.shape, array.dtype.name)
-
-    def resolve(self, name: str, names: Names, here: str) -> str:
-        """The value a proto's name stands for here; captured from the parent scope when it is defined there."""
-        level: Names | None = names
-        while level is not None:
-            if name in level.values:
-                return level.values[name]
-            level = level.outer
-        if self.parent is None or names.attrs is not None:
-            raise ImportModelError(f"reads {name!r}, which is defined later or nowhere", where=here)
-        scope, outside = self.parent
-        value = scope.resolve(name, outside, here)
-        if value in scope.extents:
-            raise ImportModelError(f"a body reads {name!r}, whose shape depends on data; that is not supported", where=here)
-        if value not in self.captured:
-            local = self.fresh(value)
-            if value in scope.params:
-                self._add_param(local, scope.params[value])
-            else:
-                self.types[local] = scope.types[value]
-                self.inputs.append(local)
-            self.captured[value] = local
-        return self.captured[value]
-
-    def _define(self, name: str, names: Names, here: str) -> str:
-        """A new value for a proto's output name."""
-        if name in names.values:
-            raise ImportModelError(f"defines {name!r} a second time", where=here)
-        value = self.fresh(f"{names.prefix}{name}") if names.prefix or name in self.types else name
-        names.values[name] = value
-        return value
+class Sweep(Scope):
+    """Reads protos into its scope. Also the `upgrade.Context` of the rules that convert its nodes."""
 
     # --- graphs
 
@@ -141,14 +77,6 @@ class Scope:
         extents, counts = finish(self, outputs)
         return replace(self._graph((*outputs, *counts)), extents=extents)
 
-    def _graph(self, outputs: tuple[str, ...]) -> Graph:
-        """What was built, without the constants that only folded nodes read."""
-        used = {*outputs, *(i for n in self.nodes for i in n.inputs)}
-        params = {name: array for name, array in self.params.items() if name in used}
-        made = {*self.inputs, *params, *(o for n in self.nodes for o in n.outputs)}
-        types = {name: t for name, t in self.types.items() if name in made}
-        return Graph(self.name, tuple(self.nodes), tuple(self.inputs), outputs, types, params)
-
     def _read_initializers(self, proto: GraphProto, names: Names) -> None:
         for t in proto.initializer:
             here = f"initializer {t.name!r}"
@@ -157,59 +85,12 @@ class Scope:
             here = f"initializer {s.values.name!r}"
             self._add_param(self._define(s.values.name, names, here), self.model.reader.sparse(s, here))
 
-    def add_constant(self, name: str, array: np.ndarray, names: Names) -> None:
-        self._add_param(self._define(name, names, f"constant {name!r}"), array)
-
     def _read_nodes(self, protos: Iterable[NodeProto], names: Names) -> None:
         for index, proto in enumerate(protos):
             name = names.prefix + (proto.name or f"{proto.op_type}_{index}")
             self._read_node(proto, name, names)
 
-    def _name_outputs(self, outputs: Iterable[str], names: Names) -> None:
-        """Outputs keep the model's names. One that is another name for a computed value renames it; when it is one for an
-        input, or for an output already named, it gets an Identity; for a constant, a second parameter."""
-        values = {name: self.resolve(name, names, f"output {name!r}") for name in outputs}
-        computed = {o for n in self.nodes for o in n.outputs}
-        renamed: dict[str, str] = {}
-        for name, value in values.items():
-            if value == name:
-                continue
-            self.types[name] = self.types[value]
-            if value in self.params:
-                self.params[name] = self.params[value]
-                if value in self.extents:
-                    self.extents[name] = self.extents[value]
-            elif value in computed and value not in values and value not in renamed:
-                renamed[value] = name
-            else:
-                self.nodes.append(Node("Identity", (value,), (name,), {}, self.node_name(f"Identity_{name}")))
-                if value in self.extents:
-                    self.extents[name] = self.extents[value]
-        if renamed:
-            self.rename(renamed)
-
-    def rename(self, names: Mapping[str, str], start: int = 0) -> None:
-        """Give computed values other names, in the nodes from `start` on (which are all that know them)."""
-        self.nodes[start:] = [_renamed(n, names) for n in self.nodes[start:]]
-        for old, new in names.items():
-            self.types[new] = self.types[old]
-            if old in self.params:
-                self.params[new] = self.params.pop(old)
-        self.extents = {names.get(v, v): tuple(names.get(e, e) for e in known) for v, known in self.extents.items()}
-        self.numbers = {names.get(v, v): tuple(names.get(n, n) if isinstance(n, str) else n for n in known)
-                        for v, known in self.numbers.items()}
-        self.bounds = {names.get(v, v): bound for v, bound in self.bounds.items()}
-        self.masks = {}                                 # its keys have names of values
-
     # --- nodes
-
-    def node_name(self, wanted: str) -> str:
-        name, n = wanted, 0
-        while name in self._node_names:
-            n += 1
-            name = f"{wanted}.{n}"
-        self._node_names.add(name)
-        return name
 
     def _read_node(self, proto: NodeProto, name: str, names: Names) -> None:
         here = f"node {name!r} ({proto.op_type})"
@@ -353,11 +234,6 @@ class Scope:
         self._read_nodes(function.node, inner)
         return {o: self.resolve(o, inner, here) for o in function.output if o in inner.values}
 
-    def bind(self, name: str, value: str, names: Names, here: str) -> None:
-        if name in names.values:
-            raise ImportModelError(f"defines {name!r} a second time", where=here)
-        names.values[name] = value
-
     def _is_foreign(self, op: str) -> bool:
         supported = self.model.supported
         return supported is not None and op not in supported and op not in VANISHES and has_function(op)
@@ -423,13 +299,13 @@ class Scope:
             return
         bodies = {key: value for key, value in node.attrs.items() if isinstance(value, GraphProto)}
         given = self._body_inputs(node, names, here)
-        scopes: dict[str, Scope] = {}
+        scopes: dict[str, Sweep] = {}
         graphs: dict[str, Graph] = {}
         misfits: dict[str, MisfitError] = {}
         for key, body in bodies.items():
             if len(body.input) != len(given):
                 raise ImportModelError(f"its {key} has {len(body.input)} inputs, {len(given)} are given", where=here)
-            scope = scopes[key] = Scope(self.model, f"{node.name}.{key}", _all_names(body), (self, names))
+            scope = scopes[key] = Sweep(self.model, f"{node.name}.{key}", _all_names(body), (self, names))
             inner = Names(names.opset, names.depth + 1, attrs=None)
             try:
                 graphs[key] = scope.read(body, dict(zip((i.name for i in body.input), given)), inner)
@@ -452,7 +328,7 @@ class Scope:
             inputs = (*inputs, "", "")[:2] + inputs[2:] if len(inputs) >= 2 else (*inputs, *("",) * (2 - len(inputs)))
         self._convert(replace(node, inputs=(*inputs, *captured), attrs=attrs), outputs, names, here)
 
-    def _failing_branch(self, node: Node, key: str, other: Graph, error: MisfitError) -> tuple[Scope, Graph]:
+    def _failing_branch(self, node: Node, key: str, other: Graph, error: MisfitError) -> tuple[Sweep, Graph]:
         """In place of a branch that these shapes do not fit, one that ends the run: ONNX asks of a branch to fit when it is
         taken, and a model for two sample rates has frames of one length in each.
 
@@ -463,7 +339,7 @@ class Scope:
         made = Node("Fail", (), tuple(types), {"types": tuple(types.values()), "reason": reason}, f"{node.name}.{key}.fail",
                     node.sources)
         name = f"{node.name}.{key}"
-        return Scope(self.model, name, (), None), Graph(name, (made,), (), tuple(types), types)
+        return Sweep(self.model, name, (), None), Graph(name, (made,), (), tuple(types), types)
 
     def with_captures(self, body: Graph, captured: tuple[str, ...], types: Mapping[str, TensorType]) -> Graph:
         """`body` with one last input per captured value, in that order; one it does not read gets an unused input."""
@@ -507,13 +383,6 @@ class Scope:
         self._read_initializers(body, inner)
         self._read_nodes(body.node, inner)
         return [self.resolve(o.name, inner, here) for o in body.output]
-
-
-def _renamed(node: Node, names: Mapping[str, str]) -> Node:
-    if not any(v in names for v in (*node.inputs, *node.outputs)):
-        return node
-    inputs, outputs = (tuple(names.get(v, v) for v in values) for values in (node.inputs, node.outputs))
-    return replace(node, inputs=inputs, outputs=outputs)
 
 
 def _trimmed(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -15,12 +15,12 @@ from toolchain.graph.infer import where
 from toolchain.graph.ir import Node
 
 if TYPE_CHECKING:
-    from toolchain.graph.importers.sweep import Scope
+    from toolchain.graph.importers.sweep import Sweep
 
 MOST_ROUNDS = 64                    # of a loop that is written out
 
 
-def unroll_loop(scope: Scope, node: Node, proto: NodeProto, names: Names, here: str) -> bool:
+def unroll_loop(scope: Sweep, node: Node, proto: NodeProto, names: Names, here: str) -> bool:
     """A Loop of few rounds as the nodes of its rounds; False: how many there are is not known, or too many.
 
         Loop(3, true, s) {s' = body(i, s)}   ->   s1 = body(0, s); s2 = body(1, s1); s3 = body(2, s2)
@@ -57,7 +57,7 @@ def unroll_loop(scope: Scope, node: Node, proto: NodeProto, names: Names, here: 
     return True
 
 
-def scan_batch(scope: Scope, node: Node, proto: NodeProto, names: Names, here: str) -> None:
+def scan_batch(scope: Sweep, node: Node, proto: NodeProto, names: Names, here: str) -> None:
     """A Scan of opset 8, which has a batch dimension, as one of today's per sequence of the batch.
 
         y = Scan("", s: [B, ...], x: [B, T, ...])   ->   y = Concat of Unsqueeze(Scan(s[b], x[b])) for each b
@@ -89,7 +89,7 @@ def scan_batch(scope: Scope, node: Node, proto: NodeProto, names: Names, here: s
 class Writer:
     """Writes nodes that stand for one of the model's."""
 
-    def __init__(self, scope: Scope, node: Node, names: Names) -> None:
+    def __init__(self, scope: Sweep, node: Node, names: Names) -> None:
         self.scope, self.node, self.names = scope, node, names
 
     @property

@@ -222,10 +222,10 @@ def _columns(
         _vectorize(s, stage, s[stage].op.axis, target, asks, whole=is_reduction(s.func.stages[stage]))
     _vectorize(s, root, [*rest, inner], target, asks)
     shared = order[0] if ragged else fuse_all(s, root, order)
+    if _is_worth_sharing(s, [root, *inside]):
+        s[root].parallel(shared)                             # before its tail is peeled: that may be this very loop
     if ragged:
         s[root].partition(block)
-    if _is_worth_sharing(s, [root, *inside]):
-        s[root].parallel(shared)
 
 
 def _in_order(s: te.Schedule, tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from toolchain.core.target import Target
-from toolchain.targets.presets import with_vector_facts
+from toolchain.targets.features import with_vector_facts
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 

@@ -19,8 +19,9 @@ from toolchain.targets.llvm.arithmetic import ELEMENT_BITS
 from toolchain.targets.llvm.dot_products import FACTORS, accumulate, is_dot, lanes_of
 from toolchain.targets.llvm.spelling import FALSE, MEMORY, TRUE, value_type, vector
 from toolchain.targets.llvm.split_tasks import Phase, Tasks
+from toolchain.targets.llvm.tiles import Tiles
 from toolchain.targets.llvm.values import LINE_BYTES, SPLAT_TRUE, Place, Values
-from toolchain.te.expr import Call, Const, Index, Load, Ramp, index
+from toolchain.te.expr import Call, Const, Expr, Index, Load, Ramp, index
 from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, Stmt, Store, Together
 from toolchain.te.lower.shared import Lanes, nodes
 from toolchain.te.tensor import Tensor
@@ -74,7 +75,7 @@ def _phase(func: PrimFunc, target: Target, tasks: Tasks, phase: Phase, name: str
             places[t] = Place(f"%a{n}", room, True)
         elif b.scope not in ("global", "lane", "local"):
             raise CodegenError(f"{func.name}: {t.name} is in scope {b.scope}, which {target.name} does not have")
-    task = _Task(places, declared, target)
+    task = _Task(places, declared, target, Tiles(func, phase.body))
     task.stmt(phase.body)
     arguments += ["i64 %lo", "i64 %hi"]
     passed += ["i64 %lo", "i64 %hi"]
@@ -90,8 +91,9 @@ def _phase(func: PrimFunc, target: Target, tasks: Tasks, phase: Phase, name: str
 class _Task(Values):
     """One task function: statements."""
 
-    def __init__(self, places: dict[Tensor, Place], declared: set[str], target: Target) -> None:
+    def __init__(self, places: dict[Tensor, Place], declared: set[str], target: Target, tiles: Tiles) -> None:
         super().__init__(places, Lanes(), declared, target)
+        self.tiles = tiles
         self.overlaps: dict[For, bool] = {}             # asked once per loop, however often an outer one repeats it
 
     def overlapping(self, loop: For) -> bool:
@@ -117,6 +119,7 @@ class _Task(Values):
                         if apart and n:
                             self.separate()
                         self.env[var] = n
+                        self.tiles.begin(s, len(self.heads))
                         self.stmt(body)
                 elif kind is ForKind.SERIAL:
                     self.loop(s, "0", str(var.extent))
@@ -139,6 +142,7 @@ class _Task(Values):
         self.heads.append([])
         self.hoisted_keys.append([])
         self.memo.clear()
+        self.tiles.begin(s, len(self.heads))
         self.stmt(s.body)
         before += [f" br label %p{n}", f"p{n}:", f" br label %h{n}", f"h{n}:",
                    f" %i{n} = phi i64 [{low}, %p{n}], [%n{n}, %x{n}]", *self.heads.pop(), *self.lines,
@@ -190,6 +194,9 @@ class _Task(Values):
         element, size = MEMORY[s.tensor.dtype], dtypes.itemsize(s.tensor.dtype)
         if s.tensor.dtype == "bool":
             value = self.emit(f"zext {value_type('bool', lanes)} {value} to {vector('i8', lanes)}")
+        if s.tensor in self.tiles:
+            needed = self.tiles.needs_mask(s.tensor, len(self.heads), self.elements(s.index[0], lanes))
+            mask = mask if needed else ""
         match s.index[0]:
             case Index() as at:
                 pointer, alignment = self.address(place, element, size, *self.linear(at))
@@ -219,6 +226,12 @@ class _Task(Values):
         if not place.local:
             for key in [k for k in self.loaded if k[0] is s.tensor]:
                 del self.loaded[key]
+
+    def elements(self, at: Expr, lanes: int) -> range | None:
+        """The elements at an index, where they are known now."""
+        base, stride = (at.base, at.stride) if isinstance(at, Ramp) else (at, 1)
+        terms, total = self.linear(base) if isinstance(base, Index) else ([("", 1)], 0)
+        return None if terms else range(total, total + stride * max(lanes, 1), stride)
 
     def store_vector(self, type: str, lanes: int, value: str, pointer: str, alignment: int, mask: str) -> None:
         if not mask:

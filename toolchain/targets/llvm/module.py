@@ -8,9 +8,7 @@ import json
 import math
 import os
 import re
-import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from toolchain.core.errors import DeviceError, ToolchainError, UsageError
 from toolchain.targets.llvm.buckets import shape_text, shapes_of
 from toolchain.targets.llvm.format import FORMAT, RUNTIME_VERSION, VERSION, WEIGHTS_FILE, damage
 from toolchain.targets.llvm.plan import Fail, Op, Plan, Value, children, plans_from_json, walk
+from toolchain.targets.llvm.turn import Turn
 
 _Pointers = ctypes.Array[ctypes.c_void_p]
 _HOOK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
@@ -48,38 +47,6 @@ class OpTime:
     kind: str
     sources: tuple[str, ...]
     ns: int
-
-
-class _Turn:
-    """A lock whose holder is refused, not left waiting for itself. Also keeps close() from a run that is going on."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        self._lock, self._taken_by = threading.Lock(), 0
-
-    def __enter__(self) -> None:
-        if self._taken_by == (me := threading.get_ident()):
-            raise UsageError("a hook may not call the module that is running")
-        self._lock.acquire()
-        self._taken_by = me
-
-    def __exit__(self, *_: object) -> None:
-        self._taken_by = 0
-        self._lock.release()
-
-
-_turns: weakref.WeakSet[_Turn] = weakref.WeakSet()
-
-
-def _free_turns() -> None:
-    """In the child of a fork nobody runs a module, whoever did so in the parent."""
-    for turn in _turns:
-        turn.reset()
-
-
-os.register_at_fork(after_in_child=_free_turns)
 
 
 class Bound:
@@ -178,8 +145,7 @@ class Module:
         self._inputs, self._outputs = _Arrays("input", self.inputs), _Arrays("output", self.outputs)
         self._by_shapes = {shapes_of(plan.inputs): n for n, plan in enumerate(self.buckets)}
         self._model: ctypes.c_void_p | None = None
-        self._turn = _Turn()
-        _turns.add(self._turn)
+        self._turn = Turn()
         self._library = _open_library(folder / f"lib{manifest['identifier']}.so")
         model = ctypes.c_void_p()
         path = os.fsencode(folder / WEIGHTS_FILE)

@@ -54,27 +54,23 @@ def object_bytes(text: str, target: Target) -> bytes:
 
 
 def assembly(text: str, target: Target) -> str:
-    """What `object_bytes` encodes, as text."""
-    return str(machine(target.triple, target.cpu, target.features).emit_assembly(optimize(text, target)))
+    """What `object_bytes` encodes, as text, with LLVM's remarks on what it keeps on the stack."""
+    tm = machine(target.triple, target.cpu, target.features)
+    tm.set_asm_verbosity(True)
+    try:
+        return str(tm.emit_assembly(optimize(text, target)))
+    finally:
+        tm.set_asm_verbosity(False)
 
 
-# LLVM prints assembly without spill comments here: a spill is a vector register moved to or from the stack.
-_VECTOR = {
-    "x86_64": (r"%[xyz]mm\d+", r"\(%rsp[,)]", r"\(%rbp[,)]", "movq\t%rsp, %rbp"),
-    "aarch64": (r"\b(?:st|ld)(?:p|r|ur)\s+[qd]\d+", r"\[sp\b", r"\[x29\b", "mov\tx29, sp"),
-}
+# Of 16 bytes or more: a vector. An array that is on the stack by its size (scope `local`, indexed by a loop) has no remark.
+_SPILL = re.compile(r"[#;/]+ +(?:1[6-9]|[2-9]\d|\d{3,})-byte (?:Folded )?(?:Spill|Reload)")
 _JUMP = re.compile(r"\s+(?:j\w+|b(?:\.\w+)?|cbn?z\s+\w+,|tbn?z\s+.*,)\s+(\.L\w+)")
 
 
-def spills(text: str, triple: str) -> list[str]:
-    """The lines in innermost loops of an assembly text that move a vector register to or from the stack."""
-    vector, stack, frame, uses_frame = _VECTOR[triple.split("-")[0]]
-    found = []
-    for function in _functions(text):
-        places = f"{stack}|{frame}" if any(uses_frame in line for line in function) else stack    # else a plain register
-        for loop in _innermost(function):
-            found += [line.strip() for line in loop if re.search(vector, line) and re.search(places, line)]
-    return found
+def spills(text: str) -> list[str]:
+    """The lines in innermost loops of an `assembly` where LLVM moves a vector register to the stack or back."""
+    return [line.strip() for loop in innermost_loops(text) for line in loop if _SPILL.search(line)]
 
 
 def innermost_loops(text: str) -> Iterator[list[str]]:

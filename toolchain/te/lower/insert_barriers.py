@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from toolchain.core.target import Target
-from toolchain.te.expr import Call, Load, walk_all
+from toolchain.te.expr import Call, Load, distinct
 from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, PrimFunc, Stmt, Store, Update, block, leaves
 from toolchain.te.tensor import Tensor
 
@@ -73,7 +73,7 @@ class _Walk:
 
     def _accesses(self, stmt: Stmt) -> Accesses:
         written = {t for s in leaves(stmt) if isinstance(s, Store | Update) for t in s.tensors}
-        read = {n.tensor for n in walk_all(stmt) if isinstance(n, Load)}
+        read = {n.tensor for n in distinct(stmt) if isinstance(n, Load)}
         return Accesses(frozenset(read) & self.shared, frozenset(written) & self.shared)
 
 

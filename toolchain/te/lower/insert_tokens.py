@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from toolchain.core.errors import CodegenError
 from toolchain.core.target import Target
-from toolchain.te.expr import Call, Index, Load, walk_all
+from toolchain.te.expr import Call, Index, Load, distinct
 from toolchain.te.loop_ir import (
     Block,
     Evaluate,
@@ -88,7 +88,7 @@ def accesses(func: PrimFunc, stmt: Stmt) -> Accesses:
             found.writes |= {_place(func, Load(t, leaf.index)) for t in leaf.tensors}
         elif isinstance(leaf.call.args[0], Load):
             found.writes.add(_place(func, leaf.call.args[0]))
-    found.reads = {_place(func, n) for n in walk_all(stmt) if isinstance(n, Load)}
+    found.reads = {_place(func, n) for n in distinct(stmt) if isinstance(n, Load)}
     for places in (found.reads, found.writes):
         places -= {p for p in places if func.buffers[p[0]].scope == "global"}
     return found

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from toolchain.core.errors import CodegenError
-from toolchain.core.rewrite import Node, children, map_children
+from toolchain.core.rewrite import Node, children, map_children, walk_shared
 from toolchain.te.expr import (
     TRUE,
     Bin,
@@ -85,15 +85,7 @@ def dynamic_values(idx: Index) -> Iterator[Expr]:
 
 def nodes(root: Node) -> Iterator[Node]:
     """Every distinct node below (and with) `root`, parents first, values inside dynamic indices too."""
-    seen: set[int] = set()
-    stack: list[Node] = [root]
-    while stack:
-        node = stack.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        yield node
-        stack.extend(below(node)[::-1])
+    return walk_shared(root, below)
 
 
 def below(node: Node) -> tuple[Node, ...]:

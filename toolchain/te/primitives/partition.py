@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from toolchain.te.create import fresh
-from toolchain.te.expr import Bin, Compare, Const, Expr, Index, Var, compare, index, variables, walk_all
+from toolchain.te.expr import Bin, Compare, Const, Expr, Index, Var, compare, distinct, index, variables
 from toolchain.te.loop_ir import Block, For, ForKind, If, PrimFunc, Stmt, Update, block, is_reduction_loop
 from toolchain.te.primitives.loops import loop_at, names, path_to_loop, replace_at
 from toolchain.te.primitives.restructure import rename_loops
@@ -32,7 +32,7 @@ def partition(func: PrimFunc, loop: str) -> tuple[PrimFunc, tuple[Var, ...]]:
     """
     path = path_to_loop(func, loop, "partition")
     old = loop_at(path)
-    cuts = sorted({c for n in walk_all(old.body) if isinstance(n, Compare) for c in _cuts(n, old.var)})
+    cuts = sorted({c for n in distinct(old.body) if isinstance(n, Compare) for c in _cuts(n, old.var)})
     if not cuts:
         return func, (old.var,)
     ends = [*cuts, old.extent]
