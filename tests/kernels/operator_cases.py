@@ -328,6 +328,21 @@ def regions() -> np.ndarray:
     return np.array([[0, 0, 9, 9], [0, 5, 4, 9], [-3, 2, 20, 7.5]], np.float32)
 
 
+def unpooled() -> list[Case]:
+    """What MaxPool found, several planes and ranks, one with an output_shape: (6, 10) in the corner of (7, 11)."""
+    made = []
+    for shape, count, more in (((2, 3, 3, 5), (6, 10), {}), ((2, 3, 3, 5), (6, 10), {"to": (2, 3, 7, 11)}),
+                               ((1, 40, 16), (32,), {}), ((1, 2, 2, 3, 2), (4, 6, 4), {})):
+        rank = len(count)
+        corner = np.stack(np.indices(shape))
+        inside = [2 * corner[2 + k] + (corner.sum(0) * (k + 3) // 2) % 2 for k in range(rank)]
+        flat = np.ravel_multi_index((corner[0], corner[1], *inside), (*shape[:2], *count))
+        attrs = {"kernel_shape": (2,) * rank, "strides": (2,) * rank, "exact": True}
+        arrays = [d(*shape), flat.astype(np.int64)]
+        made.append(c(*arrays, ints(*more["to"]), constants=[2], **attrs) if more else c(*arrays, **attrs))
+    return made
+
+
 def placed() -> dict[str, list[Case]]:
     """Operators that read at computed places, and those that order elements."""
     grid, volume = d(2, 5, 4, 2, low=-1.3, high=1.3), d(1, 2, 3, 4, 3, low=-1.2, high=1.2)
@@ -351,7 +366,7 @@ def placed() -> dict[str, list[Case]]:
                        c(*deform, d(3), d(1, 4, 4, 5, low=0, high=1), kernel_shape=(2, 2), rtol=1e-4)],
         "Det": [c(d(2, 2)), c(d(3, 3, 3), rtol=1e-5), c(d(2, 1, 4, 4), rtol=1e-4), c(d(5, 1, 1))],
         "GridSample": samples,
-        "MaxUnpool": [c(pooled, places, kernel_shape=(2, 2), strides=(2, 2), exact=True)],
+        "MaxUnpool": [c(pooled, places, kernel_shape=(2, 2), strides=(2, 2), exact=True), *unpooled()],
         "RoiAlign": [c(*boxes, output_height=3, output_width=4, sampling_ratio=2, spatial_scale=s, mode=m,
                        coordinate_transformation_mode=t, rtol=1e-4)
                      for s, m, t in ((1.0, "avg", "half_pixel"), (0.5, "avg", "output_half_pixel"),
@@ -445,7 +460,10 @@ CASES: dict[str, list[Case]] = {
                 c(d(3, 5), np.array(0), constants=[1], reverse=1, exclusive=1, rtol=1e-5)],
     "CumSum": [c(d(3, 33), np.array(1), constants=[1], rtol=1e-5, reverse=r, exclusive=e) for r in (0, 1) for e in (0, 1)]
               + [c(d(5, 3, 2, dtype="int32"), np.array(-3), constants=[1]), c(d(9), np.array(0), constants=[1], rtol=1e-5),
-                 c(d(2, 300), np.array(1), constants=[1], rtol=1e-5), c(d(19, 40), np.array(0), constants=[1], rtol=1e-5)],
+                 c(d(2, 300), np.array(1), constants=[1], rtol=1e-5), c(d(19, 40), np.array(0), constants=[1], rtol=1e-5)]
+              + [c(d(2, 9, 5, 17, low=0.5, high=1.5, dtype=t), np.array(1), constants=[1], rtol=1e-5, reverse=r, exclusive=e)
+                 for t in ("float32", "float16", "float64") for r in (0, 1) for e in (0, 1)]
+              + [c(d(3, 50, 131, dtype="int64"), np.array(1), constants=[1])],
     "DepthToSpace": [c(d(2, 12, 3, 5), blocksize=2, exact=True), c(d(1, 18, 2, 3), blocksize=3, mode="CRD", exact=True)],
     "Div": binary(FLOATS) + [c(d(3, 27, dtype=t, low=-100, high=100), d(27, dtype=t, low=1, high=9)) for t in INTS]
            + [c(np.array([7, -7, 7, -7, 0], np.int32), np.array([2, 2, -2, -2, 5], np.int32)),

@@ -1,4 +1,4 @@
-"""Scattering as loops: the data is copied, then the updates are walked in order. Work: elements plus updates.
+"""Scattering as loops: the data is copied (or zeros are), then the updates are walked in order. Work: elements plus updates.
 
 An update that goes outside the data is left out (ONNX calls it an error; nothing here may write elsewhere). Of several at
 one place the last wins, or, with a reduction, all are combined in order.
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from toolchain import te
+from toolchain.kernels.compute.shape import unflatten_index
 from toolchain.kernels.op import Op, row_major, table
 from toolchain.te.expr import Expr
 from toolchain.te.ir_builder import IRBuilder
@@ -72,6 +73,38 @@ def scatter_nd(op: Op, name: str) -> PrimFunc:
     return b.function(name, _given(op), [y])
 
 
+def max_unpool(op: Op, name: str) -> PrimFunc:
+    """Each element back at the place MaxPool took it from, zeros elsewhere; of one plane after the other, in parallel.
+
+        for plane: y[plane, :] = 0
+                   for r: y[plane, indices[plane, r] - plane's first] = x[plane, r]
+
+    The indices are MaxPool's: flat over the whole pooled tensor, always of the element's own plane (others are left out).
+    With output_shape the result is larger than what they count in; it lies in the corner. Source: ONNX MaxUnpool.
+    """
+    source, rank = op.in_shape(), len(op.in_shape()) - 2
+    kernel, strides = op.attr("kernel_shape"), op.attr("strides") or (1,) * rank
+    pads = op.attr("pads") or (0,) * (2 * rank)
+    counted = tuple((n - 1) * s - (pads[d] + pads[rank + d]) + k
+                    for d, (n, s, k) in enumerate(zip(source[2:], strides, kernel, strict=True)))
+    planes, elements, room, whole = (math.prod(shape) for shape in (source[:2], source[2:], counted, op.shape[2:]))
+    x, indices = (te.placeholder((planes, elements), kind, name=f"x{n}") for n, kind in ((0, op.dtype), (1, "int64")))
+    y, b = Tensor("y", (planes, whole), op.dtype, Placeholder()), IRBuilder()
+    kind = ForKind.PARALLEL if planes * whole >= PARALLEL_ELEMENTS else ForKind.SERIAL
+    with b.loop("plane", planes, kind) as plane:
+        _each(b, (whole,), lambda at: b.store(y, (plane, *at), te.const(0, op.dtype)), alone=False)
+        with b.loop("r", elements) as r:
+            within = indices[plane, r] - te.index(plane * room).astype("int64")
+            inside = within.astype("uint64") < te.const(room, "uint64")             # a negative one is a large number
+            place = te.index(within, 0, room - 1)                                   # read where it lies inside only
+            at = unflatten_index(place, counted)
+            there = row_major(at, op.shape[2:]) if counted != op.shape[2:] else place
+            fits = (te.index(i) < n for i, n, m in zip(at, op.shape[2:], counted, strict=True) if n < m)
+            with b.when(te.all(inside, *fits)):
+                b.store(y, (plane, there), x[plane, r])
+    return b.function(name, [x, indices], [y])
+
+
 def _read(op: Op, i: int, at: At) -> Expr:
     """Input i, which may be a constant that is part of the kernel."""
     if (tensor := op.inputs[i]) is not None:
@@ -125,4 +158,4 @@ def _each(
                 body([*at, te.index(rest) + whole])
 
 
-SCATTER = {"ScatterElements": scatter_elements, "ScatterND": scatter_nd}
+SCATTER = {"MaxUnpool": max_unpool, "ScatterElements": scatter_elements, "ScatterND": scatter_nd}

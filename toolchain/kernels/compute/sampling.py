@@ -1,15 +1,13 @@
-"""Operators that read an image at computed places: GridSample, AffineGrid, RoiAlign, DeformConv; MaxUnpool and Col2Im."""
+"""Operators that read an image at computed places: GridSample, AffineGrid, RoiAlign, DeformConv; and Col2Im."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from toolchain import te
 from toolchain.core.errors import CodegenError
-from toolchain.kernels.compute.shape import unflatten_index
 from toolchain.kernels.op import Compute, Op, injective, row_major
 
 At = tuple[Any, ...]
@@ -227,37 +225,6 @@ def deform_conv(op: Op) -> te.Tensor:
     return te.compute(op.shape, finish, name=op.name(), tag="elementwise")
 
 
-def max_unpool(op: Op) -> te.Tensor:
-    """Each element back at the place MaxPool took it from, zeros elsewhere. Every place looks for the element that names it.
-
-    The indices are MaxPool's: flat over the whole pooled tensor, always of the element's own plane. With output_shape the
-    result is larger than what they count in; it lies in the corner. Source: ONNX MaxUnpool.
-    """
-    indices, source = op.tensor(1), op.in_shape()
-    spatial, rank = source[2:], len(source) - 2
-    kernel, strides = op.attr("kernel_shape"), op.attr("strides") or (1,) * rank
-    pads = op.attr("pads") or (0,) * (2 * rank)
-    inner = tuple((n - 1) * s - (pads[d] + pads[rank + d]) + k
-                  for d, (n, s, k) in enumerate(zip(spatial, strides, kernel, strict=True)))
-    counted = (*source[:2], *inner)
-    r = te.reduce_axis(math.prod(spatial), "r")
-
-    def hit(*i: Any) -> te.Expr:
-        wanted = te.index(row_major(i, counted)).astype("int64")
-        there = indices[(*i[:2], *unflatten_index(r, spatial))].astype("int64")
-        return te.max(te.select(there.equal(wanted), te.index(r).astype("int64"), te.const(-1, "int64")), axis=r)
-    found = te.compute(counted, hit, name=op.name("found"), tag="reduce")
-
-    def value(i: At) -> te.Expr:
-        inside = te.all(*(te.index(j) < n for j, n in zip(i, counted, strict=True)))
-        place = i if op.shape == counted else tuple(
-            _place(te.index(j).astype("int64"), n) for j, n in zip(i, counted, strict=True))
-        which = te.select(inside, found[place], te.const(-1, "int64"))
-        picked = te.index(te.maximum(which, te.const(0, "int64")), 0, r.extent - 1)
-        return te.select(which >= 0, op.x[(*i[:2], *unflatten_index(picked, spatial))], te.const(0, op.dtype))
-    return injective(op, value)
-
-
 def col2im(op: Op) -> te.Tensor:
     """The sum of all blocks that cover a place: im2col backwards. Source: ONNX Col2Im."""
     block = [int(k) for k in op.constant(2).reshape(-1)]
@@ -284,6 +251,5 @@ SAMPLING: dict[str, Compute] = {
     "Col2Im": col2im,
     "DeformConv": deform_conv,
     "GridSample": grid_sample,
-    "MaxUnpool": max_unpool,
     "RoiAlign": roi_align,
 }

@@ -8,13 +8,15 @@ from toolchain.kernels.sketches.conv import conv, conv_transpose, depthwise, pla
 from toolchain.kernels.sketches.matmul import matmul
 from toolchain.kernels.sketches.pointwise import pointwise
 from toolchain.kernels.sketches.rows import rows
-from toolchain.kernels.sketches.stages import SCAN, channel_lanes, inline_injective, readers, reductions
+from toolchain.kernels.sketches.stages import SCAN, channel_lanes, inline_behind, inline_injective, readers, reductions
 from toolchain.kernels.sketches.winograd import winograd
 from toolchain.te.tune.choices import Choices
 
 BLOCKED = {"conv": conv, "conv_transpose": conv_transpose, "depthwise": depthwise, "pool": depthwise}
 
 PLAIN = {"conv": plain_conv, "conv_transpose": plain_transpose, "depthwise": plain_conv, "pool": plain_conv}
+
+HEAVY = frozenset((*BLOCKED, *PLAIN, "matmul")) - {"pool"}
 
 
 def sketch(s: te.Schedule, target: Target, choices: Choices) -> None:
@@ -32,6 +34,8 @@ def sketch(s: te.Schedule, target: Target, choices: Choices) -> None:
         pointwise(s, target, choices)
         return
     (first, *more) = anchors
+    if not more and s.func.stages[first].tag in HEAVY:
+        inline_behind(s, first)
     alone = not more and len(s.func.outputs) == 1 and len(readers(s, first)) <= 1 and len(s.func.stages) <= 2
     tag = s.func.stages[first].tag
     if alone and tag in BLOCKED and channel_lanes(s, s.func.outputs[0]) > 1:
