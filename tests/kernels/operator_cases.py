@@ -328,6 +328,19 @@ def regions() -> np.ndarray:
     return np.array([[0, 0, 9, 9], [0, 5, 4, 9], [-3, 2, 20, 7.5]], np.float32)
 
 
+def deformed() -> list[Case]:
+    """Samples between pixels and outside, with groups that do and do not lie across those of the offsets."""
+    made = []
+    for channels, group, parts, dtype in ((2, 1, 1, "float32"), (24, 2, 3, "float32"), (32, 1, 2, "float64"),
+                                          (17, 1, 1, "float16"), (8, 4, 2, "float32")):
+        for masked in (False, True):
+            steering = {"kernel_shape": (2, 3), "strides": (2, 1), "pads": (1, 0, 1, 2), "dilations": (1, 2)}
+            arrays = [d(2, 5, 6, channels, dtype=dtype), d(2, 12 * parts, 3, 4, dtype=dtype, low=-2, high=2)]
+            arrays += [d(2, 6 * parts, 3, 4, dtype=dtype, low=0, high=1)] if masked else []
+            made.append(c(*arrays, **steering, group=group, offset_group=parts, rtol=1e-5))
+    return made
+
+
 def unpooled() -> list[Case]:
     """What MaxPool found, several planes and ranks, one with an output_shape: (6, 10) in the corner of (7, 11)."""
     made = []
@@ -352,7 +365,6 @@ def placed() -> dict[str, list[Case]]:
     samples += [c(d(1, 2, 4, 3, 5), volume, mode=m, rtol=1e-4) for m in ("nearest", "linear")]
     pooled, places = d(1, 1, 2, 2), ints(5, 7, 13, 15).reshape(1, 1, 2, 2)
     boxes = (d(2, 3, 10, 10), regions(), ints(0, 1, 1))
-    deform = (d(1, 2, 5, 6), d(3, 2, 2, 2), d(1, 8, 4, 5, low=-1, high=1))
     equal = np.array([[3, 1, 3, 2, 1, 3]], np.float32)
     many = np.round(d(3, 270), 1)
     many[1, 5], many[1, 99], many[2, 7], many[2, 8] = NAN, -INF, -0.0, 0.0
@@ -362,8 +374,7 @@ def placed() -> dict[str, list[Case]]:
         "Col2Im": [c(d(1, 4 * 3, 20), ints(5, 6), ints(2, 2), constants=[1, 2], rtol=1e-5),
                    c(d(2, 9, 4), ints(5, 5), ints(3, 3), constants=[1, 2], strides=(2, 2), rtol=1e-5),
                    c(d(1, 2 * 4, 36), ints(5, 5), ints(2, 2), constants=[1, 2], pads=(1, 1, 1, 1), rtol=1e-5)],
-        "DeformConv": [c(*deform, rtol=1e-4), c(*deform, d(3), rtol=1e-4),
-                       c(*deform, d(3), d(1, 4, 4, 5, low=0, high=1), kernel_shape=(2, 2), rtol=1e-4)],
+        "DeformSample": deformed(),
         "Det": [c(d(2, 2)), c(d(3, 3, 3), rtol=1e-5), c(d(2, 1, 4, 4), rtol=1e-4), c(d(5, 1, 1))],
         "GridSample": samples,
         "MaxUnpool": [c(pooled, places, kernel_shape=(2, 2), strides=(2, 2), exact=True), *unpooled()],

@@ -250,10 +250,19 @@ def _infer_non_max_suppression(
     return (TensorType.plain((batches * classes * node.attrs["bound"], 3), "int64"), TensorType.plain((), "int64"))
 
 
+def _infer_deform_sample(
+    node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray],
+) -> tuple[TensorType, ...]:
+    x, offset, groups = types[node.inputs[0]], types[node.inputs[1]], node.attrs["group"]
+    kh, kw = node.attrs["kernel_shape"]
+    return (TensorType.plain((x.shape[0], groups, *offset.shape[2:], kh * kw, x.shape[3] // groups), x.dtype),)
+
+
 Rule = Callable[[Node, Mapping[str, TensorType], Mapping[str, np.ndarray]], tuple[TensorType, ...]]
 
 RULES: dict[str, Rule] = {
     "BoundedNonMaxSuppression": _infer_non_max_suppression,
+    "DeformSample": _infer_deform_sample,
     "FlatNonZero": _infer_flat_non_zero,
     "Layout": _infer_same,
     "GroupNormalization": _infer_same,          # of these two ONNX has no rule

@@ -15,7 +15,7 @@ import numpy as np
 from toolchain.core.dtype import from_numpy, to_numpy
 from toolchain.core.errors import ImportModelError, InternalError, UsageError
 from toolchain.core.layout import TensorType
-from toolchain.graph import numpy_bounded, numpy_ops, winograd
+from toolchain.graph import numpy_bounded, numpy_deform, numpy_ops, winograd
 from toolchain.graph.infer import where
 from toolchain.graph.ir import Graph, Node
 from toolchain.graph.protos import OPSET, node_proto, schema, type_proto
@@ -212,7 +212,7 @@ def _stack(values: Sequence[np.ndarray], t: TensorType, axis: int) -> np.ndarray
 
 
 RULES: dict[str, Callable[[Node, Arrays], tuple[np.ndarray, ...]]] = {
-    **numpy_bounded.RULES,
+    **numpy_bounded.RULES, **numpy_deform.RULES,
     "Layout": _layout,
     "WinogradConv": _winograd_conv,
     "WinogradConvTranspose": _winograd_conv,

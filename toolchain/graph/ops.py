@@ -44,6 +44,7 @@ INTERNAL: dict[str, OpInfo] = {
     "Layout": OpInfo(_I, "move"),       # the same logical tensor in another layout; the types say which
     "WinogradConv": OpInfo(_C, "conv"),             # x, weights (side, side, O, I), bias; attrs: m, taps, pads (winograd.py)
     "WinogradConvTranspose": OpInfo(_C, "conv"),    # weights (s, s, side, side, O, I); size: (H, W) of the output
+    "DeformSample": OpInfo(_O, "resize"),               # x with channels last, offset, mask: see kernels/deform.py
     "FlatNonZero": OpInfo(_O, "select"),                # these three: see kernels/loops.py
     "BoundedNonMaxSuppression": OpInfo(_O, "select"),
     "UniqueRows": OpInfo(_O, "select"),

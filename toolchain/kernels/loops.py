@@ -12,6 +12,7 @@ from typing import Any
 
 from toolchain import te
 from toolchain.core import dtype as dtypes
+from toolchain.kernels.deform import DEFORM
 from toolchain.kernels.op import Op
 from toolchain.kernels.scan import SCANS
 from toolchain.kernels.scatter import SCATTER
@@ -276,7 +277,7 @@ def _select(op: Op, b: IRBuilder, boxes: Tensor, scores: Tensor, row: Any, made:
 
 
 LOOPS: dict[str, Loops] = {
-    **SCANS, **SCATTER,
+    **DEFORM, **SCANS, **SCATTER,
     "BoundedNonMaxSuppression": non_max_suppression,
     "FlatNonZero": flat_non_zero,
     "UniqueRows": unique_rows,

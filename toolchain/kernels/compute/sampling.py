@@ -1,4 +1,4 @@
-"""Operators that read an image at computed places: GridSample, AffineGrid, RoiAlign, DeformConv; and Col2Im."""
+"""Operators that read an image at computed places: GridSample, AffineGrid, RoiAlign; and Col2Im."""
 
 from __future__ import annotations
 
@@ -135,21 +135,6 @@ def affine_grid(op: Op) -> te.Tensor:
     return injective(op, value)
 
 
-def _bilinear(read: Any, y: te.Expr, x: te.Expr, height: int, width: int) -> te.Expr:
-    """The mix of four neighbours, zeros outside; `read(y, x)` gives an element."""
-    y0, x0 = te.floor(y), te.floor(x)
-    fy, fx = y - y0, x - x0
-    one = te.const(1.0, y.dtype)
-    total: te.Expr | None = None
-    for p, wy in ((y0, one - fy), (y0 + 1.0, fy)):
-        for q, wx in ((x0, one - fx), (x0 + 1.0, fx)):
-            inside = te.all(p >= 0.0, p <= float(height - 1), q >= 0.0, q <= float(width - 1))
-            part = te.select(inside, read(_place(p, height), _place(q, width)) * (wy * wx), te.const(0, y.dtype))
-            total = part if total is None else total + part
-    assert total is not None
-    return total
-
-
 def roi_align(op: Op) -> te.Tensor:
     """The mean (or maximum) of evenly spaced bilinear samples in each cell of each region. Source: ONNX RoiAlign."""
     regions, batch = op.tensor(1), op.tensor(2)
@@ -191,40 +176,6 @@ def roi_align(op: Op) -> te.Tensor:
     return te.compute(op.shape, lambda *i: (total[i] / count).astype(op.dtype), name=op.name(), tag="elementwise")
 
 
-def deform_conv(op: Op) -> te.Tensor:
-    """A convolution whose taps are moved by offsets, and read between pixels. Source: ONNX DeformConv (two dimensions)."""
-    if len(op.in_shape()) != 4:
-        raise CodegenError("DeformConv of other than two spatial dimensions is not supported", where=op.node.name)
-    _, channels, height, width = op.in_shape()
-    weights, offsets = op.tensor(1), op.tensor(2)
-    kh, kw = op.in_shape(1)[2:]
-    strides, dilations = op.attr("strides") or (1, 1), op.attr("dilations") or (1, 1)
-    pads = op.attr("pads") or (0, 0, 0, 0)
-    groups, offset_groups = int(op.attr("group", 1)), int(op.attr("offset_group", 1))
-    of_group, out_of_group = op.in_shape(1)[1], op.shape[1] // groups
-    per_offset = channels // offset_groups
-    c, ky, kx = te.reduce_axis(of_group, "c"), te.reduce_axis(kh, "ky"), te.reduce_axis(kw, "kx")
-    kind = "float64" if op.dtype == "float64" else "float32"
-
-    def value(n: Any, o: Any, y: Any, x: Any) -> te.Expr:
-        channel = te.index(o) // out_of_group * of_group + c
-        tap = (te.index(channel) // per_offset * kh + ky) * kw + kx
-        v = te.index(te.index(y) * strides[0] - pads[0] + te.index(ky) * dilations[0]).astype(kind)
-        u = te.index(te.index(x) * strides[1] - pads[1] + te.index(kx) * dilations[1]).astype(kind)
-        v = v + offsets[n, te.index(tap) * 2, y, x].astype(kind)
-        u = u + offsets[n, te.index(tap) * 2 + 1, y, x].astype(kind)
-        sample = _bilinear(lambda p, q: op.x[n, channel, p, q].astype(kind), v, u, height, width)
-        if op.has(4):
-            sample = sample * op.tensor(4)[n, tap, y, x].astype(kind)
-        return te.sum(sample * weights[o, c, ky, kx].astype(kind), axis=(c, ky, kx))
-    total = te.compute(op.shape, value, name=op.name("taps"), tag="reduce")
-
-    def finish(n: Any, o: Any, y: Any, x: Any) -> te.Expr:
-        result = total[n, o, y, x]
-        return (result + op.tensor(3)[o].astype(kind) if op.has(3) else result).astype(op.dtype)
-    return te.compute(op.shape, finish, name=op.name(), tag="elementwise")
-
-
 def col2im(op: Op) -> te.Tensor:
     """The sum of all blocks that cover a place: im2col backwards. Source: ONNX Col2Im."""
     block = [int(k) for k in op.constant(2).reshape(-1)]
@@ -249,7 +200,6 @@ def col2im(op: Op) -> te.Tensor:
 SAMPLING: dict[str, Compute] = {
     "AffineGrid": affine_grid,
     "Col2Im": col2im,
-    "DeformConv": deform_conv,
     "GridSample": grid_sample,
     "RoiAlign": roi_align,
 }

@@ -1,0 +1,61 @@
+"""DeformConv as samples and a matrix product: a rule of `decompose`.
+
+    y = DeformConv(x, w, offset, b, mask)   ->   s = DeformSample(Transpose(x), offset, mask)     each sample taken once
+                                                 y = Transpose(MatMul(s, w') + b)
+
+Channels lie innermost in between: a sample is four rows of channels, mixed, and a row of the product's left side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from toolchain.core.errors import ImportModelError
+from toolchain.core.layout import TensorType
+from toolchain.graph.infer import where
+from toolchain.graph.ir import Node
+from toolchain.graph.passes.rewriting import Rewriting
+
+DEFORMABLE = frozenset(("DeformConv",))
+
+
+def decompose_deform(node: Node, state: Rewriting) -> Sequence[Node]:
+    """See the module. Raises ImportModelError: other than two spatial dimensions."""
+    x, w, offset, b, mask = (*node.inputs, "", "")[:5]
+    if len(state.shape(x)) != 4:
+        raise ImportModelError("DeformConv of other than two spatial dimensions is not supported", where=where(node))
+    (n, channels, height, width), (made, per_group, kh, kw) = state.shape(x), state.shape(w)
+    rows, columns = state.shape(offset)[2:]
+    groups, taps, label = int(node.attrs.get("group", 1)), kh * kw, node.name or node.op
+    per_made, depth = made // groups, taps * per_group
+    nodes: list[Node] = []
+
+    def add(op: str, inputs: tuple[str, ...], shape: tuple[int, ...], out: str = "", **attrs: object) -> str:
+        out = out or state.value(f"{label}.{op.lower()}", TensorType.plain(shape, state.types[x].dtype))
+        nodes.append(Node(op, inputs, (out,), attrs, f"{label}.{op.lower()}"))
+        return out
+
+    def reshape(value: str, *shape: int, out: str = "") -> str:
+        return add("Reshape", (value, state.int64(*shape)), shape, out)
+
+    moved = add("Transpose", (x,), (n, height, width, channels), perm=(0, 2, 3, 1))
+    steering = {"kernel_shape": (kh, kw), "strides": (1, 1), "dilations": (1, 1), "pads": (0, 0, 0, 0), "group": 1,
+                "offset_group": 1}
+    attrs = {name: node.attrs.get(name) or default for name, default in steering.items()} | {"kernel_shape": (kh, kw)}
+    samples = add("DeformSample", (moved, offset, mask) if mask else (moved, offset),
+                  (n, groups, rows, columns, taps, per_group), **attrs)
+    weights = add("Transpose", (reshape(w, groups, per_made, per_group, taps),), (groups, taps, per_group, per_made),
+                  perm=(0, 3, 2, 1))
+    batch = (n,) if groups == 1 else (n, groups)
+    left = reshape(samples, math.prod(batch) * rows * columns, depth) if groups == 1 else reshape(
+        samples, *batch, rows * columns, depth)
+    right = reshape(weights, depth, made) if groups == 1 else reshape(weights, groups, depth, per_made)
+    product = add("MatMul", (left, right), (*state.shape(left)[:-1], per_made))
+    if b:
+        bias = b if groups == 1 else reshape(b, groups, 1, per_made)
+        product = add("Add", (product, bias), state.shape(product))
+    apart = reshape(product, n, groups, rows * columns, per_made)
+    back = add("Transpose", (apart,), (n, groups, per_made, rows * columns), perm=(0, 1, 3, 2))
+    reshape(back, n, made, rows, columns, out=node.output)
+    return nodes
