@@ -567,6 +567,10 @@ CASES: dict[str, list[Case]] = {
             *(c(d(3, 2), ints(7, 5, 6, 3), constants=[1], mode=m, exact=True) for m in ("edge", "reflect", "wrap")),
             *(c(d(7), ints(-2, 4), constants=[1], mode=m, exact=True) for m in ("constant", "edge", "reflect", "wrap")),
             *(c(d(5, 6), ints(2, -1, -1, 3), constants=[1], mode=m, exact=True) for m in ("edge", "reflect", "wrap")),
+            *(c(d(2, 3, 4, 37, dtype=t), ints(0, 0, 2, 3, 0, 0, 1, 5), constants=[1], mode=m, exact=True)
+              for m in ("edge", "reflect", "wrap") for t in ("float32", "float16", "int8")),
+            *(c(d(2, 5, 6, 3), ints(0, 2, 1, 0, 0, 1, 3, 0), constants=[1], mode=m, exact=True)
+              for m in ("edge", "reflect", "wrap")),
             c(d(5, 3), ints(2, 1), None, ints(-1), constants=[1, 3], exact=True),
             c(d(7, dtype="int64"), ints(2, 2), np.array(-3), constants=[1, 2]),
             c(d(3, 3, dtype="bool"), ints(1, 1, 1, 1), constants=[1])],

@@ -12,6 +12,7 @@ from typing import Any
 
 from toolchain import te
 from toolchain.core import dtype as dtypes
+from toolchain.kernels.border import BORDERS
 from toolchain.kernels.deform import DEFORM
 from toolchain.kernels.op import Op
 from toolchain.kernels.scan import SCANS
@@ -277,7 +278,7 @@ def _select(op: Op, b: IRBuilder, boxes: Tensor, scores: Tensor, row: Any, made:
 
 
 LOOPS: dict[str, Loops] = {
-    **DEFORM, **SCANS, **SCATTER,
+    **BORDERS, **DEFORM, **SCANS, **SCATTER,
     "BoundedNonMaxSuppression": non_max_suppression,
     "FlatNonZero": flat_non_zero,
     "UniqueRows": unique_rows,
