@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ def deform_sample(node: Node, arrays: Arrays) -> tuple[np.ndarray, ...]:
     """samples[N, G, oh, ow, taps, C/G] of x[N, H, W, C] at offset[N, 2*D*taps, oh, ow], times mask[N, D*taps, oh, ow]."""
     x, offset, mask = (*arrays, None)[:3]
     assert x is not None and offset is not None
-    kind = np.float64 if x.dtype == np.float64 else np.float32
+    kind: Any = np.float64 if x.dtype == np.float64 else np.float32
     groups, parts = node.attrs["group"], node.attrs["offset_group"]
     (n, height, width, channels), (rows, columns) = x.shape, offset.shape[2:]
     taps = int(np.prod(node.attrs["kernel_shape"]))
@@ -31,12 +32,12 @@ def deform_sample(node: Node, arrays: Arrays) -> tuple[np.ndarray, ...]:
     total = np.zeros((*v.shape, channels // parts), kind)
     source = x.reshape(n, height, width, parts, channels // parts).astype(kind)
     image, part = np.arange(n)[:, None, None, None, None], np.arange(parts)[None, :, None, None, None]
-    scale = kind(1) if mask is None else mask.astype(kind).reshape(v.shape)
+    scale = np.ones(v.shape, kind) if mask is None else mask.astype(kind).reshape(v.shape)
     for p, wy in ((np.floor(v), 1 - (v - np.floor(v))), (np.floor(v) + 1, v - np.floor(v))):
         for q, wx in ((np.floor(u), 1 - (u - np.floor(u))), (np.floor(u) + 1, u - np.floor(u))):
             inside = (p >= 0) & (p < height) & (q >= 0) & (q < width)
             row, column = (np.where(inside, w, 0).astype(np.int64) for w in (p, q))
-            weight = np.where(inside, wy * wx * scale, 0)[..., None].astype(kind)
+            weight = np.where(inside, np.multiply(wy * wx, scale), 0)[..., None].astype(kind)
             total += np.where(inside[..., None], source[image, row, column, part] * weight, 0)
     whole = total.transpose(0, 3, 4, 2, 1, 5).reshape(n, rows, columns, taps, groups, channels // groups)
     return (np.ascontiguousarray(whole.transpose(0, 4, 1, 2, 3, 5)).astype(x.dtype),)

@@ -17,6 +17,7 @@ from toolchain.kernels.deform import DEFORM
 from toolchain.kernels.op import Op
 from toolchain.kernels.scan import SCANS
 from toolchain.kernels.scatter import SCATTER
+from toolchain.kernels.top_k import RANKED
 from toolchain.te.expr import Expr
 from toolchain.te.ir_builder import IRBuilder, Variable
 from toolchain.te.loop_ir import ForKind, PrimFunc
@@ -278,7 +279,7 @@ def _select(op: Op, b: IRBuilder, boxes: Tensor, scores: Tensor, row: Any, made:
 
 
 LOOPS: dict[str, Loops] = {
-    **BORDERS, **DEFORM, **SCANS, **SCATTER,
+    **BORDERS, **DEFORM, **RANKED, **SCANS, **SCATTER,
     "BoundedNonMaxSuppression": non_max_suppression,
     "FlatNonZero": flat_non_zero,
     "UniqueRows": unique_rows,

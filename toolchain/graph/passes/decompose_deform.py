@@ -40,11 +40,11 @@ def decompose_deform(node: Node, state: Rewriting) -> Sequence[Node]:
         return add("Reshape", (value, state.int64(*shape)), shape, out)
 
     moved = add("Transpose", (x,), (n, height, width, channels), perm=(0, 2, 3, 1))
-    steering = {"kernel_shape": (kh, kw), "strides": (1, 1), "dilations": (1, 1), "pads": (0, 0, 0, 0), "group": 1,
-                "offset_group": 1}
-    attrs = {name: node.attrs.get(name) or default for name, default in steering.items()} | {"kernel_shape": (kh, kw)}
+    steering = {"strides": (1, 1), "dilations": (1, 1), "pads": (0, 0, 0, 0), "group": 1, "offset_group": 1}
+    attrs: dict[str, object] = {name: node.attrs.get(name) or default for name, default in steering.items()}
+    attrs["kernel_shape"] = (kh, kw)
     samples = add("DeformSample", (moved, offset, mask) if mask else (moved, offset),
-                  (n, groups, rows, columns, taps, per_group), **attrs)
+                  (n, groups, rows, columns, taps, per_group), "", **attrs)
     weights = add("Transpose", (reshape(w, groups, per_made, per_group, taps),), (groups, taps, per_group, per_made),
                   perm=(0, 3, 2, 1))
     batch = (n,) if groups == 1 else (n, groups)
