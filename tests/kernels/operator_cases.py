@@ -364,7 +364,6 @@ def placed() -> dict[str, list[Case]]:
                for p in ("zeros", "border", "reflection") for a in (0, 1)]
     samples += [c(d(1, 2, 4, 3, 5), volume, mode=m, rtol=1e-4) for m in ("nearest", "linear")]
     pooled, places = d(1, 1, 2, 2), ints(5, 7, 13, 15).reshape(1, 1, 2, 2)
-    boxes = (d(2, 3, 10, 10), regions(), ints(0, 1, 1))
     equal = np.array([[3, 1, 3, 2, 1, 3]], np.float32)
     many = np.round(d(3, 270), 1)
     many[1, 5], many[1, 99], many[2, 7], many[2, 8] = NAN, -INF, -0.0, 0.0
@@ -377,9 +376,11 @@ def placed() -> dict[str, list[Case]]:
         "DeformSample": deformed(),
         "Det": [c(d(2, 2)), c(d(3, 3, 3), rtol=1e-5), c(d(2, 1, 4, 4), rtol=1e-4), c(d(5, 1, 1))],
         "GridSample": samples,
-        "MaxUnpool": [c(pooled, places, kernel_shape=(2, 2), strides=(2, 2), exact=True), *unpooled()],
-        "RoiAlign": [c(*boxes, output_height=3, output_width=4, sampling_ratio=2, spatial_scale=s, mode=m,
+        "MaxUnpool": [*(c(pooled, places, constants=k, kernel_shape=(2, 2), strides=(2, 2), exact=True) for k in ([], [1])),
+                      *unpooled()],
+        "RoiSample": [c(*boxes, output_height=3, output_width=4, sampling_ratio=2, spatial_scale=s, mode=m,
                        coordinate_transformation_mode=t, rtol=1e-4)
+                     for boxes in ((d(2, 10, 10, 3), regions(), ints(0, 1, 1)), (d(2, 9, 12, 37), regions(), ints(0, 1, 1)))
                      for s, m, t in ((1.0, "avg", "half_pixel"), (0.5, "avg", "output_half_pixel"),
                                      (1.0, "max", "half_pixel"))],
         "TensorScatter": [c(d(2, 6, 3), d(2, 2, 3), ints(1, 3), axis=1, exact=True),

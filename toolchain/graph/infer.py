@@ -258,6 +258,13 @@ def _infer_deform_sample(
     return (TensorType.plain((x.shape[0], groups, *offset.shape[2:], kh * kw, x.shape[3] // groups), x.dtype),)
 
 
+def _infer_roi_sample(
+    node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray],
+) -> tuple[TensorType, ...]:
+    x, cells = types[node.inputs[0]], (node.attrs.get("output_height", 1), node.attrs.get("output_width", 1))
+    return (TensorType.plain((types[node.inputs[1]].shape[0], *cells, x.shape[3]), x.dtype),)
+
+
 Rule = Callable[[Node, Mapping[str, TensorType], Mapping[str, np.ndarray]], tuple[TensorType, ...]]
 
 RULES: dict[str, Rule] = {
@@ -276,6 +283,7 @@ RULES: dict[str, Rule] = {
     "Loop": _infer_loop,
     "MaxUnpool": _infer_max_unpool,
     "Range": _infer_range,
+    "RoiSample": _infer_roi_sample,
     "STFT": _infer_stft,
     "Scan": _infer_scan,
     "UniqueRows": _infer_unique_rows,

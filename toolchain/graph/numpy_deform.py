@@ -1,4 +1,4 @@
-"""The NumPy meaning of DeformSample, the samples of a deformable convolution (see toolchain/kernels/deform.py)."""
+"""The NumPy meaning of DeformSample, the samples of a deformable convolution (see toolchain/kernels/sampled.py)."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from typing import Any
 from toolchain import te
 from toolchain.core import dtype as dtypes
 from toolchain.kernels.border import BORDERS
-from toolchain.kernels.deform import DEFORM
 from toolchain.kernels.op import Op
+from toolchain.kernels.sampled import SAMPLED
 from toolchain.kernels.scan import SCANS
 from toolchain.kernels.scatter import SCATTER
 from toolchain.kernels.top_k import RANKED
@@ -279,7 +279,7 @@ def _select(op: Op, b: IRBuilder, boxes: Tensor, scores: Tensor, row: Any, made:
 
 
 LOOPS: dict[str, Loops] = {
-    **BORDERS, **DEFORM, **RANKED, **SCANS, **SCATTER,
+    **BORDERS, **RANKED, **SAMPLED, **SCANS, **SCATTER,
     "BoundedNonMaxSuppression": non_max_suppression,
     "FlatNonZero": flat_non_zero,
     "UniqueRows": unique_rows,

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 from toolchain import te
 from toolchain.kernels.compute.shape import unflatten_index
-from toolchain.kernels.op import Op, row_major, table
+from toolchain.kernels.op import Op, row_major
 from toolchain.te.expr import Expr
 from toolchain.te.ir_builder import IRBuilder
 from toolchain.te.loop_ir import ForKind, PrimFunc
@@ -40,13 +40,13 @@ def scatter_elements(op: Op, name: str) -> PrimFunc:
     """
     axis, y = op.axis("axis", 0), _result(op)
     b = IRBuilder()
-    _each(b, op.shape, lambda at: b.store(y, at, _read(op, 0, at)))
+    _each(b, op.shape, lambda at: b.store(y, at, op.element(0, at)))
 
     def update(at: At) -> None:
-        place, inside = _place(_read(op, 1, at), op.shape[axis])
+        place, inside = _place(op.element(1, at), op.shape[axis])
         with b.when(inside):
             there = (*at[:axis], place, *at[axis + 1:])
-            b.store(y, there, _combine(op)(y[there], _read(op, 2, at)))
+            b.store(y, there, _combine(op)(y[there], op.element(2, at)))
     _each(b, op.in_shape(1), update, alone=axis != 0, vectors=False)
     return b.function(name, _given(op), [y])
 
@@ -59,14 +59,14 @@ def scatter_nd(op: Op, name: str) -> PrimFunc:
     """
     *many, depth = op.in_shape(1)
     y, b = _result(op), IRBuilder()
-    _each(b, op.shape, lambda at: b.store(y, at, _read(op, 0, at)))
+    _each(b, op.shape, lambda at: b.store(y, at, op.element(0, at)))
 
     def update(at: At) -> None:
-        found = [_place(_read(op, 1, (*at, te.index(d))), op.shape[d]) for d in range(depth)]
+        found = [_place(op.element(1, (*at, te.index(d))), op.shape[d]) for d in range(depth)]
 
         def put(rest: At) -> None:
             there = (*(place for place, _ in found), *rest)
-            b.store(y, there, _combine(op)(y[there], _read(op, 2, (*at, *rest))))
+            b.store(y, there, _combine(op)(y[there], op.element(2, (*at, *rest))))
         with b.when(te.all(*(inside for _, inside in found))):
             _each(b, op.shape[depth:], put, alone=False)
     _each(b, many, update, alone=False, vectors=False)
@@ -88,30 +88,24 @@ def max_unpool(op: Op, name: str) -> PrimFunc:
     counted = tuple((n - 1) * s - (pads[d] + pads[rank + d]) + k
                     for d, (n, s, k) in enumerate(zip(source[2:], strides, kernel, strict=True)))
     planes, elements, room, whole = (math.prod(shape) for shape in (source[:2], source[2:], counted, op.shape[2:]))
-    x, indices = (te.placeholder((planes, elements), kind, name=f"x{n}") for n, kind in ((0, op.dtype), (1, "int64")))
+    x, indices = (None if t is None else te.placeholder((planes, elements), t.dtype, name=t.name) for t in op.inputs[:2])
     y, b = Tensor("y", (planes, whole), op.dtype, Placeholder()), IRBuilder()
     kind = ForKind.PARALLEL if planes * whole >= PARALLEL_ELEMENTS else ForKind.SERIAL
+
+    def read(i: int, flat: Tensor | None, plane: te.Var, r: te.Var) -> Expr:
+        return op.element(i, unflatten_index(plane * elements + r, source)) if flat is None else flat[plane, r]
     with b.loop("plane", planes, kind) as plane:
         _each(b, (whole,), lambda at: b.store(y, (plane, *at), te.const(0, op.dtype)), alone=False)
         with b.loop("r", elements) as r:
-            within = indices[plane, r] - te.index(plane * room).astype("int64")
+            within = read(1, indices, plane, r) - te.index(plane * room).astype("int64")
             inside = within.astype("uint64") < te.const(room, "uint64")             # a negative one is a large number
             place = te.index(within, 0, room - 1)                                   # read where it lies inside only
             at = unflatten_index(place, counted)
             there = row_major(at, op.shape[2:]) if counted != op.shape[2:] else place
             fits = (te.index(i) < n for i, n, m in zip(at, op.shape[2:], counted, strict=True) if n < m)
             with b.when(te.all(inside, *fits)):
-                b.store(y, (plane, there), x[plane, r])
-    return b.function(name, [x, indices], [y])
-
-
-def _read(op: Op, i: int, at: At) -> Expr:
-    """Input i, which may be a constant that is part of the kernel."""
-    if (tensor := op.inputs[i]) is not None:
-        return tensor[tuple(at)]
-    value, kind = op.constant(i), op.input_types[i]
-    assert kind is not None
-    return table([v.item() for v in value.reshape(-1)], row_major(at, kind.shape), kind.dtype)
+                b.store(y, (plane, there), read(0, x, plane, r))
+    return b.function(name, [t for t in (x, indices) if t is not None], [y])
 
 
 def _result(op: Op) -> Tensor:

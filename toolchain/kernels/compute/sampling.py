@@ -1,4 +1,4 @@
-"""Operators that read an image at computed places: GridSample, AffineGrid, RoiAlign; and Col2Im."""
+"""Operators that read an image at computed places: GridSample and AffineGrid; and Col2Im."""
 
 from __future__ import annotations
 
@@ -135,47 +135,6 @@ def affine_grid(op: Op) -> te.Tensor:
     return injective(op, value)
 
 
-def roi_align(op: Op) -> te.Tensor:
-    """The mean (or maximum) of evenly spaced bilinear samples in each cell of each region. Source: ONNX RoiAlign."""
-    regions, batch = op.tensor(1), op.tensor(2)
-    _, _, height, width = op.in_shape()
-    ratio, scale = int(op.attr("sampling_ratio", 0)), float(op.attr("spatial_scale", 1.0))
-    half = op.attr("coordinate_transformation_mode", "half_pixel") == "half_pixel"
-    maximum = op.attr("mode", "avg") == "max"
-    if ratio <= 0:
-        raise CodegenError("RoiAlign with sampling_ratio 0 takes as many samples as its data say, which is not supported",
-                           where=op.node.name, fix="set sampling_ratio")
-    rows, columns = op.shape[2:]
-    iy, ix = te.reduce_axis(ratio, "iy"), te.reduce_axis(ratio, "ix")
-
-    def coordinate(r: Any, axis: int, cell: Any, sample: Any, cells: int) -> te.Expr:
-        low, high = (regions[r, axis + 2 * k].astype("float32") * scale - (0.5 if half else 0.0) for k in range(2))
-        size = high - low if half else te.maximum(high - low, te.const(1.0))
-        step = size / float(cells)
-        within = (te.index(sample).astype("float32") + 0.5) * step / float(ratio)
-        return low + te.index(cell).astype("float32") * step + within
-
-    def neighbours(v: te.Expr, n: int) -> list[tuple[te.Expr, te.Expr]]:
-        v = te.maximum(v, te.const(0.0))
-        base = te.minimum(te.floor(v), te.const(float(n - 1)))
-        fraction = te.select(base >= float(n - 1), te.const(0.0), v - base)
-        return [(base, te.const(1.0) - fraction), (te.minimum(base + 1.0, te.const(float(n - 1))), fraction)]
-
-    def value(r: Any, c: Any, y: Any, x: Any) -> te.Expr:
-        image = te.index(batch[r].astype("int64"), 0, op.in_shape()[0] - 1)
-        v, u = coordinate(r, 1, y, iy, rows), coordinate(r, 0, x, ix, columns)
-        valid = te.all(v >= -1.0, v <= float(height), u >= -1.0, u <= float(width))
-        parts = [op.x[image, c, _place(p, height), _place(q, width)].astype("float32") * (wp * wq)
-                 for p, wp in neighbours(v, height) for q, wq in neighbours(u, width)]
-        mixed = parts[0]
-        for part in parts[1:]:
-            mixed = te.maximum(mixed, part) if maximum else mixed + part
-        return (te.max if maximum else te.sum)(te.select(valid, mixed, te.const(0.0)), axis=(iy, ix))
-    total = te.compute(op.shape, value, name=op.name("samples"), tag="reduce")
-    count = 1.0 if maximum else float(ratio * ratio)
-    return te.compute(op.shape, lambda *i: (total[i] / count).astype(op.dtype), name=op.name(), tag="elementwise")
-
-
 def col2im(op: Op) -> te.Tensor:
     """The sum of all blocks that cover a place: im2col backwards. Source: ONNX Col2Im."""
     block = [int(k) for k in op.constant(2).reshape(-1)]
@@ -201,5 +160,4 @@ SAMPLING: dict[str, Compute] = {
     "AffineGrid": affine_grid,
     "Col2Im": col2im,
     "GridSample": grid_sample,
-    "RoiAlign": roi_align,
 }

@@ -1,4 +1,4 @@
-"""DeformConv as samples and a product: against ONNX Runtime, which does not know the pass, and ONNX's reference."""
+"""DeformConv and RoiAlign as samples: against ONNX Runtime, which does not know the pass, and ONNX's reference."""
 
 from __future__ import annotations
 
@@ -84,3 +84,25 @@ def test_refuses_other_than_images() -> None:
               "offset": np.zeros((1, 3, 3, 4, 5), np.float32)}
     with pytest.raises(ImportModelError, match="two spatial dimensions"):
         decompose(import_model(model(arrays, True), Path(), {}, {}, KERNELS | {"DeformConv"}), KERNELS)
+
+
+@pytest.mark.parametrize("mode", ["avg", "max"])
+@pytest.mark.parametrize("constant", [False, True])
+def test_roi_align_like_onnx_runtime(mode: str, constant: bool) -> None:
+    """Regions inside, across the border, and outside; few enough constants to become part of the kernel."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 21, 9, 11)).astype(np.float32)
+    regions = np.array([[1, 2, 8.5, 7], [-4, -3, 3, 20], [30, 30, 40, 40]], np.float32)
+    node = helper.make_node("RoiAlign", ["x", "r", "i"], ["y"], output_height=3, output_width=2, sampling_ratio=2,
+                            spatial_scale=0.75, mode=mode)
+    rest = {"r": regions, "i": np.array([0, 1, 1])}
+    inputs = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+              for n, a in {"x": x, **({} if constant else rest)}.items()]
+    params = [onnx.numpy_helper.from_array(a, n) for n, a in rest.items()] if constant else []
+    graph = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("y", 1, None)], params)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
+    given_ = {"x": x, **({} if constant else rest)}
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    (want,) = session.run(None, given_)
+    for target in ("x86-64-v3", "x86"):
+        np.testing.assert_allclose(toolchain.compile(made, target, threads=1).run(given_)["y"], want, rtol=1e-4, atol=1e-5)

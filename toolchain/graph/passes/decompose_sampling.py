@@ -1,23 +1,22 @@
-"""DeformConv as samples and a matrix product: a rule of `decompose`.
+"""DeformConv and RoiAlign by samples with channels innermost: rules of `decompose`.
 
     y = DeformConv(x, w, offset, b, mask)   ->   s = DeformSample(Transpose(x), offset, mask)     each sample taken once
                                                  y = Transpose(MatMul(s, w') + b)
+    y = RoiAlign(x, regions, image)         ->   y = Transpose(RoiSample(Transpose(x), regions, image))
 
-Channels lie innermost in between: a sample is four rows of channels, mixed, and a row of the product's left side.
+A sample is four rows of channels, mixed; of DeformConv then a row of the product's left side.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from toolchain.core.errors import ImportModelError
 from toolchain.core.layout import TensorType
 from toolchain.graph.infer import where
 from toolchain.graph.ir import Node
 from toolchain.graph.passes.rewriting import Rewriting
-
-DEFORMABLE = frozenset(("DeformConv",))
 
 
 def decompose_deform(node: Node, state: Rewriting) -> Sequence[Node]:
@@ -59,3 +58,27 @@ def decompose_deform(node: Node, state: Rewriting) -> Sequence[Node]:
     back = add("Transpose", (apart,), (n, groups, per_made, rows * columns), perm=(0, 1, 3, 2))
     reshape(back, n, made, rows, columns, out=node.output)
     return nodes
+
+
+def decompose_roi(node: Node, state: Rewriting) -> Sequence[Node]:
+    """See the module. Raises ImportModelError: as many samples as the data say."""
+    if int(node.attrs.get("sampling_ratio", 0)) <= 0:
+        raise ImportModelError(
+            "RoiAlign with sampling_ratio 0 takes as many samples as its data say, which is not supported",
+            where=where(node), fix="set sampling_ratio")
+    x, label = node.inputs[0], node.name or node.op
+    (n, channels, height, width), (regions, _, rows, columns) = state.shape(x), state.shape(node.output)
+    kind = state.types[x].dtype
+    moved = state.value(f"{label}.transpose", TensorType.plain((n, height, width, channels), kind))
+    cells = state.value(f"{label}.cells", TensorType.plain((regions, rows, columns, channels), kind))
+    return [
+        Node("Transpose", (x,), (moved,), {"perm": (0, 2, 3, 1)}, f"{label}.transpose"),
+        Node("RoiSample", (moved, *node.inputs[1:]), (cells,), node.attrs, f"{label}.samples"),
+        Node("Transpose", (cells,), (node.output,), {"perm": (0, 3, 1, 2)}, f"{label}.back"),
+    ]
+
+
+SAMPLED: Mapping[str, Callable[[Node, Rewriting], Sequence[Node]]] = {
+    "DeformConv": decompose_deform,
+    "RoiAlign": decompose_roi,
+}
