@@ -44,7 +44,6 @@ INTERNAL: dict[str, OpInfo] = {
     "Layout": OpInfo(_I, "move"),       # the same logical tensor in another layout; the types say which
     "WinogradConv": OpInfo(_C, "conv"),             # x, weights (side, side, O, I), bias; attrs: m, taps, pads (winograd.py)
     "WinogradConvTranspose": OpInfo(_C, "conv"),    # weights (s, s, side, side, O, I); size: (H, W) of the output
-    "DeformSample": OpInfo(_O, "resize"),               # x with channels last, offset, mask: see kernels/deform.py
     "DeformSample": OpInfo(_O, "resize"),               # these two: x with channels last; see kernels/sampled.py
     "RoiSample": OpInfo(_O, "pool"),
     "FlatNonZero": OpInfo(_O, "select"),                # these three: see kernels/loops.py
