@@ -333,6 +333,34 @@ def regions() -> np.ndarray:
     return np.array([[0, 0, 9, 9], [0, 5, 4, 9], [-3, 2, 20, 7.5]], np.float32)
 
 
+def deformed() -> list[Case]:
+    """Samples between pixels and outside, with groups that do and do not lie across those of the offsets."""
+    made = []
+    for channels, group, parts, dtype in ((2, 1, 1, "float32"), (24, 2, 3, "float32"), (32, 1, 2, "float64"),
+                                          (17, 1, 1, "float16"), (8, 4, 2, "float32")):
+        for masked in (False, True):
+            steering = {"kernel_shape": (2, 3), "strides": (2, 1), "pads": (1, 0, 1, 2), "dilations": (1, 2)}
+            arrays = [d(2, 5, 6, channels, dtype=dtype), d(2, 12 * parts, 3, 4, dtype=dtype, low=-2, high=2)]
+            arrays += [d(2, 6 * parts, 3, 4, dtype=dtype, low=0, high=1)] if masked else []
+            made.append(c(*arrays, **steering, group=group, offset_group=parts, rtol=1e-5))
+    return made
+
+
+def unpooled() -> list[Case]:
+    """What MaxPool found, several planes and ranks, one with an output_shape: (6, 10) in the corner of (7, 11)."""
+    made = []
+    for shape, count, more in (((2, 3, 3, 5), (6, 10), {}), ((2, 3, 3, 5), (6, 10), {"to": (2, 3, 7, 11)}),
+                               ((1, 40, 16), (32,), {}), ((1, 2, 2, 3, 2), (4, 6, 4), {})):
+        rank = len(count)
+        corner = np.stack(np.indices(shape))
+        inside = [2 * corner[2 + k] + (corner.sum(0) * (k + 3) // 2) % 2 for k in range(rank)]
+        flat = np.ravel_multi_index((corner[0], corner[1], *inside), (*shape[:2], *count))
+        attrs = {"kernel_shape": (2,) * rank, "strides": (2,) * rank, "exact": True}
+        arrays = [d(*shape), flat.astype(np.int64)]
+        made.append(c(*arrays, ints(*more["to"]), constants=[2], **attrs) if more else c(*arrays, **attrs))
+    return made
+
+
 def placed() -> dict[str, list[Case]]:
     """Operators that read at computed places, and those that order elements."""
     grid, volume = d(2, 5, 4, 2, low=-1.3, high=1.3), d(1, 2, 3, 4, 3, low=-1.2, high=1.2)
@@ -341,8 +369,6 @@ def placed() -> dict[str, list[Case]]:
                for p in ("zeros", "border", "reflection") for a in (0, 1)]
     samples += [c(d(1, 2, 4, 3, 5), volume, mode=m, rtol=1e-4) for m in ("nearest", "linear")]
     pooled, places = d(1, 1, 2, 2), ints(5, 7, 13, 15).reshape(1, 1, 2, 2)
-    boxes = (d(2, 3, 10, 10), regions(), ints(0, 1, 1))
-    deform = (d(1, 2, 5, 6), d(3, 2, 2, 2), d(1, 8, 4, 5, low=-1, high=1))
     equal = np.array([[3, 1, 3, 2, 1, 3]], np.float32)
     many = np.round(d(3, 270), 1)
     many[1, 5], many[1, 99], many[2, 7], many[2, 8] = NAN, -INF, -0.0, 0.0
@@ -352,13 +378,14 @@ def placed() -> dict[str, list[Case]]:
         "Col2Im": [c(d(1, 4 * 3, 20), ints(5, 6), ints(2, 2), constants=[1, 2], rtol=1e-5),
                    c(d(2, 9, 4), ints(5, 5), ints(3, 3), constants=[1, 2], strides=(2, 2), rtol=1e-5),
                    c(d(1, 2 * 4, 36), ints(5, 5), ints(2, 2), constants=[1, 2], pads=(1, 1, 1, 1), rtol=1e-5)],
-        "DeformConv": [c(*deform, rtol=1e-4), c(*deform, d(3), rtol=1e-4),
-                       c(*deform, d(3), d(1, 4, 4, 5, low=0, high=1), kernel_shape=(2, 2), rtol=1e-4)],
+        "DeformSample": deformed(),
         "Det": [c(d(2, 2)), c(d(3, 3, 3), rtol=1e-5), c(d(2, 1, 4, 4), rtol=1e-4), c(d(5, 1, 1))],
         "GridSample": samples,
-        "MaxUnpool": [c(pooled, places, kernel_shape=(2, 2), strides=(2, 2), exact=True)],
-        "RoiAlign": [c(*boxes, output_height=3, output_width=4, sampling_ratio=2, spatial_scale=s, mode=m,
+        "MaxUnpool": [*(c(pooled, places, constants=k, kernel_shape=(2, 2), strides=(2, 2), exact=True) for k in ([], [1])),
+                      *unpooled()],
+        "RoiSample": [c(*boxes, output_height=3, output_width=4, sampling_ratio=2, spatial_scale=s, mode=m,
                        coordinate_transformation_mode=t, rtol=1e-4)
+                     for boxes in ((d(2, 10, 10, 3), regions(), ints(0, 1, 1)), (d(2, 9, 12, 37), regions(), ints(0, 1, 1)))
                      for s, m, t in ((1.0, "avg", "half_pixel"), (0.5, "avg", "output_half_pixel"),
                                      (1.0, "max", "half_pixel"))],
         "TensorScatter": [c(d(2, 6, 3), d(2, 2, 3), ints(1, 3), axis=1, exact=True),
@@ -450,7 +477,10 @@ CASES: dict[str, list[Case]] = {
                 c(d(3, 5), np.array(0), constants=[1], reverse=1, exclusive=1, rtol=1e-5)],
     "CumSum": [c(d(3, 33), np.array(1), constants=[1], rtol=1e-5, reverse=r, exclusive=e) for r in (0, 1) for e in (0, 1)]
               + [c(d(5, 3, 2, dtype="int32"), np.array(-3), constants=[1]), c(d(9), np.array(0), constants=[1], rtol=1e-5),
-                 c(d(2, 300), np.array(1), constants=[1], rtol=1e-5), c(d(19, 40), np.array(0), constants=[1], rtol=1e-5)],
+                 c(d(2, 300), np.array(1), constants=[1], rtol=1e-5), c(d(19, 40), np.array(0), constants=[1], rtol=1e-5)]
+              + [c(d(2, 9, 5, 17, low=0.5, high=1.5, dtype=t), np.array(1), constants=[1], rtol=1e-5, reverse=r, exclusive=e)
+                 for t in ("float32", "float16", "float64") for r in (0, 1) for e in (0, 1)]
+              + [c(d(3, 50, 131, dtype="int64"), np.array(1), constants=[1])],
     "DepthToSpace": [c(d(2, 12, 3, 5), blocksize=2, exact=True), c(d(1, 18, 2, 3), blocksize=3, mode="CRD", exact=True)],
     "Div": binary(FLOATS) + [c(d(3, 27, dtype=t, low=-100, high=100), d(27, dtype=t, low=1, high=9)) for t in INTS]
            + [c(np.array([7, -7, 7, -7, 0], np.int32), np.array([2, 2, -2, -2, 5], np.int32)),
@@ -543,6 +573,10 @@ CASES: dict[str, list[Case]] = {
             *(c(d(3, 2), ints(7, 5, 6, 3), constants=[1], mode=m, exact=True) for m in ("edge", "reflect", "wrap")),
             *(c(d(7), ints(-2, 4), constants=[1], mode=m, exact=True) for m in ("constant", "edge", "reflect", "wrap")),
             *(c(d(5, 6), ints(2, -1, -1, 3), constants=[1], mode=m, exact=True) for m in ("edge", "reflect", "wrap")),
+            *(c(d(2, 3, 4, 37, dtype=t), ints(0, 0, 2, 3, 0, 0, 1, 5), constants=[1], mode=m, exact=True)
+              for m in ("edge", "reflect", "wrap") for t in ("float32", "float16", "int8")),
+            *(c(d(2, 5, 6, 3), ints(0, 2, 1, 0, 0, 1, 3, 0), constants=[1], mode=m, exact=True)
+              for m in ("edge", "reflect", "wrap")),
             c(d(5, 3), ints(2, 1), None, ints(-1), constants=[1, 3], exact=True),
             c(d(7, dtype="int64"), ints(2, 2), np.array(-3), constants=[1, 2]),
             c(d(3, 3, dtype="bool"), ints(1, 1, 1, 1), constants=[1])],

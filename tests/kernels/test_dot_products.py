@@ -24,7 +24,8 @@ from toolchain.targets.base import compile_kernel
 from toolchain.targets.llvm.backend import LLVM
 from toolchain.targets.llvm.load import aligned, load
 from toolchain.targets.llvm.object import assembly, innermost_loops, spills
-from toolchain.targets.presets import PRESETS, with_features
+from toolchain.targets.features import with_features
+from toolchain.targets.presets import PRESETS
 from toolchain.te.lower import lower
 
 WITH_VNNI = with_features(PRESETS["x86-64-v4"], ["+avx512vnni"])

@@ -139,3 +139,21 @@ def test_sketches_end_with_one_that_always_fits():
     type_ = array_type(np.ones((3, 7), np.float32))
     body = Graph("b", (Node("Relu", ("x",), ("y",)),), ("x",), ("y",), {"x": type_, "y": type_})
     assert all(schedule(body, HOST, sketch).func.stages for sketch in SKETCHES)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+def test_a_product_keeps_its_tile_before_a_function_read_twice(target: Target):
+    """tanh(a @ b) - 0.5 tanh(a @ b): both in the kernel of the product, no stage between."""
+    rng = np.random.default_rng(0)
+    arrays = {"a": rng.uniform(-1, 1, (3, 24)).astype(np.float32), "b": rng.uniform(-1, 1, (24, 40)).astype(np.float32)}
+    types = {name: array_type(a) for name, a in arrays.items()}
+    half, wide = np.array(0.5, np.float32), array_type(np.zeros((3, 40), np.float32))
+    nodes = (Node("MatMul", ("a", "b"), ("m",)), Node("Tanh", ("m",), ("t",)), Node("Mul", ("t", "half"), ("h",)),
+             Node("Sub", ("t", "h"), ("y",)))
+    body = Graph("b", nodes, ("a", "b"), ("y",), {**types, "half": array_type(half), **dict.fromkeys("mthy", wide)},
+                 {"half": half})
+    made = schedule(body, target, SKETCHES[0]).func
+    assert [t.name for t in made.buffers if t not in made.params] == ["matmul"]
+    want = interpret(body, arrays)["y"]
+    for got in (*defined(body, arrays), *compiled(body, arrays, target)):
+        close(got, want, RTOL, RTOL, "y")

@@ -271,10 +271,26 @@ def _infer_non_max_suppression(
     return (TensorType.plain((batches * classes * node.attrs["bound"], 3), "int64"), TensorType.plain((), "int64"))
 
 
+def _infer_deform_sample(
+    node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray],
+) -> tuple[TensorType, ...]:
+    x, offset, groups = types[node.inputs[0]], types[node.inputs[1]], node.attrs["group"]
+    kh, kw = node.attrs["kernel_shape"]
+    return (TensorType.plain((x.shape[0], groups, *offset.shape[2:], kh * kw, x.shape[3] // groups), x.dtype),)
+
+
+def _infer_roi_sample(
+    node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray],
+) -> tuple[TensorType, ...]:
+    x, cells = types[node.inputs[0]], (node.attrs.get("output_height", 1), node.attrs.get("output_width", 1))
+    return (TensorType.plain((types[node.inputs[1]].shape[0], *cells, x.shape[3]), x.dtype),)
+
+
 Rule = Callable[[Node, Mapping[str, TensorType], Mapping[str, np.ndarray]], tuple[TensorType, ...]]
 
 RULES: dict[str, Rule] = {
     "BoundedNonMaxSuppression": _infer_non_max_suppression,
+    "DeformSample": _infer_deform_sample,
     "FlatNonZero": _infer_flat_non_zero,
     "IntegerConv": _infer_integer_conv,
     "IntegerMatMul": _infer_integer_matmul,
@@ -290,6 +306,7 @@ RULES: dict[str, Rule] = {
     "Loop": _infer_loop,
     "MaxUnpool": _infer_max_unpool,
     "Range": _infer_range,
+    "RoiSample": _infer_roi_sample,
     "STFT": _infer_stft,
     "Scan": _infer_scan,
     "UniqueRows": _infer_unique_rows,

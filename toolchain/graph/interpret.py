@@ -15,7 +15,7 @@ import numpy as np
 from toolchain.core.dtype import from_numpy, to_numpy
 from toolchain.core.errors import ImportModelError, InternalError, UsageError
 from toolchain.core.layout import TensorType
-from toolchain.graph import numpy_bounded, numpy_ops, winograd
+from toolchain.graph import numpy_bounded, numpy_deform, numpy_ops, winograd
 from toolchain.graph.infer import where
 from toolchain.graph.ir import Graph, Node
 from toolchain.graph.protos import OPSET, node_proto, schema, type_proto
@@ -211,9 +211,18 @@ def _stack(values: Sequence[np.ndarray], t: TensorType, axis: int) -> np.ndarray
     return np.zeros((*t.shape[:at], 0, *t.shape[at:]), to_numpy(t.dtype))
 
 
+def _roi_sample(node: Node, arrays: Arrays) -> tuple[np.ndarray, ...]:
+    """RoiAlign with channels last."""
+    x, *rest = arrays
+    assert x is not None
+    (made,) = evaluate(Node("RoiAlign", node.inputs, node.outputs, node.attrs), [x.transpose(0, 3, 1, 2), *rest])
+    return (np.ascontiguousarray(made.transpose(0, 2, 3, 1)),)
+
+
 RULES: dict[str, Callable[[Node, Arrays], tuple[np.ndarray, ...]]] = {
-    **numpy_bounded.RULES,
+    **numpy_bounded.RULES, **numpy_deform.RULES,
     "Layout": _layout,
+    "RoiSample": _roi_sample,
     "WinogradConv": _winograd_conv,
     "WinogradConvTranspose": _winograd_conv,
     "Fused": _fused,

@@ -96,7 +96,7 @@ def collapsed(body: Graph) -> tuple[list[te.Tensor], list[te.Tensor]]:
 
 
 def _loops(body: Graph) -> te.PrimFunc | None:
-    """The loops of a body that is one operator of LOOPS."""
+    """The loops of a body that is one operator of LOOPS, unless its te definition is better (or there is no other)."""
     if len(body.nodes) != 1 or (made := LOOPS.get(body.nodes[0].op)) is None:
         return None
     types = [body.types[i] for i in body.inputs]

@@ -12,14 +12,18 @@ from typing import Any
 
 from toolchain import te
 from toolchain.core import dtype as dtypes
+from toolchain.kernels.border import BORDERS
 from toolchain.kernels.op import Op
+from toolchain.kernels.sampled import SAMPLED
+from toolchain.kernels.scan import SCANS
 from toolchain.kernels.scatter import SCATTER
+from toolchain.kernels.top_k import RANKED
 from toolchain.te.expr import Expr
 from toolchain.te.ir_builder import IRBuilder, Variable
 from toolchain.te.loop_ir import ForKind, PrimFunc
 from toolchain.te.tensor import Placeholder, Tensor
 
-Loops = Callable[[Op, str], PrimFunc]
+Loops = Callable[[Op, str], PrimFunc | None]     # None: its te definition serves this one better
 
 
 def _outputs(op: Op) -> list[Tensor]:
@@ -275,7 +279,7 @@ def _select(op: Op, b: IRBuilder, boxes: Tensor, scores: Tensor, row: Any, made:
 
 
 LOOPS: dict[str, Loops] = {
-    **SCATTER,
+    **BORDERS, **RANKED, **SAMPLED, **SCANS, **SCATTER,
     "BoundedNonMaxSuppression": non_max_suppression,
     "FlatNonZero": flat_non_zero,
     "UniqueRows": unique_rows,

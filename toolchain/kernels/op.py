@@ -111,6 +111,15 @@ class Op:
         """Input i at an index of its own, where an extent of one stands for any."""
         return broadcast(self.tensor(i), at)
 
+    def element(self, i: int, at: Sequence[Any]) -> te.Expr:
+        """Input i at an index of its own, for kernels that are loops: a constant that is part of the kernel is looked up
+        where it stands, for loops have no stages."""
+        if (t := self.inputs[i]) is not None:
+            return t[tuple(at)]
+        type_ = self.input_types[i]
+        assert type_ is not None
+        return table([v.item() for v in self.constant(i).reshape(-1)], row_major(at, type_.shape), type_.dtype)
+
     def scalar(self, i: int) -> te.Expr:
         """The one element of input i, whatever its rank."""
         return self.read(i, (0,) * len(self.in_shape(i)))

@@ -1,4 +1,4 @@
-"""Scattering as loops: the data is copied, then the updates are walked in order. Work: elements plus updates.
+"""Scattering as loops: the data is copied (or zeros are), then the updates are walked in order. Work: elements plus updates.
 
 An update that goes outside the data is left out (ONNX calls it an error; nothing here may write elsewhere). Of several at
 one place the last wins, or, with a reduction, all are combined in order.
@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from toolchain import te
-from toolchain.kernels.op import Op, row_major, table
+from toolchain.kernels.compute.shape import unflatten_index
+from toolchain.kernels.op import Op, row_major
 from toolchain.te.expr import Expr
 from toolchain.te.ir_builder import IRBuilder
 from toolchain.te.loop_ir import ForKind, PrimFunc
@@ -39,13 +40,13 @@ def scatter_elements(op: Op, name: str) -> PrimFunc:
     """
     axis, y = op.axis("axis", 0), _result(op)
     b = IRBuilder()
-    _each(b, op.shape, lambda at: b.store(y, at, _read(op, 0, at)))
+    _each(b, op.shape, lambda at: b.store(y, at, op.element(0, at)))
 
     def update(at: At) -> None:
-        place, inside = _place(_read(op, 1, at), op.shape[axis])
+        place, inside = _place(op.element(1, at), op.shape[axis])
         with b.when(inside):
             there = (*at[:axis], place, *at[axis + 1:])
-            b.store(y, there, _combine(op)(y[there], _read(op, 2, at)))
+            b.store(y, there, _combine(op)(y[there], op.element(2, at)))
     _each(b, op.in_shape(1), update, alone=axis != 0, vectors=False)
     return b.function(name, _given(op), [y])
 
@@ -58,27 +59,53 @@ def scatter_nd(op: Op, name: str) -> PrimFunc:
     """
     *many, depth = op.in_shape(1)
     y, b = _result(op), IRBuilder()
-    _each(b, op.shape, lambda at: b.store(y, at, _read(op, 0, at)))
+    _each(b, op.shape, lambda at: b.store(y, at, op.element(0, at)))
 
     def update(at: At) -> None:
-        found = [_place(_read(op, 1, (*at, te.index(d))), op.shape[d]) for d in range(depth)]
+        found = [_place(op.element(1, (*at, te.index(d))), op.shape[d]) for d in range(depth)]
 
         def put(rest: At) -> None:
             there = (*(place for place, _ in found), *rest)
-            b.store(y, there, _combine(op)(y[there], _read(op, 2, (*at, *rest))))
+            b.store(y, there, _combine(op)(y[there], op.element(2, (*at, *rest))))
         with b.when(te.all(*(inside for _, inside in found))):
             _each(b, op.shape[depth:], put, alone=False)
     _each(b, many, update, alone=False, vectors=False)
     return b.function(name, _given(op), [y])
 
 
-def _read(op: Op, i: int, at: At) -> Expr:
-    """Input i, which may be a constant that is part of the kernel."""
-    if (tensor := op.inputs[i]) is not None:
-        return tensor[tuple(at)]
-    value, kind = op.constant(i), op.input_types[i]
-    assert kind is not None
-    return table([v.item() for v in value.reshape(-1)], row_major(at, kind.shape), kind.dtype)
+def max_unpool(op: Op, name: str) -> PrimFunc:
+    """Each element back at the place MaxPool took it from, zeros elsewhere; of one plane after the other, in parallel.
+
+        for plane: y[plane, :] = 0
+                   for r: y[plane, indices[plane, r] - plane's first] = x[plane, r]
+
+    The indices are MaxPool's: flat over the whole pooled tensor, always of the element's own plane (others are left out).
+    With output_shape the result is larger than what they count in; it lies in the corner. Source: ONNX MaxUnpool.
+    """
+    source, rank = op.in_shape(), len(op.in_shape()) - 2
+    kernel, strides = op.attr("kernel_shape"), op.attr("strides") or (1,) * rank
+    pads = op.attr("pads") or (0,) * (2 * rank)
+    counted = tuple((n - 1) * s - (pads[d] + pads[rank + d]) + k
+                    for d, (n, s, k) in enumerate(zip(source[2:], strides, kernel, strict=True)))
+    planes, elements, room, whole = (math.prod(shape) for shape in (source[:2], source[2:], counted, op.shape[2:]))
+    x, indices = (None if t is None else te.placeholder((planes, elements), t.dtype, name=t.name) for t in op.inputs[:2])
+    y, b = Tensor("y", (planes, whole), op.dtype, Placeholder()), IRBuilder()
+    kind = ForKind.PARALLEL if planes * whole >= PARALLEL_ELEMENTS else ForKind.SERIAL
+
+    def read(i: int, flat: Tensor | None, plane: te.Var, r: te.Var) -> Expr:
+        return op.element(i, unflatten_index(plane * elements + r, source)) if flat is None else flat[plane, r]
+    with b.loop("plane", planes, kind) as plane:
+        _each(b, (whole,), lambda at: b.store(y, (plane, *at), te.const(0, op.dtype)), alone=False)
+        with b.loop("r", elements) as r:
+            within = read(1, indices, plane, r) - te.index(plane * room).astype("int64")
+            inside = within.astype("uint64") < te.const(room, "uint64")             # a negative one is a large number
+            place = te.index(within, 0, room - 1)                                   # read where it lies inside only
+            at = unflatten_index(place, counted)
+            there = row_major(at, op.shape[2:]) if counted != op.shape[2:] else place
+            fits = (te.index(i) < n for i, n, m in zip(at, op.shape[2:], counted, strict=True) if n < m)
+            with b.when(te.all(inside, *fits)):
+                b.store(y, (plane, there), read(0, x, plane, r))
+    return b.function(name, [t for t in (x, indices) if t is not None], [y])
 
 
 def _result(op: Op) -> Tensor:
@@ -125,4 +152,4 @@ def _each(
                 body([*at, te.index(rest) + whole])
 
 
-SCATTER = {"ScatterElements": scatter_elements, "ScatterND": scatter_nd}
+SCATTER = {"MaxUnpool": max_unpool, "ScatterElements": scatter_elements, "ScatterND": scatter_nd}

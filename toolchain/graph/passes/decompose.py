@@ -16,11 +16,12 @@ from toolchain.graph.ir import Graph, Node
 from toolchain.graph.passes.decompose_loops import decompose_loop, decompose_scan
 from toolchain.graph.passes.decompose_recurrent import CELLS, decompose_recurrent, is_simple
 from toolchain.graph.passes.decompose_recurrent_general import decompose_recurrent_general
+from toolchain.graph.passes.decompose_sampling import SAMPLED
 from toolchain.graph.passes.decompose_spectral import SPECTRAL, decompose_spectral
 from toolchain.graph.passes.rewriting import Rewriting
 from toolchain.graph.protos import OPSET, node_proto, tensor_proto, type_proto
 
-DECOMPOSED = frozenset((*CELLS, *SPECTRAL))
+DECOMPOSED = frozenset((*CELLS, *SAMPLED, *SPECTRAL))
 """Operators without a kernel, nor a function of ONNX's, that are rewritten here."""
 
 SHOWN_ELEMENTS = 4096
@@ -34,9 +35,9 @@ def decompose(graph: Graph, supported: Collection[str]) -> Graph:
         y = Mish(x)            ->   s = Softplus(x); t = Tanh(s); y = Mul(x, t)         (its ONNX function body)
 
     LSTM, GRU and RNN: see decompose_recurrent.py and decompose_recurrent_general.py; Loop and Scan: decompose_loops.py;
-    DFT and STFT: decompose_spectral.py. Others: the function ONNX defines them by. Left alone: supported operators, and
-    those ONNX has no function for. Raises ImportModelError naming the node: activations with parameters, a function of
-    unsupported operators.
+    DFT and STFT: decompose_spectral.py; DeformConv and RoiAlign: decompose_sampling.py. Others: the function ONNX defines
+    them by. Left alone: supported operators, and those ONNX has no function for. Raises ImportModelError naming the node:
+    activations with parameters, a function of unsupported operators.
     """
 
     def rule(node: Node, state: Rewriting) -> Sequence[Node] | None:
@@ -48,6 +49,8 @@ def decompose(graph: Graph, supported: Collection[str]) -> Graph:
             return None
         if node.op in CELLS:
             return decompose_recurrent(node, state) if is_simple(node, state) else decompose_recurrent_general(node, state)
+        if node.op in SAMPLED:
+            return SAMPLED[node.op](node, state)
         if node.op in SPECTRAL:
             return decompose_spectral(node, state)
         return expand_function(node, state, supported) if has_function(node.op) else None

@@ -84,6 +84,7 @@ def _gru(
     (h,), n = state, body.hidden
     f, g = activations
     before = bool(node.attrs.get("linear_before_reset", 0))
+    one = body.param("one", np.ones(1, r.dtype))
     if before:
         recurrent = body.add("MatMul", h, body.param("r", r), width=3 * n)
         third = body.add("Add", body.slice(recurrent, 2), body.param("rb", np.ascontiguousarray(rb[2 * n:])))
@@ -97,7 +98,8 @@ def _gru(
     else:
         share = body.add("MatMul", body.add("Mul", reset, h), body.param("rh", np.ascontiguousarray(r[:, 2 * n:])))
     new = body.add(g, body.add("Add", body.slice("p", 2), share))
-    return (body.add("Add", new, body.add("Mul", z, body.add("Sub", h, new)), out="h.next"),)
+    kept = body.add("Mul", z, h)                            # so that `new` is read once, in its product's own kernel
+    return (body.add("Add", body.add("Mul", body.add("Sub", one, z), new), kept, out="h.next"),)
 
 
 def _rnn(

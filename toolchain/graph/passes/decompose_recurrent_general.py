@@ -240,7 +240,7 @@ class _Cell:
             bias = self.body.part("rb", 0, 2 * n, 3 * n, (n,))
             share = self.add("Add", self.add("MatMul", self.add("Mul", reset, "h"), own), bias)
         new = self.activate(g, self.add("Add", self.gate("p", 2), share))
-        return [self.add("Add", new, self.add("Mul", z, self.add("Sub", "h", new)))]
+        return [self.add("Add", self.add("Mul", self.add("Sub", self.body.number(1), z), new), self.add("Mul", z, "h"))]
 
     def rnn(self, activations: Sequence[str]) -> list[str]:
         total = self.wide("Add", "p", self.wide("Add", self.wide("MatMul", "h", "r"), "rb"))

@@ -17,7 +17,7 @@ At = tuple[Any, ...]
 LARGEST_DETERMINANT = 4
 
 
-def _sort_key(x: te.Expr, largest: bool) -> te.Expr:
+def sort_key(x: te.Expr, largest: bool) -> te.Expr:
     """An int32 (int64) that orders as x does, the first of the order largest. NaN counts as the largest number; -0 is 0."""
     if dtypes.is_float(x.dtype):
         value = x if x.dtype == "float64" else x.astype("float32")
@@ -132,7 +132,7 @@ def top_k(op: Op) -> tuple[te.Tensor, ...]:
     n = op.in_shape()[axis]
     shape = op.shape if op.node.outputs[0] else op.types[-1].shape
     k = shape[axis]
-    keys = te.compute(op.in_shape(), lambda *i: _sort_key(op.x[i], largest), name=op.name("key"), tag="scan")
+    keys = te.compute(op.in_shape(), lambda *i: sort_key(op.x[i], largest), name=op.name("key"), tag="scan")
     picked = None
     if n > RANKED_DIRECTLY and k < n:
         picked = _candidates(op, keys, axis, k)

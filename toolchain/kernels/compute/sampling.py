@@ -1,15 +1,13 @@
-"""Operators that read an image at computed places: GridSample, AffineGrid, RoiAlign, DeformConv; MaxUnpool and Col2Im."""
+"""Operators that read an image at computed places: GridSample and AffineGrid; and Col2Im."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from toolchain import te
 from toolchain.core.errors import CodegenError
-from toolchain.kernels.compute.shape import unflatten_index
 from toolchain.kernels.op import Compute, Op, injective, row_major
 
 At = tuple[Any, ...]
@@ -137,127 +135,6 @@ def affine_grid(op: Op) -> te.Tensor:
     return injective(op, value)
 
 
-def _bilinear(read: Any, y: te.Expr, x: te.Expr, height: int, width: int) -> te.Expr:
-    """The mix of four neighbours, zeros outside; `read(y, x)` gives an element."""
-    y0, x0 = te.floor(y), te.floor(x)
-    fy, fx = y - y0, x - x0
-    one = te.const(1.0, y.dtype)
-    total: te.Expr | None = None
-    for p, wy in ((y0, one - fy), (y0 + 1.0, fy)):
-        for q, wx in ((x0, one - fx), (x0 + 1.0, fx)):
-            inside = te.all(p >= 0.0, p <= float(height - 1), q >= 0.0, q <= float(width - 1))
-            part = te.select(inside, read(_place(p, height), _place(q, width)) * (wy * wx), te.const(0, y.dtype))
-            total = part if total is None else total + part
-    assert total is not None
-    return total
-
-
-def roi_align(op: Op) -> te.Tensor:
-    """The mean (or maximum) of evenly spaced bilinear samples in each cell of each region. Source: ONNX RoiAlign."""
-    regions, batch = op.tensor(1), op.tensor(2)
-    _, _, height, width = op.in_shape()
-    ratio, scale = int(op.attr("sampling_ratio", 0)), float(op.attr("spatial_scale", 1.0))
-    half = op.attr("coordinate_transformation_mode", "half_pixel") == "half_pixel"
-    maximum = op.attr("mode", "avg") == "max"
-    if ratio <= 0:
-        raise CodegenError("RoiAlign with sampling_ratio 0 takes as many samples as its data say, which is not supported",
-                           where=op.node.name, fix="set sampling_ratio")
-    rows, columns = op.shape[2:]
-    iy, ix = te.reduce_axis(ratio, "iy"), te.reduce_axis(ratio, "ix")
-
-    def coordinate(r: Any, axis: int, cell: Any, sample: Any, cells: int) -> te.Expr:
-        low, high = (regions[r, axis + 2 * k].astype("float32") * scale - (0.5 if half else 0.0) for k in range(2))
-        size = high - low if half else te.maximum(high - low, te.const(1.0))
-        step = size / float(cells)
-        within = (te.index(sample).astype("float32") + 0.5) * step / float(ratio)
-        return low + te.index(cell).astype("float32") * step + within
-
-    def neighbours(v: te.Expr, n: int) -> list[tuple[te.Expr, te.Expr]]:
-        v = te.maximum(v, te.const(0.0))
-        base = te.minimum(te.floor(v), te.const(float(n - 1)))
-        fraction = te.select(base >= float(n - 1), te.const(0.0), v - base)
-        return [(base, te.const(1.0) - fraction), (te.minimum(base + 1.0, te.const(float(n - 1))), fraction)]
-
-    def value(r: Any, c: Any, y: Any, x: Any) -> te.Expr:
-        image = te.index(batch[r].astype("int64"), 0, op.in_shape()[0] - 1)
-        v, u = coordinate(r, 1, y, iy, rows), coordinate(r, 0, x, ix, columns)
-        valid = te.all(v >= -1.0, v <= float(height), u >= -1.0, u <= float(width))
-        parts = [op.x[image, c, _place(p, height), _place(q, width)].astype("float32") * (wp * wq)
-                 for p, wp in neighbours(v, height) for q, wq in neighbours(u, width)]
-        mixed = parts[0]
-        for part in parts[1:]:
-            mixed = te.maximum(mixed, part) if maximum else mixed + part
-        return (te.max if maximum else te.sum)(te.select(valid, mixed, te.const(0.0)), axis=(iy, ix))
-    total = te.compute(op.shape, value, name=op.name("samples"), tag="reduce")
-    count = 1.0 if maximum else float(ratio * ratio)
-    return te.compute(op.shape, lambda *i: (total[i] / count).astype(op.dtype), name=op.name(), tag="elementwise")
-
-
-def deform_conv(op: Op) -> te.Tensor:
-    """A convolution whose taps are moved by offsets, and read between pixels. Source: ONNX DeformConv (two dimensions)."""
-    if len(op.in_shape()) != 4:
-        raise CodegenError("DeformConv of other than two spatial dimensions is not supported", where=op.node.name)
-    _, channels, height, width = op.in_shape()
-    weights, offsets = op.tensor(1), op.tensor(2)
-    kh, kw = op.in_shape(1)[2:]
-    strides, dilations = op.attr("strides") or (1, 1), op.attr("dilations") or (1, 1)
-    pads = op.attr("pads") or (0, 0, 0, 0)
-    groups, offset_groups = int(op.attr("group", 1)), int(op.attr("offset_group", 1))
-    of_group, out_of_group = op.in_shape(1)[1], op.shape[1] // groups
-    per_offset = channels // offset_groups
-    c, ky, kx = te.reduce_axis(of_group, "c"), te.reduce_axis(kh, "ky"), te.reduce_axis(kw, "kx")
-    kind = "float64" if op.dtype == "float64" else "float32"
-
-    def value(n: Any, o: Any, y: Any, x: Any) -> te.Expr:
-        channel = te.index(o) // out_of_group * of_group + c
-        tap = (te.index(channel) // per_offset * kh + ky) * kw + kx
-        v = te.index(te.index(y) * strides[0] - pads[0] + te.index(ky) * dilations[0]).astype(kind)
-        u = te.index(te.index(x) * strides[1] - pads[1] + te.index(kx) * dilations[1]).astype(kind)
-        v = v + offsets[n, te.index(tap) * 2, y, x].astype(kind)
-        u = u + offsets[n, te.index(tap) * 2 + 1, y, x].astype(kind)
-        sample = _bilinear(lambda p, q: op.x[n, channel, p, q].astype(kind), v, u, height, width)
-        if op.has(4):
-            sample = sample * op.tensor(4)[n, tap, y, x].astype(kind)
-        return te.sum(sample * weights[o, c, ky, kx].astype(kind), axis=(c, ky, kx))
-    total = te.compute(op.shape, value, name=op.name("taps"), tag="reduce")
-
-    def finish(n: Any, o: Any, y: Any, x: Any) -> te.Expr:
-        result = total[n, o, y, x]
-        return (result + op.tensor(3)[o].astype(kind) if op.has(3) else result).astype(op.dtype)
-    return te.compute(op.shape, finish, name=op.name(), tag="elementwise")
-
-
-def max_unpool(op: Op) -> te.Tensor:
-    """Each element back at the place MaxPool took it from, zeros elsewhere. Every place looks for the element that names it.
-
-    The indices are MaxPool's: flat over the whole pooled tensor, always of the element's own plane. With output_shape the
-    result is larger than what they count in; it lies in the corner. Source: ONNX MaxUnpool.
-    """
-    indices, source = op.tensor(1), op.in_shape()
-    spatial, rank = source[2:], len(source) - 2
-    kernel, strides = op.attr("kernel_shape"), op.attr("strides") or (1,) * rank
-    pads = op.attr("pads") or (0,) * (2 * rank)
-    inner = tuple((n - 1) * s - (pads[d] + pads[rank + d]) + k
-                  for d, (n, s, k) in enumerate(zip(spatial, strides, kernel, strict=True)))
-    counted = (*source[:2], *inner)
-    r = te.reduce_axis(math.prod(spatial), "r")
-
-    def hit(*i: Any) -> te.Expr:
-        wanted = te.index(row_major(i, counted)).astype("int64")
-        there = indices[(*i[:2], *unflatten_index(r, spatial))].astype("int64")
-        return te.max(te.select(there.equal(wanted), te.index(r).astype("int64"), te.const(-1, "int64")), axis=r)
-    found = te.compute(counted, hit, name=op.name("found"), tag="reduce")
-
-    def value(i: At) -> te.Expr:
-        inside = te.all(*(te.index(j) < n for j, n in zip(i, counted, strict=True)))
-        place = i if op.shape == counted else tuple(
-            _place(te.index(j).astype("int64"), n) for j, n in zip(i, counted, strict=True))
-        which = te.select(inside, found[place], te.const(-1, "int64"))
-        picked = te.index(te.maximum(which, te.const(0, "int64")), 0, r.extent - 1)
-        return te.select(which >= 0, op.x[(*i[:2], *unflatten_index(picked, spatial))], te.const(0, op.dtype))
-    return injective(op, value)
-
-
 def col2im(op: Op) -> te.Tensor:
     """The sum of all blocks that cover a place: im2col backwards. Source: ONNX Col2Im."""
     block = [int(k) for k in op.constant(2).reshape(-1)]
@@ -282,8 +159,5 @@ def col2im(op: Op) -> te.Tensor:
 SAMPLING: dict[str, Compute] = {
     "AffineGrid": affine_grid,
     "Col2Im": col2im,
-    "DeformConv": deform_conv,
     "GridSample": grid_sample,
-    "MaxUnpool": max_unpool,
-    "RoiAlign": roi_align,
 }

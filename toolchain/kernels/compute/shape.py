@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -82,26 +83,45 @@ def split(op: Op) -> tuple[te.Tensor, ...]:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class PadBounds:
+    """What Pad adds before and after each dimension (negative: crops, before anything is padded), and how."""
+
+    shape: tuple[int, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    mode: str
+
+    @classmethod
+    def of(cls, op: Op) -> PadBounds:
+        shape, rank = op.in_shape(), len(op.in_shape())
+        amounts = op.ints(1, "pads") or []
+        axes = [a % rank for a in op.ints(3, "axes", range(rank)) or []]
+        before, after = [0] * rank, [0] * rank
+        for n, a in enumerate(axes):
+            before[a], after[a] = amounts[n], amounts[len(axes) + n]
+        mode = op.attr("mode", "constant")
+        if mode not in ("constant", "edge", "reflect", "wrap"):
+            raise CodegenError(f"Pad mode {mode!r} is not supported", where=op.node.name)
+        return cls(shape, tuple(before), tuple(after), mode)
+
+    def source(self, d: int, i: Any) -> Any:
+        """Where the element i of dimension d comes from, in the modes that repeat elements."""
+        first, end = max(-self.before[d], 0), self.shape[d] - max(-self.after[d], 0)
+        return _reflected(self.mode, te.index(i) - self.before[d], first, end)
+
+
 def pad(op: Op) -> te.Tensor:
     """Pad: the fill value may be computed at run time, the amounts not. Negative ones crop, before anything is padded."""
-    source, rank = op.in_shape(), len(op.in_shape())
-    amounts = op.ints(1, "pads") or []
-    axes = [a % rank for a in op.ints(3, "axes", range(rank)) or []]
-    before, after = [0] * rank, [0] * rank
-    for n, a in enumerate(axes):
-        before[a], after[a] = amounts[n], amounts[len(axes) + n]
-    mode = op.attr("mode", "constant")
-    if mode not in ("constant", "edge", "reflect", "wrap"):
-        raise CodegenError(f"Pad mode {mode!r} is not supported", where=op.node.name)
+    bounds = PadBounds.of(op)
     fill = op.scalar(2) if op.has(2) else te.const(0, op.dtype)
 
     def value(i: At) -> te.Expr:
-        at = [j - b for j, b in zip(i, before, strict=True)]
-        if mode == "constant":
-            inside = te.all(*(te.all(te.index(j) >= 0, te.index(j) < n) for j, n in zip(at, source, strict=True)))
+        if bounds.mode == "constant":
+            at = [j - b for j, b in zip(i, bounds.before, strict=True)]
+            inside = te.all(*(te.all(te.index(j) >= 0, te.index(j) < n) for j, n in zip(at, bounds.shape, strict=True)))
             return te.select(inside, op.x[tuple(at)], fill)
-        return op.x[tuple(_reflected(mode, j, max(-b, 0), n - max(-a, 0))
-                          for j, n, b, a in zip(at, source, before, after, strict=True))]
+        return op.x[tuple(bounds.source(d, j) for d, j in enumerate(i))]
     return injective(op, value)
 
 

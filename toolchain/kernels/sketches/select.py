@@ -9,7 +9,7 @@ from toolchain.kernels.sketches.integer import integer_conv, integer_matmul
 from toolchain.kernels.sketches.matmul import matmul
 from toolchain.kernels.sketches.pointwise import pointwise
 from toolchain.kernels.sketches.rows import rows
-from toolchain.kernels.sketches.stages import SCAN, channel_lanes, inline_injective, readers, reductions
+from toolchain.kernels.sketches.stages import SCAN, channel_lanes, inline_behind, inline_injective, readers, reductions
 from toolchain.kernels.sketches.winograd import winograd
 from toolchain.te.tune.choices import Choices
 
@@ -18,6 +18,7 @@ BLOCKED = {"conv": conv, "conv_transpose": conv_transpose, "depthwise": depthwis
 PLAIN = {"conv": plain_conv, "conv_transpose": plain_transpose, "depthwise": plain_conv, "pool": plain_conv}
 
 DOTS = {"dot": integer_matmul, "dot_conv": integer_conv}
+HEAVY = frozenset((*BLOCKED, *PLAIN, "matmul")) - {"pool"}
 
 
 def sketch(s: te.Schedule, target: Target, choices: Choices) -> None:
@@ -35,6 +36,8 @@ def sketch(s: te.Schedule, target: Target, choices: Choices) -> None:
         pointwise(s, target, choices)
         return
     (first, *more) = anchors
+    if not more and s.func.stages[first].tag in HEAVY:
+        inline_behind(s, first)
     alone = not more and len(s.func.outputs) == 1 and len(readers(s, first)) <= 1 and len(s.func.stages) <= 2
     tag = s.func.stages[first].tag
     if alone and tag in DOTS:

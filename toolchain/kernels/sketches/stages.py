@@ -14,6 +14,7 @@ from toolchain.te.tensor import Compute, Tensor
 
 COSTLY = frozenset(("exp", "log", "tanh", "erf", "sigmoid", "pow", "sin", "cos"))
 
+MAX_REPEATED = 2            # stages of costly functions that inline_behind repeats
 
 SCAN = "scan"                # the tag of a step of a prefix sum, which reads the step before at several places
 
@@ -78,6 +79,16 @@ def inline_injective(s: te.Schedule, keep: Sequence[Tensor] = ()) -> None:
         if reused or (is_costly(definition) and sum(loads(s.func.stages[u], tensor) for u in users) > 1):
             continue
         s[tensor].compute_inline()
+
+
+def inline_behind(s: te.Schedule, anchor: Tensor) -> None:
+    """Inline what inline_injective kept behind a product or convolution, too: twice the tanh of a point costs less than to
+    lose the register tile, which has room for one stage behind it. Not where repeats would multiply."""
+    kept = [t for t in definitions(s) if t not in s.func.params and not is_reduction(s.func.stages[t])
+            and _of_reduction(s, s.func.stages[t]) and _size(t) == _size(anchor)]
+    if len(kept) <= MAX_REPEATED:
+        for tensor in reversed(kept):
+            s[tensor].compute_inline()
 
 
 def reductions(s: te.Schedule) -> list[Tensor]:

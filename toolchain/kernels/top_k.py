@@ -1,0 +1,116 @@
+"""TopK as loops: a heap of the k best of each row."""
+
+from __future__ import annotations
+
+import math
+
+from toolchain import te
+from toolchain.core import dtype as dtypes
+from toolchain.kernels.compute.ranking import sort_key
+from toolchain.kernels.compute.shape import unflatten_index
+from toolchain.kernels.op import Op
+from toolchain.te.expr import Bin, Expr
+from toolchain.te.ir_builder import IRBuilder, Variable
+from toolchain.te.loop_ir import ForKind, PrimFunc
+from toolchain.te.tensor import Placeholder, Tensor
+
+HALF = 32                                   # bits of a key, and of a position
+PARALLEL_ELEMENTS = 4 * 1024                # some operations each: below this, waking another core costs more than it brings
+
+
+def top_k(op: Op, name: str) -> PrimFunc | None:
+    """The k first of each row in order, the lower position first among equals. None: keys of 64 bits, which leave no room.
+
+        for row, in parallel:   heap[:] = lowest                              the smallest of the best lies on top
+            for i: if code(x[i]) > heap[0]: heap[0] = code(x[i]), sunk to its place
+            for t = k-1, ..., 0: found[t] = heap[0];  heap[0] = highest, sunk
+
+    A code is one int64: the key (toolchain/kernels/compute/ranking.py), then the position from the end. Work: a comparison
+    per element, and log2(k) steps for each that is among the best so far.
+    """
+    axis, source, largest = op.axis("axis", -1), op.in_shape(), bool(op.attr("largest", 1))
+    n, k = source[axis], op.types[0].shape[axis]
+    made = [Tensor(f"y{i}", t.shape, t.dtype, Placeholder()) for i, t in enumerate(op.types)]
+    if dtypes.bits(sort_key(op.x[(0,) * len(source)], largest).dtype) > HALF or not k:
+        return None
+    rows = (*source[:axis], *source[axis + 1:])
+    b = IRBuilder()
+    parallel = ForKind.PARALLEL if math.prod(source) >= PARALLEL_ELEMENTS and math.prod(rows) > 1 else ForKind.SERIAL
+    with b.loop("row", math.prod(rows), parallel) as row:
+        at = unflatten_index(te.index(row), rows)
+
+        def moved(i: te.Index) -> tuple[te.Index, ...]:
+            return (*at[:axis], i, *at[axis:])
+        heap = _Heap(b, k)
+        with b.loop("i", n) as i:
+            key = sort_key(op.x[moved(te.index(i))], largest).astype("int64")
+            code = Bin("<<", key, _int64(HALF)) + (n - 1 - te.index(i)).astype("int64")
+            heap.offer(code)
+        with b.loop("t", k) as t:
+            here = moved(k - 1 - te.index(t))
+            position = _int64(n - 1) - Bin("and", heap.top, _int64((1 << HALF) - 1))
+            for tensor, output in zip(made, [o for o in op.node.outputs if o], strict=True):
+                value = op.x[moved(te.index(position, 0, n - 1))] if output == op.node.outputs[0] else position
+                b.store(tensor, here, value)
+            heap.replace(_int64(dtypes.highest("int64")))
+    return b.function(name, [op.x], made)
+
+
+def _int64(value: int) -> Expr:
+    return te.const(value, "int64")
+
+
+class _Heap:
+    """A binary heap of k codes, the smallest on top; filled up to whole levels with what is larger than all."""
+
+    def __init__(self, b: IRBuilder, k: int) -> None:
+        self.b, self.levels = b, k.bit_length()
+        self.size = (1 << self.levels) - 1
+        self.codes = b.buffer("heap", (self.size,), "int64", "lane")
+        self.code, self.hole, self.child, self.sinking = (
+            b.variable(name, "int64") for name in ("code", "hole", "child", "sinking"))
+        with b.loop("h", k) as h:
+            b.store(self.codes, (h,), _int64(dtypes.lowest("int64")))
+        if k < self.size:
+            with b.loop("h", self.size - k) as h:
+                b.store(self.codes, (te.index(h) + k,), _int64(dtypes.highest("int64")))
+
+    @property
+    def top(self) -> Expr:
+        return self.codes[0]
+
+    def offer(self, code: Expr) -> None:
+        """Take `code` for the smallest, if it is larger."""
+        self.b.set(self.code, code)
+        with self.b.when(self.code.value > self.top):
+            self._sink()
+
+    def replace(self, code: Expr) -> None:
+        self.b.set(self.code, code)
+        self._sink()
+
+    def _sink(self) -> None:
+        """The smaller child of the hole moves up until `code` is smaller than both."""
+        b, code, hole, child = self.b, self.code, self.hole, self.child
+        b.set(hole, 0)
+        b.set(self.sinking, 1)
+        for_levels = self.levels - 1
+        if for_levels:
+            with b.loop("level", for_levels), b.when(self.sinking.value.equal(_int64(1))):
+                left = hole.value * 2 + 1
+                b.set(child, left + te.select(self._at(left + 1) < self._at(left), _int64(1), _int64(0)))
+                smaller = self._at(child.value)
+                b.set(self.sinking, te.select(smaller < code.value, _int64(1), _int64(0)))
+                with b.when(self.sinking.value.equal(_int64(1))):
+                    b.store(self.codes, (self._place(hole),), smaller)
+                    b.set(hole, child.value)
+        b.store(self.codes, (self._place(hole),), code.value)
+
+    def _at(self, place: Expr) -> Expr:
+        return self.codes[te.index(place, 0, self.size - 1)]
+
+    def _place(self, variable: Variable) -> te.Index:
+        return te.index(variable.value, 0, self.size - 1)
+
+
+RANKED = {"TopK": top_k}
