@@ -158,7 +158,7 @@ def resize(op: Op) -> te.Tensor:
 
 
 def _weighted(parts: list[te.Expr], weights: list[te.Expr]) -> te.Expr:
-    """The sum of parts by weights; of two parts only the second has a weight, the first has what is left of one."""
+    """The sum of parts by weights; where only the second of two has one, the first has what is left of one."""
     if len(weights) < len(parts):
         return parts[0] + (parts[1] - parts[0]) * weights[0]
     total = parts[0] * weights[0]
@@ -210,10 +210,16 @@ def _along(op: Op, t: Taps, dim: int, x: te.Tensor, kind: str) -> Callable[..., 
         return stage("place", "int32", lambda j: te.index(pick(t.index[:, k], j, n)))
 
     def weight(k: int) -> te.Tensor:
-        return stage("weight", kind, lambda j: _weights(op, t, j, pick(t.index[:, 0], j, n), n, kind)[k])
+        def at(j: Any) -> te.Expr:
+            found = _weights(op, t, j, pick(t.index[:, 0], j, n), n, kind)
+            if len(found) == taps:
+                return found[k]
+            second = te.select(places[0][j].equal(places[1][j]), te.const(0.5, kind), found[0])    # infinity * 0 is NaN
+            return second if k else 1.0 - second
+        return stage("weight", kind, at)
     taps = t.index.shape[1]
     places = [place(k) for k in range(taps)]
-    weights = [weight(k) for k in range({1: 0, 2: 1}.get(taps, taps))]
+    weights = [weight(k) for k in range(taps)] if taps > 1 else []
 
     def value(*i: Any) -> te.Expr:
         parts = [x[(*i[:dim], te.index(p[i[dim]], 0, n - 1), *i[dim + 1:])].astype(kind) for p in places]
