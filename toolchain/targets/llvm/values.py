@@ -381,14 +381,15 @@ class Values(Arithmetic):
 
     def load_scattered(self, e: Load, place: Place, element: str, size: int, at: Expr) -> str:
         """Load at places that are no ramp. Where they lie close to each other, at distances known now, one wide load and a
-        shuffle do (x // 2 of neighbours: a a b b c c d d); else a gather, from a pointer all lanes have in common: what is
-        left for the lanes may have 32 bits."""
+        shuffle do (x // 2 of neighbours: a a b b c c d d); else a gather, from a pointer all lanes have in common when
+        what is left for the lanes has 32 bits."""
         lanes = self.lanes(e)
         known = None if self.guard.scalar or self.guard.lanes else distances(at)
         if known is None or (span := max(known[1]) - min(known[1]) + 1) > 2 * lanes:
             start = place.base
-            if isinstance(at, Bin) and at.op == "+" and isinstance(at.a, Broadcast) and isinstance(at.a.value, Index):
-                start, at = self.address(place, element, size, *self.linear(at.a.value))[0], at.b
+            match at:
+                case Bin("+", Broadcast(Index() as same), Cast("int64", narrow)) if dtypes.bits(narrow.dtype) == 32:
+                    start, at = self.address(place, element, size, *self.linear(same))[0], at.b
             return self.from_memory(e, self.gather(e, start, element, size, self.value(at), self.guard))
         base, offsets = known
         terms, total = self.linear(base + min(offsets))
