@@ -268,6 +268,16 @@ def resizes() -> list[Case]:
         sizes(x, 3, 3, axes=(2, 3), mode="linear", antialias=1), sizes(x, 4, 2, axes=(3, 2), mode="cubic", antialias=1),
         sizes(x, 8, 9, axes=(2, 3), mode="cubic", exclude_outside=1, cubic_coeff_a=-0.5),
         sizes(d(1, 2, 3, 4, 5), 1, 2, 5, 4, 8, mode="linear"),
+        *(sizes(d(2, 3, 20, 37), 2, 3, 31, 70, mode=mode, coordinate_transformation_mode=m) for m in modes
+          for mode in ("linear", "cubic")),
+        sizes(d(1, 2, 20, 90), 1, 2, 31, 40, mode="linear"), sizes(d(1, 3, 9, 10, 30), 1, 3, 9, 15, 41, mode="linear"),
+        sizes(d(1, 3, 4, 10, 30), 1, 3, 9, 15, 41, mode="linear"), sizes(d(1, 40, 20, 5), 1, 40, 31, 9, mode="linear"),
+        *(sizes(d(1, 2, 20, 33, dtype=t), 1, 2, 30, 50, mode="linear", coordinate_transformation_mode="align_corners")
+          for t in ("float64", "float16", "bfloat16")),
+        *(sizes(np.where((x := d(1, 1, 20, 33)) > 1.8, np.float32(NAN), x), 1, 1, 33, 47, mode="linear",
+                coordinate_transformation_mode=m) for m in ("align_corners", "half_pixel")),
+        *(scales(d(1, 2, 9, 40, dtype=t), 1, 1, 2, by, coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+          for t in ("float32", "uint8", "float16", "int64", "bool") for by in (2, 3)),
         sizes(d(1, 1, 4, 4, dtype="float16"), 1, 1, 7, 8, mode="linear"), sizes(d(1, 1, 4, 4, dtype="uint8"), 1, 1, 8, 8),
         c(x, f(0, 0, 0.4, 0.6, 1, 1, 0.8, 1.4), None, ints(1, 2, 3, 4), constants=[1, 3], rtol=1e-5, mode="linear",
           coordinate_transformation_mode="tf_crop_and_resize", extrapolation_value=9.0),

@@ -21,10 +21,10 @@ from toolchain.kernels.integer_forms import integer_forms, panel_vectors
 from toolchain.kernels.layouts import layout_options
 from toolchain.kernels.sketches.select import sketch
 from toolchain.targets.base import compile_kernel
+from toolchain.targets.features import with_features
 from toolchain.targets.llvm.backend import LLVM
 from toolchain.targets.llvm.load import aligned, load
 from toolchain.targets.llvm.object import assembly, innermost_loops, spills
-from toolchain.targets.features import with_features
 from toolchain.targets.presets import PRESETS
 from toolchain.te.lower import lower
 

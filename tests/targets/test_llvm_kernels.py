@@ -320,6 +320,25 @@ def test_a_gather_is_not_remembered_as_masked(target):
     np.testing.assert_array_equal(made, a[:, 3])
 
 
+@pytest.mark.parametrize("dtype", dtypes.DTYPES)
+def test_neighbours_at_known_distances(target, dtype):
+    """x // 3, x % 4 and both together of lanes: one wide load and a shuffle, in storage with no room to spare; the last
+    lanes of 21 are guarded."""
+    x = te.placeholder((2, 24), dtype, name="x")
+    where = {"third": lambda j: j // 3 + 3, "wave": lambda j: j % 4 + 20, "back": lambda j: 23 - j // 8,
+             "both": lambda j: (j // 4) * 2 + j % 2 + 8, "far": lambda j: j % 8 * 3 + 2}
+    a = values(dtype, 48).reshape(2, 24)
+    for name, at in where.items():
+        for length in (48, 32, 21):
+            y = te.compute((2, length), lambda i, j, at=at: x[i, at(j) % 24], name=name)
+            s = te.create_schedule(y)
+            _, lane = s[y].split(y.op.axis[1], factor=16)
+            s[y].vectorize(lane)
+            made = run(s.func, target, {"x": a})[name]
+            places = np.array([at(j) % 24 for j in range(length)])
+            np.testing.assert_array_equal(made.view(np.uint8), np.ascontiguousarray(a[:, places]).view(np.uint8))
+
+
 def test_guards_do_not_repeat_what_they_guard(target):
     """Eight times `where v < 0: v + 1, else sin v`, its last vector ragged: each sine once, not once per path to it."""
     x = te.placeholder((3, 22), name="x")

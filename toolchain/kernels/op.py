@@ -131,6 +131,7 @@ def broadcast(t: te.Tensor, at: Sequence[Any]) -> te.Expr:
     return t[tuple(i if n != 1 else 0 for i, n in zip(tail, t.shape, strict=True))]
 
 
+STORED = "stored"            # the tag of a stage that is computed once and kept, because its elements are read many times
 Compute = Callable[[Op], "te.Tensor | tuple[te.Tensor, ...]"]
 
 

@@ -30,6 +30,7 @@ from toolchain.kernels.flops import computed_flops
 from toolchain.kernels.table import KERNELS
 from toolchain.targets import presets
 from toolchain.targets.backend import Kernel
+from toolchain.targets.features import with_features
 from toolchain.targets.llvm.artifact import write_artifact
 from toolchain.targets.llvm.link import cached_runtime_object
 from toolchain.targets.llvm.object import llvm_version
@@ -83,7 +84,7 @@ def resolve_target(params: Params, inputs: Inputs, out: Path) -> Result:
     """Everything code generation asks about the processor."""
     target = presets.target(params["given"] if "given" in params else params["cpu"])
     if params["features"]:
-        target = presets.with_features(target, params["features"])
+        target = with_features(target, params["features"])
     if params["threads"]:
         target = replace(target, cores=params["threads"])
     return Result("target", {"target": target.to_json(), "llvm": llvm_version()})

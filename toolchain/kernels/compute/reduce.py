@@ -296,7 +296,8 @@ def log_softmax(op: Op) -> te.Tensor:
         return x[i].astype(kind) - _at(top, i, axis)
     top = _axis_reduction(op, x, axis, "top", te.max, lambda i: x[i].astype(kind))
     total = _axis_reduction(op, x, axis, "total", te.sum, lambda i: te.exp(below(i)))
-    return te.compute(x.shape, lambda *i: (below(i) - te.log(_at(total, i, axis))).astype(op.dtype),
+    log = te.compute(total.shape, lambda *i: te.log(total[i]), name=op.name("log"), tag="elementwise")     # one per row
+    return te.compute(x.shape, lambda *i: (below(i) - _at(log, i, axis)).astype(op.dtype),
                       name=op.name("log_softmax"), tag="elementwise")
 
 

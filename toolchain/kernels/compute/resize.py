@@ -7,7 +7,7 @@ linear interpolation a formula; what is neither becomes a search tree of selects
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 from toolchain import te
 from toolchain.core import dtype as dtypes
 from toolchain.core.errors import CodegenError
-from toolchain.kernels.op import Compute, Op, injective, table
+from toolchain.kernels.op import STORED, Compute, Op, injective, table
 
 At = tuple[Any, ...]
 
@@ -144,26 +144,90 @@ def resize(op: Op) -> te.Tensor:
         t, j = dims[dim], i[dim]
         picks = [pick(t.index[:, k], j, source[dim]) for k in range(t.index.shape[1])]
         parts = [mix((*at, p), i) for p in picks]
-        if len(parts) == 1:
-            return parts[0]
-        if len(parts) == 2 and (w := _linear_weight(t, j, picks[0], source[dim], kind)) is not None:
-            return parts[0] + (parts[1] - parts[0]) * w
-        weighted = [p * w for p, w in zip(parts, _cubic_weights(op, t, j, kind) or _tables(t, j, kind), strict=True)]
-        total = weighted[0]
-        for w in weighted[1:]:
-            total = total + w
-        return total
+        return parts[0] if len(parts) == 1 else _weighted(parts, _weights(op, t, j, picks[0], source[dim], kind))
+
+    blended = _blended(op, dims, kind) if _is_separable(dims, source) else None
 
     def value(i: At) -> te.Expr:
         inside = te.all(*(table((~t.outside).tolist(), j, "bool") for t, j in zip(dims, i, strict=True)))
-        result = mix((), i)
+        result = mix((), i) if blended is None else blended(i)
         if dtypes.is_integer(op.dtype) and kind != op.dtype:
             result = te.minimum(te.maximum(result, float(dtypes.lowest(op.dtype))), float(dtypes.highest(op.dtype)))
         return te.select(inside, result.astype(op.dtype), te.const(op.attr("extrapolation_value", 0.0), op.dtype))
     return injective(op, value)
 
 
-def _linear_weight(t: Taps, j: Any, low: Any, n: int, kind: str) -> te.Expr | None:
+def _weighted(parts: list[te.Expr], weights: list[te.Expr]) -> te.Expr:
+    """The sum of parts by weights; where only the second of two has one, the first has what is left of one."""
+    if len(weights) < len(parts):
+        return parts[0] + (parts[1] - parts[0]) * weights[0]
+    total = parts[0] * weights[0]
+    for p, w in zip(parts[1:], weights[1:], strict=True):
+        total = total + p * w
+    return total
+
+
+def _weights(op: Op, t: Taps, j: Any, low: Any, n: int, kind: str) -> list[te.Expr]:
+    """The weights at place j of a dimension of n input elements, as _weighted wants them."""
+    if t.index.shape[1] == 2:
+        return [_linear_weight(t, j, low, n, kind)]
+    return _cubic_weights(op, t, j, kind) or _tables(t, j, kind)
+
+
+def _is_separable(dims: Sequence[Taps], source: Sequence[int]) -> bool:
+    """Whether to blend one dimension after the other, with what the others need stored: several dimensions mix elements, the
+    innermost one with weights that change from place to place, and the steps between are not much larger than the result."""
+    mixed = [d for d, t in enumerate(dims) if t.index.shape[1] > 1]
+    if len(mixed) < 2 or mixed[-1] != len(dims) - 1 or (dims[-1].weight == dims[-1].weight[0]).all():
+        return False
+    return source[-1] <= LARGEST_STEP * len(dims[-1].index)
+
+
+def _blended(op: Op, dims: Sequence[Taps], kind: str) -> Callable[[At], te.Expr]:
+    """The value at a place of the result, dimensions blended from the outermost to the innermost:
+
+        rows[c, y, i] = x[c, low[y], i] * (1 - w[y]) + x[c, low[y] + 1, i] * w[y]        whole vectors along i
+        result[c, y, x] = rows[c, y, low[x]] * (1 - w[x]) + ...                          gathers in one row
+    """
+    outer = [d for d, t in enumerate(dims) if not t.is_identity]
+    shape, made = list(op.in_shape()), op.x
+    for dim in outer[:-1]:
+        shape[dim] = len(dims[dim].index)
+        made = te.compute(tuple(shape), _along(op, dims[dim], dim, made, kind), name=op.name("rows"), tag=STORED)
+    last = _along(op, dims[-1], len(dims) - 1, made, kind)
+    return lambda i: last(*i)
+
+
+def _along(op: Op, t: Taps, dim: int, x: te.Tensor, kind: str) -> Callable[..., te.Expr]:
+    """One dimension resized. Places and weights are stages of their own: one value per place of the dimension, not one per
+    element of the result."""
+    n = op.in_shape()[dim]
+
+    def stage(name: str, dtype: str, fn: Callable[[Any], te.Expr]) -> te.Tensor:
+        return te.compute((len(t.index),), lambda j: fn(j).astype(dtype), name=op.name(name), tag=STORED)
+
+    def place(k: int) -> te.Tensor:
+        return stage("place", "int32", lambda j: te.index(pick(t.index[:, k], j, n)))
+
+    def weight(k: int) -> te.Tensor:
+        def at(j: Any) -> te.Expr:
+            found = _weights(op, t, j, pick(t.index[:, 0], j, n), n, kind)
+            if len(found) == taps:
+                return found[k]
+            second = te.select(places[0][j].equal(places[1][j]), te.const(0.5, kind), found[0])    # infinity * 0 is NaN
+            return second if k else 1.0 - second
+        return stage("weight", kind, at)
+    taps = t.index.shape[1]
+    places = [place(k) for k in range(taps)]
+    weights = [weight(k) for k in range(taps)] if taps > 1 else []
+
+    def value(*i: Any) -> te.Expr:
+        parts = [x[(*i[:dim], te.index(p[i[dim]], 0, n - 1), *i[dim + 1:])].astype(kind) for p in places]
+        return _weighted(parts, [w[i[dim]] for w in weights]) if weights else parts[0]
+    return value
+
+
+def _linear_weight(t: Taps, j: Any, low: Any, n: int, kind: str) -> te.Expr:
     """The weight of the second of two taps: coordinate - low, when the coordinates are evenly spaced; else a table."""
     out = len(t.coordinate)
     w = t.weight[:, 1]
@@ -184,6 +248,7 @@ def _tables(t: Taps, j: Any, kind: str) -> list[te.Expr]:
 
 
 DIGITS = {"float32": 9, "float64": 17}
+LARGEST_STEP = 4                # an innermost dimension this many times as long as the result's is blended all at once
 SHORT = 64                      # weights: their table is shorter than the formula
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from toolchain import te
 from toolchain.core.layout import Layout, default_axes
 from toolchain.core.rewrite import walk
+from toolchain.kernels.op import STORED
 from toolchain.te.expr import Bin, Call, Load, Reduce
 from toolchain.te.substitute import rewrite_loads
 from toolchain.te.tensor import Compute, Tensor
@@ -69,7 +70,7 @@ def inline_injective(s: te.Schedule, keep: Sequence[Tensor] = ()) -> None:
     """Inline every stage without a reduction into its readers, unless it is an output or costly work would be repeated."""
     for tensor in reversed(definitions(s)):
         definition = s.func.stages[tensor]
-        kept = tensor in keep or is_reduction(definition) or definition.tag == SCAN
+        kept = tensor in keep or is_reduction(definition) or definition.tag in (SCAN, STORED)
         if kept or any(t in s.func.params for t in s.func.computed_with(tensor)):
             continue
         users = readers(s, tensor)

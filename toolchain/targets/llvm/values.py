@@ -246,7 +246,7 @@ class Values(Arithmetic):
         place, at = self.places[e.tensor], e.index[0]
         element, size = MEMORY[e.dtype], dtypes.itemsize(e.dtype)
         if not isinstance(at, Index | Ramp):
-            return self.from_memory(e, self.gather(e, place, element, size, self.value(at), self.guard))
+            return self.load_scattered(e, place, element, size, at)
         base, stride, lanes = (at, 0, 0) if isinstance(at, Index) else (at.base, at.stride, at.lanes)
         terms, total = self.linear(base)
         if stride < 0:
@@ -268,7 +268,7 @@ class Values(Arithmetic):
         if not place.local and (known := self.loaded.get(key)) is not None:
             return known
         if abs(stride) > MAX_SPAN:
-            result = self.gather(e, place, element, size, self.value(Ramp(base, stride, lanes)), guard)
+            result = self.gather(e, place.base, element, size, self.value(Ramp(base, stride, lanes)), guard)
         else:
             pointer, alignment = self.address(place, element, size, terms, total)
             if stride in (0, 1):
@@ -366,10 +366,10 @@ class Values(Arithmetic):
 
     guard_lanes = 0                              # how many lanes the present guard has
 
-    def gather(self, e: Load, place: Place, element: str, size: int, offsets: str, guard: Guard) -> str:
-        """Load elements at these offsets; nothing (zero) outside of the guard."""
+    def gather(self, e: Load, base: str, element: str, size: int, offsets: str, guard: Guard) -> str:
+        """Load elements at these offsets from a pointer; nothing (zero) outside of the guard."""
         lanes = self.lanes(e)
-        pointers = self.emit(f"getelementptr inbounds {element}, ptr {place.base}, {vector('i64', lanes)} {offsets}")
+        pointers = self.emit(f"getelementptr inbounds {element}, ptr {base}, {vector('i64', lanes)} {offsets}")
         mask = guard.lanes or SPLAT_TRUE
         if guard.scalar:
             both = self.splat("i1", guard.scalar, lanes)
@@ -378,6 +378,29 @@ class Values(Arithmetic):
         full = intrinsic("masked.gather", type, many)
         self.declared.add(f"declare {type} @{full}({many}, {bits}, {type})")
         return self.emit(f"call {type} @{full}({many} align {size} {pointers}, {bits} {mask}, {type} zeroinitializer)")
+
+    def load_scattered(self, e: Load, place: Place, element: str, size: int, at: Expr) -> str:
+        """Load at places that are no ramp. Where they lie close to each other, at distances known now, one wide load and a
+        shuffle do (x // 2 of neighbours: a a b b c c d d); else a gather, from a pointer all lanes have in common when
+        what is left for the lanes has 32 bits."""
+        lanes = self.lanes(e)
+        known = None if self.guard.scalar or self.guard.lanes else distances(at)
+        if known is None or (span := max(known[1]) - min(known[1]) + 1) > 2 * lanes:
+            start = place.base
+            match at:
+                case Bin("+", Broadcast(Index() as same), Cast("int64", narrow)) if dtypes.bits(narrow.dtype) == 32:
+                    start, at = self.address(place, element, size, *self.linear(same))[0], at.b
+            return self.from_memory(e, self.gather(e, start, element, size, self.value(at), self.guard))
+        base, offsets = known
+        terms, total = self.linear(base + min(offsets))
+        key = (e.tensor, tuple(terms), total, offsets)
+        if not place.local and key in self.loaded:
+            return self.loaded[key]
+        pointer, alignment = self.address(place, element, size, terms, total)
+        near = self.emit(f"load {vector(element, span)}, ptr {pointer}, align {max(size, alignment)}")
+        result = self.from_memory(e, self.shuffle(element, span, near, "poison", [n - min(offsets) for n in offsets]))
+        self.loaded[key] = result
+        return result
 
     def from_memory(self, e: Load, name: str) -> str:
         if e.dtype != "bool":
@@ -532,3 +555,25 @@ class Values(Arithmetic):
         if isinstance(e.value, Ramp) and e.dtype == "int32":
             return self.narrow_ramp(e.value)
         return self.convert(self.value(e.value), e.value.dtype, e.dtype, self.lanes(e))
+
+
+def distances(at: Expr) -> tuple[Index, tuple[int, ...]] | None:
+    """Lanes of integers as (what they have in common, what each adds to it), where the latter is known now."""
+    match at:
+        case Ramp(base, stride, lanes):
+            return base, tuple(n * stride for n in range(lanes))
+        case Broadcast(Index() | Var() as same, lanes):
+            return index(same), (0,) * lanes
+        case Bin("+", a, b):
+            if (x := distances(a)) is None or (y := distances(b)) is None:
+                return None
+            return x[0] + y[0], tuple(n + m for n, m in zip(x[1], y[1], strict=True))
+        case Bin("*" | "//" | "%" as op, a, Broadcast(Const(k), _)) if (x := distances(a)) is not None:
+            base, steps, k = *x, int(k)
+            if op == "*":
+                return base * k, tuple(n * k for n in steps)
+            if any(c % k for _, c in base.terms):
+                return None
+            whole = Index(tuple((atom, c // k) for atom, c in base.terms)) if op == "//" else Index()
+            return whole, tuple((base.constant + n) // k if op == "//" else (base.constant + n) % k for n in steps)
+    return None
