@@ -36,6 +36,7 @@ from toolchain.graph.passes.plan_layouts import plan_layouts
 from toolchain.graph.passes.plan_memory import plan_memory
 from toolchain.graph.passes.rewriting import bodies
 from toolchain.graph.passes.separate_body_outputs import separate_body_outputs
+from toolchain.graph.passes.separate_pools import separate_pools
 from toolchain.graph.passes.simplify import simplify
 from toolchain.graph.passes.views import view_nodes
 from toolchain.graph.text import to_text
@@ -52,6 +53,7 @@ PASSES: tuple[GraphPass, ...] = (
     fold_batch_norm,
     simplify,                           # again: folding leaves Mul and Add chains with other neighbours
     eliminate_common_subexpressions,    # again: Squeeze and Unsqueeze of one value to one shape are equal only as Reshapes
+    separate_pools,                     # once simplify has dropped outputs that nobody reads
     fold_constants,                     # again: what rules built from constants
     eliminate_dead_code,                # last: later steps count readers
 )
