@@ -49,7 +49,7 @@ def test_indices_need_the_whole_window():
 def test_keeps_the_result(data, kernel, ceil, seed):
     strides, dilations = (data.draw(st.tuples(st.integers(1, 3), st.integers(1, 2))) for _ in range(2))
     pads = tuple(data.draw(st.integers(0, k - 1)) for k in (*kernel, *kernel))
-    graph = pool((2, 3, 15, 14), kernel_shape=kernel, strides=strides, dilations=dilations, ceil_mode=int(ceil), pads=pads)
+    graph = pool((2, 3, 20, 14), kernel_shape=kernel, strides=strides, dilations=dilations, ceil_mode=int(ceil), pads=pads)
     after = run_passes(graph, (separate_pools,))
     assert len(ops(after)) == (2 if math.prod(kernel) > 2 * sum(kernel) else 1)
     same(graph, after, seed)
