@@ -1,7 +1,7 @@
 """From a deployfile to the task graph: the only place that knows the order of steps.
 
-             ┌─ reference ──────────────────────────────────┐
-    model ─ import ─┐                                       │
+                    ┌─ reference ─────────────────────────────┐
+    model ─ import ─┤                                         │
                     ├─ optimize ─┬─ weights ─────────┐        ├─ compare ── verify
     target ─┬───────┘            └─ kernel, kernel … ┼─ link ─┤
             └─ runtime ──────────(named by optimize)─┘        └─ measure      (only `tc report` asks for it,
