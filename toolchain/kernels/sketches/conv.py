@@ -61,7 +61,7 @@ def conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> No
         ragged.append(g)
     ov, ol = s[out].split(o, factor=lanes)
     outer, inner = _tile_spatial(s, out, spatial, tile, ragged)
-    shared = _shared(s, n, g, outer, acc, target, choices)
+    shared = conv_share(n, g, outer, *operands(s, acc), target, choices)
     order = share_first(shared, ragged, _order(n, g, outer, choices))
     s[out].reorder(*order, *inner, ov, ol)
     shared, order = share_more(s, out, shared, ragged, order, target.cores)
@@ -134,13 +134,11 @@ def _channel_loops(
     return [block, *taps, rolled, unrolled]
 
 
-def _shared(
-    s: te.Schedule, n: te.Var, g: te.Var, outer: Sequence[te.Var], acc: Tensor, target: Target, choices: Choices
+def conv_share(
+    n: te.Var, g: te.Var, outer: Sequence[te.Var], x: Tensor, w: Tensor, target: Target, choices: Choices,
 ) -> te.Var:
     """The loop cores share: images, channel groups where weights outweigh activations, else rows inside the groups."""
-    x, w = operands(s, acc)
-    heavy = math.prod(w.shape) > math.prod(x.shape)
-    enough = 2 * target.cores
+    heavy, enough = math.prod(w.shape) > math.prod(x.shape), 2 * target.cores
     if n.extent >= enough:
         default = "images"
     elif g.extent >= enough and (heavy or outer[0].extent < enough):

@@ -10,15 +10,13 @@ A convolution does the same for each of its taps, over channels in blocks.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 from toolchain import te
 from toolchain.core.errors import ScheduleError
 from toolchain.core.layout import Layout, default_axes
 from toolchain.core.target import Target
 from toolchain.kernels.instructions import Dot, accumulates, dot, dot_of, has_dot
 from toolchain.kernels.integer_forms import dot_tiles
+from toolchain.kernels.sketches.conv import conv_share
 from toolchain.kernels.sketches.stages import (
     accumulator,
     fuse_all,
@@ -125,7 +123,7 @@ def integer_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choice
         inner.append(yi)
     xo, xi = split(s, out, column, tile.columns, ragged)
     outer, inner = [*outer, xo], [*inner, xi]
-    shared = _shared(s, n, g, outer, (x, w), target, choices)
+    shared = conv_share(n, g, outer, x, w, target, choices)
     order = share_first(shared, ragged, [n, g, *outer])
     s[out].reorder(*order, *inner, ov, ol)
     shared, order = share_more(s, out, shared, ragged, order, target.cores)
@@ -144,19 +142,3 @@ def integer_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choice
     for axis in (*inner, ov):
         s[out].unroll(axis)
     _finish(s, acc, out, al, ol, kind, lanes, shared, ragged)
-
-
-def _shared(
-    s: te.Schedule, n: te.Var, g: te.Var, outer: Sequence[te.Var], read: tuple[Tensor, Tensor], target: Target,
-    choices: Choices,
-) -> te.Var:
-    """The loop cores share: images, channel groups where weights outweigh activations, else rows."""
-    x, w = read
-    heavy, enough = math.prod(w.shape) > math.prod(x.shape), 2 * target.cores
-    if n.extent >= enough:
-        default = "images"
-    elif g.extent >= enough and (heavy or outer[0].extent < enough):
-        default = "groups"
-    else:
-        default = "rows"
-    return {"images": n, "groups": g, "rows": outer[0]}[choices.one_of("parallel", ("images", "groups", "rows"), default)]
