@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from html import escape
 
 import pytest
 from rich.console import Console
 from sample_report import HOSTILE, report
 
 from toolchain.core.errors import UsageError
-from toolchain.report import console, junit, markdown
+from toolchain.report import charts, console, html, junit, markdown
 from toolchain.report import json as report_json
 from toolchain.report.facts import BuildFacts, BuildReport, LayerFacts, Report
 from toolchain.report.gate import GateResult
@@ -55,7 +56,7 @@ def test_numbers_stay_whole_where_they_fit() -> None:
 
 
 def test_no_control_character_reaches_any_output() -> None:
-    for text in (on_console(), markdown.render(report()), junit.render(report())):
+    for text in (on_console(), markdown.render(report()), junit.render(report()), html.render(report())):
         assert all(c.isprintable() or c == "\n" for c in text)
 
 
@@ -72,6 +73,44 @@ def test_markdown_shows_hostile_names_literally() -> None:
     rows = [line for line in markdown.render(report()).splitlines() if line.startswith("|")]
     unescaped = [line.replace("\\|", "").count("|") for line in rows]
     assert all(n == unescaped[i - 1] for i, n in enumerate(unescaped) if i and rows[i].startswith("| -"))
+
+
+def test_html(golden: Callable[..., None]) -> None:
+    golden(html.render(report(), GATES))
+
+
+def test_html_runs_nothing_asks_for_nothing_and_shows_hostile_names_literally() -> None:
+    page = html.render(report(), GATES)
+    assert "default-src 'none'" in page
+    body = page.partition("<body>")[2]
+    assert "<script" not in page and "http:" not in body.replace('xmlns="http:', "") and "url(" not in page
+    assert escape(show_name(HOSTILE, 32)) in page and show_name(HOSTILE, 32) not in page
+
+
+def test_html_is_well_formed_and_tells_all_the_console_tells() -> None:
+    page = html.render(report(), GATES)
+    body = ET.fromstring(f"<body>{page.partition('<body>')[2].partition('</body>')[0]}</body>")
+    shown = " ".join("".join(body.itertext()).split())
+    for section in sections(report(), GATES):
+        assert section.title in shown
+        for text in (*(v.text for v in section.verdicts), *section.notes):
+            assert " ".join(text.split()) in shown
+
+
+def test_charts_draw_each_contender_and_layer() -> None:
+    page = html.render(report(), GATES)
+    b = next(b for b in report().builds if b.measure and b.layers)
+    assert b.measure is not None
+    assert charts.speedups([b]).count("<circle") == len(b.measure.comparisons)
+    assert charts.latencies("x", b.measure).count("<g>") == sum(bool(c.bursts_us) for c in b.measure.contenders)
+    assert charts.layer_times(b.layers).count("<title>") == len(b.layers)
+    assert charts.layer_times(b.layers) in page
+
+
+def test_charts_of_nothing_are_empty() -> None:
+    bare = BuildReport(BuildFacts("m@x86", "m", "x86", "fp32", 1), layers=(LayerFacts("k", ("n",), 0.0),))
+    assert charts.speedups([bare]) == charts.layer_times(bare.layers) == ""
+    assert "<svg" not in html.render(Report((bare,)))
 
 
 def test_junit_is_xml_that_counts_its_cases() -> None:

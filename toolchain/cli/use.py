@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from toolchain.tasks.plan import BuildTasks
 
 RIVALS = ("onnxruntime", "openvino", "torch")
+WIDTH_OF_A_LOG = 120        # columns of a report that goes to a file or a pipe
 
 
 @command("run")
@@ -257,10 +259,9 @@ def report_command(
     \b
     Example:
       tc report
+      tc report --html report.html
       tc report --against onnxruntime --md report.md --fail-on-regression 5%
     """
-    if html_file is not None:
-        raise not_yet("HTML reports", "--md writes Markdown, --json all facts")
     from toolchain.report import gate
     from toolchain.tasks.commands import collect
 
@@ -276,8 +277,8 @@ def report_command(
     limit = project.deployfile.report.fail_on_regression if limit is None else limit
     earlier = read_report(before or last) if limit is not None else None
     gates = gate.find_regressions(report, earlier, limit) if earlier is not None and limit is not None else ()
+    write_reports(report, gates, json_file=json_file, md_file=md_file, junit_file=junit_file, html_file=html_file, last=last)
     show_report(report, gates)
-    write_reports(report, gates, json_file=json_file, md_file=md_file, junit_file=junit_file, last=last)
     if limit is not None and built.exit_code == 0:
         gate.raise_on_regression(gates, limit)
     return built.exit_code
@@ -331,24 +332,27 @@ def show_report(report: Report, gates: Sequence[Any] = (), *, as_json: bool = Fa
     if as_json:
         print(render(report))
         return
-    target = Console(no_color=settings().no_color, force_terminal=True if settings().force_color else None, highlight=False)
+    forced = True if settings().force_color else None
+    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else WIDTH_OF_A_LOG
+    target = Console(no_color=settings().no_color, force_terminal=forced, highlight=False, width=width)
     console.show(report, target, gates)
 
 
 def write_reports(
     report: Report, gates: Sequence[Any], *, json_file: Path | None, md_file: Path | None, junit_file: Path | None,
-    last: Path,
+    html_file: Path | None, last: Path,
 ) -> None:
     """The report in every form asked for, each file whole or not at all; and the facts for the next comparison."""
     from toolchain.build.folders import write_atomically
+    from toolchain.report import html, junit, markdown
     from toolchain.report import json as as_json
-    from toolchain.report import junit, markdown
 
     facts = as_json.render(report).encode()
     last.parent.mkdir(exist_ok=True)
     write_atomically(last, facts)
     for path, text in ((json_file, facts), (md_file, md_file and markdown.render(report, gates).encode()),
-                       (junit_file, junit_file and junit.render(report, gates).encode())):
+                       (junit_file, junit_file and junit.render(report, gates).encode()),
+                       (html_file, html_file and html.render(report, gates).encode())):
         if path is not None and isinstance(text, bytes):
             write_atomically(path, text)
             print(f"wrote {path}", file=sys.stderr)
