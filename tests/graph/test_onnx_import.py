@@ -81,6 +81,14 @@ def test_anonymous_dimensions_are_not_one_number():
     assert imported(DYNAMIC, shapes={"x": (1, 3, 48, 192)}).types["x"].shape == (1, 3, 48, 192)
 
 
+def test_open_dimensions_that_all_have_names_are_asked_for_by_name():
+    model = make_model([node("Add", ["a", "b"], ["y"])], {"a": ("n", "m"), "b": ("n", 4)}, ["y"])
+    with pytest.raises(ImportModelError, match="fix: set in the deployfile, .* models.<name>.dims: {n: \\?, m: \\?}$"):
+        imported(model)
+    with pytest.raises(ImportModelError, match="models.<name>.dims: {m: \\?}$"):
+        imported(model, dims={"n": 2})
+
+
 def test_a_symbol_is_bound_for_all_inputs():
     model = make_model([node("Add", ["a", "b"], ["y"])], {"a": ("n", 4), "b": ("n", 4)}, ["y"])
     assert imported(model, dims={"n": 5}).types["y"].shape == (5, 4)

@@ -75,7 +75,7 @@ def _result(done: subprocess.CompletedProcess[bytes], path: Path, limits: Limits
     if done.returncode == _FAILED and "what" in reply:
         raise ImportModelError(reply["what"], where=reply["where"] or str(path), fix=reply["fix"])
     raise ImportModelError(f"the import died: {_cause(done, limits, seconds)}", where=str(path),
-                           fix="if the model is trusted, raise the import limits; otherwise leave it alone")
+                           fix="if the model is trusted, raise `limits` in the deployfile; otherwise leave it alone")
 
 
 def _cause(done: subprocess.CompletedProcess[bytes], limits: Limits, seconds: float) -> str:

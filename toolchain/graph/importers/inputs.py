@@ -40,9 +40,9 @@ def bind_inputs(
             types[name] = TensorType.plain(shape, dtypes[name])
     if open_inputs:
         lines = [f"input {name!r} is {_show(stated[name])}" for name in open_inputs]
-        keys = [f"models.<name>.shapes.{name}: {_example(stated[name], bound)}" for name in open_inputs]
         raise ImportModelError("dimensions are not known: " + "; ".join(lines),
-                               fix="set in the deployfile, with a number for each '?': " + "; ".join(keys))
+                               fix="set in the deployfile, with a number for each '?': "
+                                   + _missing([(name, stated[name]) for name in open_inputs], bound))
     return types
 
 
@@ -100,6 +100,14 @@ def _bind(name: str, stated: tuple[Dim, ...] | None, given: tuple[int, ...], bou
 
 def _show(stated: tuple[Dim, ...] | None) -> str:
     return "of unknown rank" if stated is None else f"[{', '.join(map(str, stated))}]"
+
+
+def _missing(open_inputs: Sequence[tuple[str, tuple[Dim, ...] | None]], bound: Mapping[str, int]) -> str:
+    """The keys to fill in: the dimensions' names where all of them have one, else whole shapes."""
+    unknown = [d for _, dims in open_inputs for d in dims or ("?",) if isinstance(d, str) and d not in bound]
+    if "?" in unknown:
+        return "; ".join(f"models.<name>.shapes.{name}: {_example(dims, bound)}" for name, dims in open_inputs)
+    return f"models.<name>.dims: {{{', '.join(f'{d}: ?' for d in dict.fromkeys(unknown))}}}"
 
 
 def _example(stated: tuple[Dim, ...] | None, bound: Mapping[str, int]) -> str:

@@ -44,7 +44,7 @@ class Model:
         self.folded_bytes += size_bytes
         if self.folded_bytes > self.limits.folded_bytes:
             raise ImportModelError(f"constants computed while importing need more than {self.limits.folded_bytes} bytes",
-                                   where=here, fix="raise the import limit folded_bytes if the model is trusted")
+                                   where=here, fix="if the model is trusted, import it with larger Limits (folded_bytes)")
 
 
 @dataclass

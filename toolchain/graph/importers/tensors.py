@@ -84,7 +84,7 @@ class TensorReader:
         self.read_bytes += size_bytes
         if self.read_bytes > self.limits.tensor_bytes:
             raise ImportModelError(f"the model's tensors need more than {self.limits.tensor_bytes} bytes", where=where,
-                                   fix="raise the import limit tensor_bytes if the model is trusted")
+                                   fix="raise limits.model_size in the deployfile if the model is trusted")
 
     def _external(self, proto: TensorProto, size_bytes: int, where: str) -> bytes:
         facts = {e.key: e.value for e in proto.external_data}
