@@ -240,6 +240,9 @@ def test_clean_removes_what_was_built_and_nothing_else(project, capsys):
     assert left == ["deployfile.lock", "deployfile.yaml", "mine.txt", "one.onnx", "two.onnx"]
     assert "0 tasks ran, 10 cached" in run(capsys, "build")[1]
     assert (project / "build/one@x86/module.txt").exists()
+    (project / "build/mine.txt").unlink()
+    run(capsys, "clean")
+    assert not (project / "build").exists()
 
 
 def test_an_emptied_store_builds_again(project, capsys):

@@ -83,9 +83,9 @@ def test_anonymous_dimensions_are_not_one_number():
 
 def test_open_dimensions_that_all_have_names_are_asked_for_by_name():
     model = make_model([node("Add", ["a", "b"], ["y"])], {"a": ("n", "m"), "b": ("n", 4)}, ["y"])
-    with pytest.raises(ImportModelError, match="fix: set in the deployfile, .* models.<name>.dims: {n: \\?, m: \\?}$"):
+    with pytest.raises(ImportModelError, match=r"fix: set in the deployfile, .* models.<name>.dims: {n: \?, m: \?}$"):
         imported(model)
-    with pytest.raises(ImportModelError, match="models.<name>.dims: {m: \\?}$"):
+    with pytest.raises(ImportModelError, match=r"models.<name>.dims: {m: \?}$"):
         imported(model, dims={"n": 2})
 
 

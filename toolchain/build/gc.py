@@ -38,8 +38,19 @@ def clean(store: Store, project: Path) -> list[Path]:
     folders = store.exports_of(str(project.absolute()))
     for folder in folders:
         remove_exported(store, folder)
+        _remove_empty(folder.parent, project.absolute())
     remove_tree(state_folder(project))
     return folders
+
+
+def _remove_empty(folder: Path, top: Path) -> None:
+    """The folder and those above it, up to `top`, as far as nothing is in them."""
+    while folder != top and top in folder.parents:
+        try:
+            folder.rmdir()
+        except OSError:                 # somebody else's file is in it, or it is gone
+            return
+        folder = folder.parent
 
 
 def gc(store: Store, *, max_bytes: int | None = None, max_age_s: float | None = None, wait_s: float = 600) -> Swept:

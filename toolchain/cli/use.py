@@ -232,7 +232,7 @@ def verify_command(names: tuple[str, ...], file: Path | None, folder: Path | Non
     tasks = project.tasks(names)
     goals = {bucket.name: (bucket.verify,) for b in tasks for bucket in b.buckets}
     built = execute(project, goals, jobs=jobs, keep_going=True, json=as_json, is_result=False)
-    report = collect(tasks, built.artifacts, project.folder)
+    report = replace(collect(tasks, built.artifacts, project.folder), command="tc verify")
     show_report(report, as_json=as_json)
     return built.exit_code
 
