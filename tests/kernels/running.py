@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from emulation import EmulatedKernel
 
 from toolchain import te
 from toolchain.core.dtype import from_numpy, to_numpy
@@ -17,6 +18,7 @@ from toolchain.graph.interpret import interpret
 from toolchain.graph.ir import Graph, Node, array_type
 from toolchain.kernels.build import Sketcher, schedule
 from toolchain.kernels.sketches.select import SKETCHES, unscheduled
+from toolchain.targets.backend import Kernel
 from toolchain.targets.base import compile_kernel
 from toolchain.targets.llvm.cpu import host_target
 from toolchain.targets.llvm.load import LoadedKernel, aligned, load
@@ -25,6 +27,7 @@ from toolchain.te.loop_ir import PrimFunc
 
 HOST = host_target(cores=2)
 RUNNABLE = [t for t in PRESETS.values() if set(t.features) <= set(HOST.features)]
+BOARD = PRESETS["cortex-a53"]               # emulated
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -62,7 +65,7 @@ def compiled(
     for n, sketch in enumerate(sketches):
         try:
             func = schedule(body, target, sketch).func
-            kernel = load(compile_kernel(func, target))
+            kernel = callable_kernel(compile_kernel(func, target), func, target)
         except (ScheduleError, CodegenError):
             if n == len(sketches) - 1:
                 raise
@@ -72,7 +75,12 @@ def compiled(
     raise AssertionError("no sketches")
 
 
-def _run(kernel: LoadedKernel, func: PrimFunc, arrays: Arrays) -> list[np.ndarray]:
+def callable_kernel(kernel: Kernel, func: PrimFunc, target: Target) -> LoadedKernel | EmulatedKernel:
+    """A kernel to call on arrays: in this process, or on an emulated board."""
+    return load(kernel) if target.kind == HOST.kind else EmulatedKernel(kernel, func)
+
+
+def _run(kernel: LoadedKernel | EmulatedKernel, func: PrimFunc, arrays: Arrays) -> list[np.ndarray]:
     """Pack, run, unpack; the halo and the tail of every output still hold zeros afterwards."""
     types = {t: func.buffers[t].type for t in func.params}
     storage = {t: aligned(types[t].layout.size(t.shape), to_numpy(t.dtype)) for t in func.params}

@@ -13,7 +13,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from running import HOST, RUNNABLE, close, compiled, expected, interpreted
+from running import BOARD, HOST, RUNNABLE, close, compiled, expected, interpreted
 
 from toolchain.core.dtype import is_float, to_numpy
 from toolchain.core.errors import ScheduleError
@@ -28,7 +28,7 @@ from toolchain.te.loop_ir import PrimFunc
 pytestmark = pytest.mark.skipif(HOST.kind != "x86", reason="runs x86 code in this process")
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "paper" / "models.py"
-TARGETS = [HOST, *(t for t in RUNNABLE if t.name == "x86-64-v2")]
+TARGETS = [HOST, *(t for t in RUNNABLE if t.name == "x86-64-v2"), BOARD]
 RTOL = 1e-4                 # sums of a few hundred products, in another order; exp, tanh, erf within 5 ulp
 
 

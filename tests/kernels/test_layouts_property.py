@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from running import HOST, RUNNABLE, agree, close, compiled, defined, expected, with_types
+from running import BOARD, HOST, RUNNABLE, agree, close, compiled, defined, expected, with_types
 
 from toolchain.core.layout import Layout
 from toolchain.core.target import Target
@@ -19,7 +19,7 @@ from toolchain.kernels.layouts import layout_options
 
 pytestmark = pytest.mark.skipif(HOST.kind != "x86", reason="runs x86 code in this process")
 
-TARGETS = [HOST, *(t for t in RUNNABLE if t.name in ("x86-64-v2", "x86-64-v3"))]
+TARGETS = [HOST, *(t for t in RUNNABLE if t.name in ("x86-64-v2", "x86-64-v3")), BOARD]
 RTOL = 1e-4                 # sums of up to a thousand products of numbers below one, in another order
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from operator_cases import CASES, Case, tolerance
-from running import HOST, RUNNABLE, close, compiled, defined, expected, one_node
+from running import BOARD, HOST, RUNNABLE, close, compiled, defined, expected, one_node
 
 from toolchain.core.target import Target
 from toolchain.kernels.loops import LOOPS
@@ -27,6 +27,15 @@ def test_operator(op: str, number: int):
         assert len(made) == len(want)
         for output, got, right in zip(body.outputs, made, want, strict=True):
             close(got, right, *tolerance(case, body.types[output].dtype), f"{what} of {output}")
+
+
+@pytest.mark.parametrize("op", sorted(CASES))
+def test_operator_on_a_board(op: str):
+    """Cortex-A53 code on an emulated one, every buffer between pages that are not there."""
+    for number, case in enumerate(CASES[op]):
+        body, arrays = one_node(op, case.arrays, case.attrs, case.constants, case.outputs)
+        for output, got, want in zip(body.outputs, compiled(body, arrays, BOARD), expected(body, arrays), strict=True):
+            close(got, want, *tolerance(case, body.types[output].dtype), f"case {number}, {output}")
 
 
 @pytest.mark.parametrize("target", RUNNABLE, ids=lambda t: t.name)

@@ -1,7 +1,9 @@
-"""Compiled kernels against the loop-IR interpreter: dtypes, operators and accesses, on each instruction set this CPU has."""
+"""Compiled kernels against the loop-IR interpreter: dtypes, operators and accesses, on each instruction set this CPU has and
+on an emulated board."""
 
 from __future__ import annotations
 
+import emulation
 import ml_dtypes
 import numpy as np
 import pytest
@@ -14,10 +16,10 @@ from toolchain.core.errors import CodegenError
 from toolchain.core.layout import Layout
 from toolchain.core.target import Target
 from toolchain.targets.base import compile_kernel
+from toolchain.targets.llvm import load
 from toolchain.targets.llvm.cpu import host_target
 from toolchain.targets.llvm.emit import emit
 from toolchain.targets.llvm.limits import MAX_INSTRUCTIONS, instructions, peak_live_vectors
-from toolchain.targets.llvm.load import run
 from toolchain.targets.llvm.split_tasks import split_tasks
 from toolchain.targets.presets import PRESETS
 from toolchain.te.expr import Bin
@@ -25,15 +27,20 @@ from toolchain.te.lower import lower
 
 HOST = host_target()
 HERE = [t for t in PRESETS.values() if set(t.features) <= set(HOST.features)]
+BOARD = PRESETS["cortex-a53"]               # emulated
 NUMBERS = [d for d in dtypes.DTYPES if d != "bool"]
 FLOATS = ["float32", "float64"]
 
 pytestmark = pytest.mark.skipif(HOST.kind != "x86", reason="runs x86 code in this process")
 
 
-@pytest.fixture(params=HERE, ids=lambda t: t.name)
+@pytest.fixture(params=[*HERE, BOARD], ids=lambda t: t.name)
 def target(request) -> Target:
     return request.param
+
+
+def run(func: te.PrimFunc, target: Target, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return load.run(func, target, arrays) if target.kind == HOST.kind else emulation.run(func, target, arrays)
 
 
 def values(dtype: str, n: int, seed: int = 0) -> np.ndarray:
@@ -73,7 +80,7 @@ def agree(func: te.PrimFunc, target: Target, *arrays: np.ndarray, exact: bool = 
 
 
 def usable(dtype: str, target: Target) -> bool:
-    return dtype != "float16" or target.has("f16c")
+    return dtype != "float16" or target.has("f16c") or target.kind != "x86"
 
 
 def all_at_once(ops: tuple[str, ...], *dtypes_: str, lanes: int, n: int = 32) -> te.PrimFunc:

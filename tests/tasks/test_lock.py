@@ -168,7 +168,7 @@ def test_a_build_is_tied_to_what_it_was_made_from(folder):
 
 
 def test_the_level_of_cpu_that_two_machines_have():
-    levels = {name: preset.features for name, preset in PRESETS.items()}
+    levels = {name: preset.features for name, preset in PRESETS.items() if preset.kind == "x86"}
     machines = {name: {"features": [*features, "+extra"]} for name, features in levels.items()}
     for a, one in enumerate(machines.values()):
         for b, other in enumerate(machines.values()):

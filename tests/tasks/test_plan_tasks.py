@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
+import pytest
 from onnx import TensorProto, helper
 
 from toolchain.build.deployfile import Bucket, Data, Deployfile, InputData, Model, TargetSpec, Tolerance, Verify
 from toolchain.build.task import MACHINE, Task
 from toolchain.core.artifact import Artifact
+from toolchain.core.errors import UsageError
 from toolchain.targets.presets import PRESETS
 from toolchain.tasks import plan as plans
 from toolchain.tasks.code import code_digest
@@ -147,3 +149,21 @@ def test_our_own_code_is_in_the_keys(tmp_path, monkeypatch):
         now = digest()
         assert now != first
         first = now
+
+
+def test_code_for_other_machines_is_made_and_not_verified(tmp_path):
+    targets = {"x86": TargetSpec(kind="x86"), "board": TargetSpec(kind="aarch64", cpu="cortex-a53")}
+    ours, boards = planned(tmp_path, {"net": Model(path="net.onnx")}, targets)
+    assert ours.runs and ours.verifications and not boards.runs and boards.goals == (boards.module,)
+    assert not boards.target.params["host"], "what is made for a named CPU depends on no machine"
+
+
+@pytest.mark.parametrize(("spec", "what"), [
+    (TargetSpec(kind="aarch64"), "cpu: host is this machine, which is x86 and not aarch64"),
+    (TargetSpec(kind="aarch64", cpu="x86-64-v3"), "CPU 'x86-64-v3' is of kind x86, not aarch64"),
+    (TargetSpec(kind="x86", cpu="x86-64-v9"), "no CPU 'x86-64-v9'"),
+    (TargetSpec(kind="aarch64", cpu="cortex-a35"), "no CPU 'cortex-a35'"),
+])
+def test_cpus_that_are_not_there_are_refused_when_planning(tmp_path, spec, what):
+    with pytest.raises(UsageError, match=what):
+        planned(tmp_path, {"net": Model(path="net.onnx")}, {"t": spec})

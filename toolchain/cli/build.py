@@ -63,6 +63,9 @@ def build_command(
     goals = {b.name: b.goals for b in tasks}
     built = execute(project, goals, exports_of(project, tasks), jobs=jobs, keep_going=keep_going, json=as_json)
     withdraw_unverified(project, tasks, built)
+    for b in tasks:
+        if not b.runs and b.module.name in built.artifacts:
+            print(f"{printable(b.name)}: not verified: this machine does not run its code", file=sys.stderr)
     if locked:
         check_artifacts(project, lock, tasks, built)
     elif (told := write_lock(project, lock, tasks, built)) and not as_json:
@@ -109,6 +112,7 @@ def write_lock(project: Project, lock: Lock, tasks: Sequence[BuildTasks], built:
 
 
 def made_and_verified(tasks: Sequence[BuildTasks], built: Build) -> list[BuildTasks]:
+    """Verified where something here runs them."""
     return [b for b in tasks if all(task.name in built.artifacts for task in (b.module, *b.verifications))]
 
 

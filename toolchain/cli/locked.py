@@ -138,7 +138,8 @@ def _host_fix(project: Project, lock: Lock, name: Name, group: Sequence[Differen
     """This machine is another than the locked one: name the CPU, best the level of x86-64 that both have."""
     locked: Section = lock.sections[name]
     present = {**locked, **{d.key: d.present for d in group if d.present is not None}}
-    level = locking.common_cpu(locked, present, {level: preset.features for level, preset in PRESETS.items()})
+    levels = {name: preset.features for name, preset in PRESETS.items() if preset.kind == locked.get("kind")}
+    level = locking.common_cpu(locked, present, levels)
     threads = project.deployfile.targets[name[1]].threads or locked.get("cores", 1)
     example = f", such as `{name[1]}: {{kind: {locked.get('kind')}, cpu: {level}, threads: {threads}}}`" if level else ""
     return (f"`cpu: host` is the machine that builds, and this is another one: name a CPU and threads in "

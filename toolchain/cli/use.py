@@ -230,6 +230,8 @@ def verify_command(names: tuple[str, ...], file: Path | None, folder: Path | Non
 
     project = open_project(file, folder)
     tasks = project.tasks(names)
+    if foreign := [b.name for b in tasks if not b.runs]:
+        raise UsageError(f"this machine does not run the code of {', '.join(foreign)}", fix="verify it where it runs")
     goals = {bucket.name: (bucket.verify,) for b in tasks for bucket in b.buckets}
     built = execute(project, goals, jobs=jobs, keep_going=True, json=as_json, is_result=False)
     report = replace(collect(tasks, built.artifacts, project.folder), command="tc verify")
@@ -267,7 +269,8 @@ def report_command(
 
     project = with_rivals(open_project(file, folder), against)
     tasks = project.tasks(names)
-    goals = {bucket.name: (b.module, bucket.verify, bucket.measure, b.machine) for b in tasks for bucket in b.buckets}
+    goals = {bucket.name: (b.module, *((bucket.verify, bucket.measure, b.machine) if b.runs else ()))
+             for b in tasks for bucket in b.buckets}
     if again:
         forget_measurements(project, tasks)
     built = execute(project, goals, exports_of(project, tasks), keep_going=True, is_result=False)

@@ -8,6 +8,15 @@ from pathlib import Path
 _KEPT = ("vendor_id", "cpu family", "model", "stepping", "flags", "CPU implementer", "CPU part", "Features")
 
 
+KINDS = {"x86_64": "x86", "amd64": "x86", "aarch64": "aarch64", "arm64": "aarch64"}      # by the machine's name in uname
+
+
+def host_kind() -> str:
+    """The kind of Target whose code this machine runs."""
+    machine = os.uname().machine.lower()
+    return KINDS.get(machine, machine)
+
+
 def host_fingerprint() -> str:
     """The processor's identity and features, its caches, and how many cores this process may use, as one line each."""
     lines = [os.uname().machine, f"cores {len(os.sched_getaffinity(0))}"]

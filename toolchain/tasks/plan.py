@@ -32,7 +32,8 @@ from toolchain.core.errors import TuneError, UsageError
 from toolchain.core.settings import settings
 from toolchain.core.suggest import did_you_mean
 from toolchain.core.versions import installed_version
-from toolchain.targets.fingerprint import host_fingerprint
+from toolchain.targets.fingerprint import host_fingerprint, host_kind
+from toolchain.targets.presets import PRESETS
 from toolchain.tasks.code import code_digest
 
 if TYPE_CHECKING:
@@ -69,7 +70,10 @@ class BucketTasks:
 
 @dataclass(frozen=True, slots=True)
 class BuildTasks:
-    """The tasks of one build that others ask for by role; at least one bucket."""
+    """The tasks of one build that others ask for by role; at least one bucket.
+
+    runs: whether something here can run the artifact. Else it is made, and neither verified nor measured.
+    """
 
     build: Build
     source: Task | None
@@ -77,6 +81,7 @@ class BuildTasks:
     module: Task
     machine: Task
     buckets: tuple[BucketTasks, ...]
+    runs: bool = True
 
     @property
     def name(self) -> str:
@@ -84,8 +89,8 @@ class BuildTasks:
 
     @property
     def verifications(self) -> tuple[Task, ...]:
-        """The verdicts that make the artifact a good one."""
-        return tuple(bucket.verify for bucket in self.buckets)
+        """The verdicts that make the artifact a good one; none where nothing here runs it."""
+        return tuple(bucket.verify for bucket in self.buckets) if self.runs else ()
 
     @property
     def goals(self) -> tuple[Task, ...]:
@@ -167,7 +172,7 @@ class _Planner:
             about = _About(build, build.bucket_name(label), shared, model, binding.data or model.data, spec, made, source)
             checks = self._verify(about), self._measure(about)
             buckets.append(BucketTasks(about.name, graphs[label], optimized[label], *checks))
-        return BuildTasks(build, source, target, module, self._machine(spec), tuple(buckets))
+        return BuildTasks(build, source, target, module, self._machine(spec), tuple(buckets), spec.kind == host_kind())
 
     def _verify(self, about: _About) -> Task:
         """The verdict on what a comparison found: the facts stay when it is bad."""
@@ -241,7 +246,8 @@ class _Planner:
         if name in self.targets:
             given = {"given": self.targets[name].to_json(), "features": [], "threads": 0}
             return self._shared(Task(f"target:{name}", f"{STEPS}:resolve_target", TARGET, given))
-        fingerprint = self.host if spec.cpu == "host" or not spec.threads else ""
+        _check_cpu(name, spec)
+        fingerprint = self.host if spec.cpu == "host" else ""
         params = {"kind": spec.kind, "cpu": spec.cpu, "features": list(spec.features), "threads": spec.threads,
                   "host": fingerprint, "versions": _versions("llvmlite"), "code": code_digest("core/target.py", "targets")}
         return self._shared(Task(f"target:{name}", f"{STEPS}:resolve_target", TARGET, params))
@@ -317,11 +323,18 @@ def _not_tuned(build: Build, names: Sequence[str], of: int) -> TuneError:
                      where=f"{build.name}: tune.policy is require_tuned", fix=f"run `tc tune {build.name}`")
 
 
-def _check_cpu(target: str, cpu: str) -> None:
-    from toolchain.targets.presets import PRESETS  # a build for this machine with nothing to do must not pay for it
-
-    if cpu not in PRESETS:
-        raise UsageError(f"no CPU '{cpu}'", where=f"targets.{target}.cpu", fix=did_you_mean(cpu, ("host", *PRESETS)))
+def _check_cpu(name: str, spec: TargetSpec) -> None:
+    """Raises UsageError: an unknown CPU, or one of another kind than the target's."""
+    of_kind = [cpu for cpu, preset in PRESETS.items() if preset.kind == spec.kind]
+    where = f"targets.{name}.cpu"
+    if spec.cpu == "host" and spec.kind != host_kind():
+        raise UsageError(f"cpu: host is this machine, which is {host_kind()} and not {spec.kind}", where=where,
+                         fix=f"name the CPU: {', '.join(of_kind)}")
+    if spec.cpu in PRESETS and spec.cpu not in of_kind:
+        raise UsageError(f"CPU '{spec.cpu}' is of kind {PRESETS[spec.cpu].kind}, not {spec.kind}", where=where,
+                         fix=f"kind: {PRESETS[spec.cpu].kind}")
+    if spec.cpu not in ("host", *PRESETS):
+        raise UsageError(f"no CPU '{spec.cpu}'", where=where, fix=did_you_mean(spec.cpu, ("host", *of_kind)))
 
 
 _LOCATION = re.compile(rb"\x0a\x08location\x12([\x01-\x7f])")

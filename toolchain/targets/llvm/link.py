@@ -98,6 +98,14 @@ def _existing(folder: Path) -> Path:
     return folder
 
 
+ERRATUM = "fix-cortex-a53-835769"       # LLVM's feature; who has it wants the linker's part for 843419, too
+
+
+def _around_errata(target: Target) -> tuple[list[str], list[str]]:
+    """(flags of the compiler, of the linker) that avoid what the first Cortex-A53 did wrong; none where nobody asks."""
+    return ([f"-m{ERRATUM}"], ["--fix-cortex-a53-843419"]) if target.has(ERRATUM) else ([], [])
+
+
 def _clang_triple(target: Target) -> tuple[str, str]:
     """(clang's, zig's) spelling of the CPU and system: the runtime needs no more than that."""
     cpu = (target.triple or "x86_64").split("-")[0]
@@ -114,7 +122,7 @@ def compile_c(source: str, target: Target, *, name: str, includes: Mapping[str, 
         folder = Path(temporary)
         for file, text in {name: source, **includes}.items():
             (folder / file).write_text(text)
-        tail = [*C_FLAGS, "-c", name, "-o", "out.o"]
+        tail = [*C_FLAGS, *_around_errata(target)[0], "-c", name, "-o", "out.o"]
         run_zig(
             ["clang", f"--target={clang}", "-nostdinc", "-isystem", str(builtin), *tail],
             folder,
@@ -130,7 +138,8 @@ def _runtime_texts(suffix: str) -> dict[str, str]:
 
 def runtime_digest(target: Target) -> str:
     """What the runtime's object depends on."""
-    return digest_json([_runtime_texts(".c"), _runtime_texts(".h"), C_FLAGS, _clang_triple(target), zig_version()])
+    return digest_json([_runtime_texts(".c"), _runtime_texts(".h"), C_FLAGS, _clang_triple(target), _around_errata(target),
+                        zig_version()])
 
 
 def runtime_object(target: Target, out: Path) -> None:
@@ -176,7 +185,8 @@ def link_shared(objects: Mapping[str, bytes], table: bytes, runtime: bytes, targ
         for file, data in files.items():
             (folder / file).write_bytes(data)
         (folder / "exports.map").write_text(f"{{ global: {' '.join(f'{e};' for e in exports)} local: *; }};\n")
-        flags = [*LINK_FLAGS, "-soname", f"lib{name}.so", "--version-script=exports.map", *renames]
+        flags = [*LINK_FLAGS, *_around_errata(target)[1], "-soname", f"lib{name}.so", "--version-script=exports.map"]
+        flags += renames
         (folder / "ld.txt").write_text("\n".join([*flags, "-o", "out.so", *files]))
         linker = [part for flag in flags if flag != "-shared" for part in ("-Xlinker", flag)]
         run_zig(

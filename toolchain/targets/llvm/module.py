@@ -18,6 +18,7 @@ import numpy as np
 
 from toolchain.core.dtype import to_numpy
 from toolchain.core.errors import DeviceError, ToolchainError, UsageError
+from toolchain.targets.fingerprint import host_kind
 from toolchain.targets.llvm.buckets import shape_text, shapes_of
 from toolchain.targets.llvm.format import FORMAT, RUNTIME_VERSION, VERSION, WEIGHTS_FILE, damage
 from toolchain.targets.llvm.plan import Fail, Op, Plan, Value, children, plans_from_json, walk
@@ -180,6 +181,9 @@ class Module:
                     where=str(folder),
                     fix="build it again",
                 )
+            if (kind := manifest.get("target", {}).get("kind", host_kind())) != host_kind():
+                raise DeviceError(f"artifact for {kind}; this machine is {host_kind()}", where=str(folder),
+                                  fix="run it on such a machine, or build for this one")
             if not re.fullmatch(r"[A-Za-z]\w*", manifest["identifier"], re.ASCII):
                 raise ValueError("identifier")
             if any(Path(file).name != file for file in manifest["files"]):
