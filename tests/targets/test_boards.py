@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 from emulation import Fault, Machine, linked, run
-from small_plans import own_store  # noqa: F401
+from small_plans import own_store
 
 from toolchain import te
 from toolchain.core.errors import DeviceError
@@ -17,6 +17,8 @@ from toolchain.targets.llvm.link import compile_c
 from toolchain.targets.llvm.module import Module
 from toolchain.targets.llvm.plan import Plan
 from toolchain.targets.presets import PRESETS
+
+__all__ = ["own_store"]
 
 BOARD = PRESETS["cortex-a53"]
 # One instruction each, of what came after Armv8.0
