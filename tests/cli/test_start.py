@@ -6,6 +6,7 @@ import json
 
 import onnx
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
@@ -128,3 +129,9 @@ def test_a_truncated_model_has_no_inputs(tmp_path):
     for length in range(len(whole)):
         (tmp_path / "net.onnx").write_bytes(whole[:length])
         assert read_inputs(tmp_path / "net.onnx") in ((), (Input("x", (1,)),))
+
+
+def test_a_dimension_s_name_ends_no_comment():
+    text = first_deployfile({"m.onnx": (Input("x", ("n\ntargets: {}", 3)),)})
+    assert yaml.safe_load(text) == {"version": 1, "models": {"m": {"path": "m.onnx"}}}
+    assert '    # input "x": [n?targets: {}, 3]' in text.splitlines()

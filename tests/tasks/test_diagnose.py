@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from toolchain.build.task import Input
 from toolchain.core.errors import VerificationError
 from toolchain.graph.interpret import interpret
 from toolchain.graph.passes.plan_memory import plan_memory
+from toolchain.graph.passes.views import view_nodes
 from toolchain.graph.serialize import load, load_files
 from toolchain.kernels import table
 from toolchain.kernels.compute.elementwise import pointwise
@@ -51,10 +53,24 @@ def network(path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
 
 
-def build(folder: Path, **more: object):
+def joining(path: Path) -> None:
+    """Two convolutions whose results lie one behind the other: a Concat that is a view; the second one is made first."""
+    r = np.random.default_rng(0)
+    node, value = helper.make_node, helper.make_tensor_value_info
+    nodes = [node("Conv", ["x", "w2"], ["b"], "second"), node("Conv", ["b", "w3"], ["c"], "between"),
+             node("Conv", ["c", "w3"], ["a"], "first"), node("Concat", ["a", "b"], ["j"], "join", axis=1),
+             node("Relu", ["j"], ["jr"], "relu"), node("Conv", ["jr", "w4"], ["y"], "last")]
+    weights = [numpy_helper.from_array((r.standard_normal(s) / 4).astype(np.float32), n)
+               for n, s in (("w2", (16, 8, 1, 1)), ("w3", (16, 16, 1, 1)), ("w4", (16, 32, 1, 1)))]
+    graph = helper.make_graph(nodes, "net", [value("x", TensorProto.FLOAT, [1, 8, "h", "w"])],
+                              [value("y", TensorProto.FLOAT, [1, 16, "h", "w"])], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+
+
+def build(folder: Path, make: Callable[[Path], None] = network, **more: object):
     """All artifacts of the network's build, made in this process; and its store. more: keys of the model."""
     folder.mkdir(exist_ok=True)
-    network(folder / "net.onnx")
+    make(folder / "net.onnx")
     net = Model(path="net.onnx", dims={"h": 10, "w": 10}, **more)
     deployfile = Deployfile(version=1, models={"net": net}, targets={"x86": TargetSpec(kind="x86")})
     (tasks,) = plans.plan(deployfile, (Build("net", "x86"),), folder)
@@ -91,6 +107,15 @@ def test_a_wrong_kernel_of_one_bucket_is_named_there(tmp_path, monkeypatch):
     assert "it computes: first, first_relu" in done.failed["verify:net[w=12]@x86"].what
     assert (failed_folder(tmp_path, "verify:net[w=12]@x86") / "inputs/facts/repro/model.onnx").is_file()
     assert from_json(VerifyFacts, done.artifacts["compare:net[w=10]@x86"].meta["facts"]).passed
+
+
+def test_what_reads_a_view_of_several_values_is_judged_too(tmp_path, monkeypatch):
+    wrong = pointwise(lambda x: te.maximum(x, te.const(0.25, x.dtype)))
+    monkeypatch.setitem(table.COMPUTES, "Relu", wrong)
+    done, store = build(tmp_path, joining)
+    optimized = load_files(store.blobs.paths(done.artifacts["optimize:net@x86"].files))
+    assert any(n.op == "Concat" for n in view_nodes(optimized))
+    assert "relu" in from_json(VerifyFacts, done.artifacts["compare:net@x86"].meta["facts"]).first_bad_node
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------------

@@ -12,12 +12,16 @@ import pytest
 from onnx import TensorProto, helper
 
 import toolchain
+from toolchain import te
 from toolchain.build.deployfile import Data
 from toolchain.build.task import Input
 from toolchain.core.errors import VerificationError
 from toolchain.graph.importers.onnx import import_onnx
 from toolchain.graph.serialize import save
+from toolchain.kernels import table
+from toolchain.kernels.compute.elementwise import pointwise
 from toolchain.report.facts import OutputError, VerifyFacts, to_json
+from toolchain.tasks import verify as verify_module
 from toolchain.tasks.measure import hot_times_us, profile
 from toolchain.tasks.reference import reference
 from toolchain.tasks.verify import compare, tolerance, verify
@@ -42,8 +46,8 @@ def test_the_built_in_tolerance_goes_with_the_size_of_the_output():
     assert tolerance(declared, np.array([250.0])) == (0.5, 0.25)
 
 
-def compared(model: Path, folder: Path, expected: np.ndarray, check: bool = False):
-    """`compare` on a real artifact of the model, with an output somebody recorded."""
+def compared(model: Path, folder: Path, expected: np.ndarray, check: bool = False, onnxruntime: np.ndarray | None = None):
+    """`compare` on a real artifact of the model, with an output somebody recorded. onnxruntime: its answer."""
     graph, out = folder / "graph", folder / "out"
     for place in (graph, out):
         place.mkdir(parents=True)
@@ -66,6 +70,9 @@ def compared(model: Path, folder: Path, expected: np.ndarray, check: bool = Fals
     answers = folder / "answers"
     answers.mkdir()
     made = reference({**params, "buckets": False}, inputs, answers)
+    if onnxruntime is not None:
+        made.meta["labels"] = ["onnxruntime 1.2"]
+        (answers / "0.0").write_bytes(onnxruntime.tobytes())
     inputs["reference"] = Input("reference", made.meta, {p.name: p for p in answers.iterdir()})
     return compare(params, inputs, out)
 
@@ -76,6 +83,23 @@ def test_a_right_artifact_passes(model, tmp_path):
     assert facts["reference"] == "declared outputs and the interpreter" and facts["data"] == "declared"
     assert [o["passed"] for o in facts["outputs"]] == [True]
     assert verify({"name": "net@x86"}, {"facts": Input("facts", result.meta, {})}, tmp_path).kind == "verified"
+
+
+def test_where_onnxruntime_is_off_double_precision_decides(model, tmp_path):
+    right = -np.exp(X)
+    facts = compared(model, tmp_path / "off", right, onnxruntime=right * np.float32(1.01)).meta["facts"]
+    assert facts["reference"] == (
+        "declared outputs and the interpreter in float64 (onnxruntime 1.2 is off by 9.1 times the tolerance)")
+    assert [o["passed"] for o in facts["outputs"]] == [True] and facts["outputs"][0]["max_rel_error"] < 1e-6
+
+
+def test_double_precision_excuses_no_wrong_artifact(model, tmp_path, monkeypatch):
+    wrong = pointwise(lambda x: te.exp(x) * te.const(1.01, x.dtype))
+    monkeypatch.setitem(table.COMPUTES, "Exp", wrong)
+    monkeypatch.setattr(verify_module, "_find", lambda *_, **__: None)
+    facts = compared(model, tmp_path / "wrong", -np.exp(X) * np.float32(1.01), onnxruntime=-np.exp(X)).meta["facts"]
+    assert facts["reference"] == "declared outputs and onnxruntime 1.2"
+    assert [o["passed"] for o in facts["outputs"]] == [False]
 
 
 def test_the_verdict_says_what_differs(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from toolchain.build.caret import printable
 from toolchain.build.load import NAME, STATE
 from toolchain.build.lockfile import lock_path
 from toolchain.cli.commands import command
@@ -96,7 +97,8 @@ def first_deployfile(models: dict[str, tuple[Input, ...]]) -> str:
 
 
 def shape_lines(inputs: tuple[Input, ...]) -> list[str]:
-    """The lines about shapes of one model: symbolic dimensions under `dims`, unnamed ones under `shapes`."""
+    """The lines about shapes of one model: symbolic dimensions under `dims`, unnamed ones under `shapes`; and what stands
+    where, since exporters invent names that say nothing."""
     symbols = sorted({d for i in inputs for d in i.shape or () if isinstance(d, str) and d})
     unknown = [i for i in inputs if i.shape is None or any(d in ("", 0) for d in i.shape)]
     lines = []
@@ -106,10 +108,15 @@ def shape_lines(inputs: tuple[Input, ...]) -> list[str]:
     if unknown:
         lines.append("    # shapes:                   # fill in each ?")
         for i in unknown:
-            dims = ", ".join(str(d) if d not in ("", 0) else "?" for d in i.shape) if i.shape is not None else "?"
+            dims = ", ".join(_dim(d) if d not in ("", 0) else "?" for d in i.shape) if i.shape is not None else "?"
             lines.append(f"    #   {json.dumps(i.name, ensure_ascii=False)}: [{dims}]")
-    fixed = [i for i in inputs if i not in unknown and not any(isinstance(d, str) for d in i.shape or ())]
-    return lines + [f"    # input {json.dumps(i.name, ensure_ascii=False)}: {list(i.shape or ())}" for i in fixed]
+    shapes = {i.name: ", ".join(map(_dim, i.shape or ())) for i in inputs if i not in unknown}
+    return lines + [f"    # input {json.dumps(name, ensure_ascii=False)}: [{shape}]" for name, shape in shapes.items()]
+
+
+def _dim(size: int | str) -> str:
+    """In a comment, which no name may end."""
+    return printable(str(size))
 
 
 def free_name(stem: str, taken: set[str]) -> str:

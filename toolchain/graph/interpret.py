@@ -157,7 +157,8 @@ def _if(node: Node, arrays: Arrays) -> tuple[np.ndarray, ...]:
 
 def _fail(node: Node, arrays: Arrays) -> tuple[np.ndarray, ...]:
     raise UsageError(f"the inputs lead to a part of the model that does not fit their shapes: {node.attrs['reason']}",
-                     where=", ".join(node.sources))
+                     where=", ".join(node.sources),
+                     fix="choose the input that decides it: models.<name>.data.inputs.<input>: {constant: ...}")
 
 
 def _loop(node: Node, arrays: Arrays) -> tuple[np.ndarray, ...]:

@@ -87,8 +87,8 @@ class _Walk:
         self.nodes = [n for n in graph.nodes if n not in views]
         self.views: dict[str, list[Node]] = {}
         for n in graph.nodes:
-            if n in views:
-                self.views.setdefault(n.inputs[0], []).append(n)
+            for name in dict.fromkeys(n.inputs) if n in views else ():
+                self.views.setdefault(name, []).append(n)
         ends = {o.node: index for index, o in enumerate(origins) if o is not None and o.graph is graph}
         self.position = {ends[n]: at for at, n in enumerate(self.nodes)}
         self.last_read = self._last_reads()
@@ -166,8 +166,9 @@ class _Walk:
 
     def _see_through_views(self, name: str) -> None:
         for node in self.views.get(name, ()):
-            self.values[node.output] = evaluate(node, [self.values[i] if i else None for i in node.inputs])[0]
-            self._see_through_views(node.output)
+            if all(i in self.values for i in node.inputs if i):         # a Concat: when its last operand is there
+                self.values[node.output] = evaluate(node, [self.values[i] if i else None for i in node.inputs])[0]
+                self._see_through_views(node.output)
 
     # -- memory -------------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from toolchain.core.errors import MissingToolError, VerificationError
 from toolchain.graph.interpret import interpret
 from toolchain.graph.ir import Graph
 from toolchain.graph.serialize import load_files
+from toolchain.graph.widen import wide, widened
 from toolchain.tasks.data import Sample, samples
 from toolchain.tasks.steps import model_path
 
@@ -68,6 +69,11 @@ def compute(
     if against == "interpreter" or not sample.expected:
         return "the interpreter", graph.results(interpret(graph, sample.inputs))
     return "", {}
+
+
+def exact(graph: Graph, sample: Sample) -> Mapping[str, np.ndarray]:
+    """The outputs in double precision, by the interpreter: what decides between two that differ in single precision."""
+    return graph.results(interpret(widened(graph), {name: wide(array) for name, array in sample.inputs.items()}))
 
 
 def _onnxruntime(model: Path, graph: Graph, sample: Sample) -> tuple[str, dict[str, np.ndarray]]:
