@@ -5,6 +5,8 @@
     TC_ONLY=GLOB    limit both to kernels of that name
     TC_CHECK=1      interpret after every pass and compare
     TC_STORE=DIR    the content-addressed store (default: $XDG_CACHE_HOME/toolchain or ~/.cache/toolchain)
+    TC_CONFIG=DIR   what belongs to the user: host keys of boards that were accepted (default: $XDG_CONFIG_HOME/toolchain or
+                    ~/.config/toolchain)
     NO_COLOR        no colour, whatever the terminal
     FORCE_COLOR     colour, whatever the terminal (NO_COLOR wins)
     CI              set by build servers: no animation; GITHUB_ACTIONS: failures become annotations too
@@ -28,6 +30,7 @@ class Settings:
     check: bool
     store: Path
     no_color: bool
+    config: Path = Path()
     force_color: bool = False
     ci: bool = False
     github: bool = False
@@ -47,6 +50,7 @@ def settings() -> Settings:
     """Read the environment now (tests change it). Raises UsageError for a value that means nothing."""
     env = os.environ
     cache = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    config = Path(env.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     return Settings(
         debug=_level(env.get("TC_DEBUG") or "0"),
         dump=Path(env["TC_DUMP"]) if env.get("TC_DUMP") else None,
@@ -54,6 +58,7 @@ def settings() -> Settings:
         check=env.get("TC_CHECK", "") not in ("", "0"),
         store=Path(env.get("TC_STORE") or cache / "toolchain"),
         no_color=bool(env.get("NO_COLOR")),
+        config=Path(env.get("TC_CONFIG") or config / "toolchain"),
         force_color=env.get("FORCE_COLOR", "") not in ("", "0"),
         ci=env.get("CI", "") not in ("", "0", "false"),
         github=env.get("GITHUB_ACTIONS") == "true",

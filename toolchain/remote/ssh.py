@@ -1,0 +1,531 @@
+"""SSH: the Transport to a board, by paramiko. A connection is opened once and kept; its host key is verified always.
+
+What paramiko does by itself, and what is done about it here:
+
+    a peer that has gone quiet hangs a call for ever        a watchdog of our own clock closes the connection
+    an exec round trip takes 44 ms                           TCP_NODELAY: 0.6 ms
+    a full window of stdout while stderr is read: deadlock   stderr is read by a thread of its own
+    ProxyJump is parsed, not applied                         `ssh -G` says what the configuration means; hop by direct-tcpip
+    known_hosts with a line it does not know: refused whole  host_keys.py reads it
+    an upload that is cut leaves half a file                 NAME.part, read back, then posix_rename
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import paramiko
+
+from toolchain.core.errors import DeviceError, UsageError
+from toolchain.remote.board import Board, ChangedHostKey, HostKeyError, LostError, UnknownHostKey
+from toolchain.remote.host_keys import KnownKey, fingerprint, host_name, known_keys
+from toolchain.remote.transport import KEPT_ERROR_BYTES, PIECE_BYTES, cannot_write
+
+CONNECT_LIMIT_S = 15.0
+KEY_KINDS = {
+    "ed25519": ("ssh-ed25519",), "ecdsa": ("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"),
+    "rsa": ("rsa-sha2-512", "rsa-sha2-256"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to connect to, once the user's own ssh configuration has been asked."""
+
+    host: str
+    port: int
+    user: str
+    key_files: tuple[str, ...] = ()
+    jump: str = ""
+
+
+# --- watching the clock ---------------------------------------------------------------------------------------------------
+
+
+class Watchdog:
+    """Calls `expire` when a limit passes that nobody has lifted: the one way out of a call that hangs inside a library."""
+
+    def __init__(self, expire: Callable[[], None]) -> None:
+        self._expire, self._changed, self._ends, self._closed = expire, threading.Condition(), list[float](), False
+        self.expired = False
+        threading.Thread(target=self._watch, name="tc-ssh-watchdog", daemon=True).start()
+
+    @contextmanager
+    def limit(self, seconds: float) -> Iterator[None]:
+        end = time.monotonic() + seconds
+        with self._changed:
+            self._ends.append(end)
+            if end <= min(self._ends):
+                self._changed.notify()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._ends.remove(end)
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def _watch(self) -> None:
+        while True:
+            with self._changed:
+                wait = min(self._ends) - time.monotonic() if self._ends else None
+                if self._closed:
+                    return
+                if wait is None or wait > 0:
+                    self._changed.wait(wait)
+                    continue
+                self.expired = True
+            self._expire()
+            return
+
+
+# --- connecting -----------------------------------------------------------------------------------------------------------
+
+
+def resolve(board: Board) -> Address:
+    """The board's address as `ssh` would have it: its configuration gives what the deployfile leaves out."""
+    said = _configured(board)
+    user = board.user or said.get("user", "") or getpass.getuser()
+    keys = (board.key_file,) if board.key_file else tuple(said.get("identityfile", "").split("\n"))
+    jump = board.jump or ("" if said.get("proxyjump", "none") == "none" else said["proxyjump"])
+    port = board.port if board.port != 22 else int(said.get("port", "22"))
+    return Address(said.get("hostname", board.host), port, user, tuple(str(Path(k).expanduser()) for k in keys if k), jump)
+
+
+def _configured(board: Board) -> Mapping[str, str]:
+    """What `ssh -G` says; nothing where there is no configuration, or no ssh."""
+    files = (Path.home() / ".ssh" / "config", Path("/etc/ssh/ssh_config"))
+    if not any(file.exists() for file in files) or (ssh := shutil.which("ssh")) is None:
+        return {}
+    try:
+        done = subprocess.run([ssh, "-G", "--", board.host], capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    found: dict[str, str] = {}
+    for line in done.stdout.splitlines():
+        name, _, value = line.partition(" ")
+        found[name] = f"{found[name]}\n{value}" if name == "identityfile" and name in found else value
+    return found
+
+
+def parse_jump(text: str) -> Address:
+    """"[USER@]HOST[:PORT]"; of several hops the first only is given here."""
+    user, _, rest = text.rpartition("@")
+    host, colon, port = rest.rpartition(":")
+    if colon and not port.isdecimal():
+        raise UsageError(f"no jump host: {text!r}", fix="write [USER@]HOST[:PORT]")
+    return Address(host if colon else rest, int(port) if colon else 22, user or getpass.getuser())
+
+
+def tcp_socket(address: Address, where: str, limit_s: float) -> socket.socket:
+    try:
+        sock = _within(limit_s, lambda: socket.create_connection((address.host, address.port), limit_s))
+    except TimeoutError:
+        raise DeviceError(f"no answer within {limit_s:g} s", where=where, fix=(
+            "is it switched on and in this network? is `host` right?")) from None
+    except ConnectionRefusedError:
+        raise DeviceError(f"refuses connections to port {address.port}", where=where, fix=(
+            "start its SSH server, or name its `port` in the deployfile")) from None
+    except socket.gaierror:
+        raise DeviceError(f"no host is known by the name {address.host!r}", where=where, fix="write its address as `host`") from None
+    except OSError as error:
+        raise DeviceError(f"cannot be reached: {error.strerror or error}", where=where, fix=(
+            "is it switched on and in this network?")) from None
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def _within(limit_s: float, work: Callable[[], Any]) -> Any:
+    """In a thread that is left behind when it takes too long: looking a name up knows no time limit."""
+    outcome: list[Any] = []
+
+    def call() -> None:
+        try:
+            outcome.append((True, work()))
+        except BaseException as error:
+            outcome.append((False, error))
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(limit_s + 0.5)
+    if not outcome:
+        raise TimeoutError
+    done, value = outcome[0]
+    if not done:
+        raise value
+    return value
+
+
+class _Verify(paramiko.MissingHostKeyPolicy):
+    """Asked for a key that is not in the client's table: trusted only when it has the pinned fingerprint."""
+
+    def __init__(self, pinned: str) -> None:
+        self.pinned, self.shown = pinned, b""
+
+    def missing_host_key(self, client: Any, hostname: str, key: paramiko.PKey) -> None:
+        self.shown = key.asbytes()
+        if not self.pinned or fingerprint(self.shown) != self.pinned:
+            raise paramiko.SSHException("host key not trusted")
+
+
+def connect(board: Board, limit_s: float = CONNECT_LIMIT_S) -> SshTransport:
+    """Connected and authenticated. Raises DeviceError, each kind of failure with what to do about it."""
+    address, hops = resolve(board), list[paramiko.SSHClient]()
+    begun = time.monotonic()
+    try:
+        sock: Any = None
+        hop_texts = [hop for hop in address.jump.split(",") if hop]
+        places = [*(parse_jump(hop) for hop in hop_texts), address]
+        for n, place in enumerate(places):
+            last = place is address
+            where = board.where if last else f"jump host of {board.where}"
+            left = max(1.0, limit_s - (time.monotonic() - begun))
+            if n:
+                sock = _through(hops[-1], place, where, left)
+            pinned = board.fingerprint if last else ""
+            hops.append(_client(place, pinned, where, left, sock, board.name if last else "", address.key_files))
+    except BaseException:
+        for client in hops:
+            client.close()
+        raise
+    return SshTransport(board.where, hops)
+
+
+def _through(hop: paramiko.SSHClient, to: Address, where: str, limit_s: float) -> Any:
+    transport = hop.get_transport()
+    assert transport is not None
+    try:
+        return transport.open_channel("direct-tcpip", (to.host, to.port), ("127.0.0.1", 0), timeout=limit_s)
+    except (paramiko.SSHException, EOFError, OSError) as error:
+        raise DeviceError(f"the jump host does not get through to it: {error or 'closed'}", where=where, fix=(
+            "is it reachable from the jump host, and does that allow forwarding?")) from None
+
+
+def _client(
+    address: Address, pinned: str, where: str, limit_s: float, sock: Any, device: str, key_files: tuple[str, ...] = (),
+) -> paramiko.SSHClient:
+    """One hop. A pinned fingerprint does not tell the kind of key: the server is asked for each kind it may have."""
+    kinds = ["", *KEY_KINDS] if pinned and sock is None else [""]
+    wrong: HostKeyError | None = None
+    for kind in kinds:
+        try:
+            return _client_of_kind(address, pinned, where, limit_s, sock, device, key_files, kind)
+        except HostKeyError as error:
+            wrong = wrong or error
+        except _NoSuchKey:
+            continue
+    assert wrong is not None
+    raise wrong
+
+
+class _NoSuchKey(Exception):
+    """The server has no host key of the kind it was asked for."""
+
+
+def _client_of_kind(
+    address: Address, pinned: str, where: str, limit_s: float, sock: Any, device: str, key_files: tuple[str, ...], kind: str,
+) -> paramiko.SSHClient:
+    known = [] if pinned else known_keys(address.host, address.port)
+    client, policy, name = paramiko.SSHClient(), _Verify(pinned), host_name(address.host, address.port)
+    client.set_missing_host_key_policy(policy)
+    for entry in known:
+        if not entry.revoked:
+            with suppress(paramiko.SSHException, ValueError, IndexError):
+                client.get_host_keys().add(name, entry.algorithm, paramiko.PKey.from_type_string(entry.algorithm, entry.key))
+    others = [a for k, algorithms in KEY_KINDS.items() if kind and k != kind for a in algorithms]
+    sock = sock if sock is not None else tcp_socket(address, where, limit_s)
+    guard = Watchdog(sock.close)
+    keys = _key_files(key_files, where)
+    try:
+        with guard.limit(limit_s):
+            client.connect(
+                address.host, address.port, username=address.user, sock=sock, timeout=limit_s, banner_timeout=limit_s,
+                auth_timeout=limit_s, channel_timeout=limit_s, key_filename=list(keys) or None,
+                look_for_keys=not keys, allow_agent=True, disabled_algorithms={"keys": others} if others else None)
+        shown = client.get_transport().get_remote_server_key().asbytes()        # type: ignore[union-attr]
+        if any(entry.revoked and entry.key == shown for entry in known):
+            raise ChangedHostKey(f"its host key {fingerprint(shown)} is marked @revoked", where=where, fix=(
+                "the board must get a new host key (ssh-keygen -A), then: tc devices rekey " + device))
+        return client
+    except BaseException as error:
+        client.close()
+        sock.close()
+        if isinstance(error, DeviceError):
+            raise
+        raise _explain(error, policy, known, address, pinned, where, limit_s, device, bool(kind), guard.expired, keys) from None
+    finally:
+        guard.close()
+
+
+def _key_files(files: tuple[str, ...], where: str) -> list[str]:
+    """Those that are there; the one that a deployfile names must be."""
+    if len(files) == 1 and not Path(files[0]).exists():
+        raise DeviceError(f"there is no private key {files[0]}", where=where, fix="name an existing `key_file`, or none: "
+                          "then the agent's keys and those in ~/.ssh are tried")
+    return [file for file in files if Path(file).exists()]
+
+
+def _explain(
+    error: BaseException, policy: _Verify, known: list[KnownKey], address: Address, pinned: str, where: str, limit_s: float,
+    device: str, asked_kind: bool, expired: bool, keys: list[str],
+) -> BaseException:
+    """The user's words for what paramiko raised."""
+    text = str(error)
+    if isinstance(error, paramiko.BadHostKeyException):
+        policy.shown, policy.pinned = error.key.asbytes(), ", ".join(k.fingerprint for k in known if not k.revoked)
+    if policy.shown:
+        return _host_key_error(policy, known, where, device)
+    match error:
+        case _ if expired or isinstance(error, TimeoutError):
+            return DeviceError(f"its SSH server gives no answer within {limit_s:g} s", where=where, fix=(
+                "is the board overloaded, or something else listening on that port? try again"))
+        case paramiko.PasswordRequiredException():
+            return DeviceError(f"the private key {', '.join(keys)} has a passphrase", where=where, fix=(
+                "add it to the agent (ssh-add), which is asked first"))
+        case paramiko.AuthenticationException():
+            tried = f"the key {', '.join(keys)}" if keys else "no key of the agent or of ~/.ssh"
+            return DeviceError(f"does not let user {address.user!r} in: {tried} was accepted" if not keys else
+                               f"does not let user {address.user!r} in with {tried}", where=where, fix=(
+                f"ssh-copy-id -p {address.port} {address.user}@{address.host}, or name the right `user` and `key_file`"))
+        case paramiko.SSHException() if "no acceptable" in text:
+            if asked_kind and "host key" in text:
+                return _NoSuchKey()
+            return DeviceError(f"its SSH server is too old or too new for this one: {text}", where=where, fix=(
+                "key exchange with SHA-1 is no longer spoken here: update the board's SSH server"))
+        case paramiko.SSHException() | EOFError() | OSError() | ValueError():
+            return DeviceError(f"the connection failed: {text or type(error).__name__}", where=where, fix=(
+                "is that an SSH server? try again"))
+    return error
+
+
+def _host_key_error(policy: _Verify, known: list[KnownKey], where: str, device: str) -> HostKeyError:
+    shown = fingerprint(policy.shown)
+    algorithm = algorithm_of(policy.shown)
+    command = f"tc devices {{}} {device} --accept {shown}" if device else "ssh to it once, by hand"
+    compare = f"compare it with the board's own: ssh-keygen -lf /etc/ssh/ssh_host_{algorithm}_key.pub; then {command}"
+    kind: type[HostKeyError]
+    if policy.pinned:
+        places = ", ".join(k.place for k in known if not k.revoked) or "the deployfile"
+        kind, what = ChangedHostKey, (f"its host key has changed: it shows {shown} ({algorithm}), known is {policy.pinned} "
+                                      f"({places}). Was the board installed anew, or is somebody in between?")
+        compare = compare.format("rekey") if known or not device else (
+            f"if the board was installed anew, write the new `fingerprint` into the deployfile: \"{shown}\"")
+    else:
+        kind, what = UnknownHostKey, f"its host key is not known yet: {shown} ({algorithm})"
+        compare = compare.format("add")
+    error = kind(what, where=where, fix=compare)
+    error.fingerprint, error.algorithm = shown, algorithm
+    return error
+
+
+def algorithm_of(key: bytes) -> str:
+    """"ssh-ed25519" -> "ed25519": the first string of a key's bytes, as files in /etc/ssh are named."""
+    name = key[4:4 + int.from_bytes(key[:4], "big")].decode(errors="replace")
+    return name.split("-")[1] if name.startswith("ssh-") else name.split("-")[0]
+
+
+def fetch_host_key(board: Board, limit_s: float = CONNECT_LIMIT_S) -> tuple[Address, str, bytes]:
+    """(address, algorithm, key) that the board shows, without trusting it: nothing is sent to it but the key exchange."""
+    address = resolve(board)
+    if address.jump:
+        raise DeviceError("its host key cannot be fetched through a jump host", where=board.where, fix=(
+            "write its `fingerprint` into the deployfile: on the board, ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"))
+    sock = tcp_socket(address, board.where, limit_s)
+    guard = Watchdog(sock.close)
+    transport = paramiko.Transport(sock)
+    try:
+        with guard.limit(limit_s):
+            transport.start_client(timeout=limit_s)
+            key = transport.get_remote_server_key()
+        return address, key.get_name(), key.asbytes()
+    except (paramiko.SSHException, EOFError, OSError) as error:
+        raise DeviceError(f"the connection failed: {error or type(error).__name__}", where=board.where, fix="try again") from None
+    finally:
+        guard.close()
+        transport.close()
+
+
+# --- the connection -------------------------------------------------------------------------------------------------------
+
+
+class SshTransport:
+    """See `transport.Transport`. clients: the hops, the board's own last."""
+
+    def __init__(self, where: str, clients: list[paramiko.SSHClient]) -> None:
+        self.where, self._clients = where, clients
+        transport = clients[-1].get_transport()
+        assert transport is not None
+        self._transport = transport
+        self.watchdog = Watchdog(self._cut)
+        self._sftp: paramiko.SFTPClient | None = None
+        self.host_key = transport.get_remote_server_key().asbytes()
+
+    @contextmanager
+    def limited(self, doing: str, limit_s: float) -> Iterator[None]:
+        """Raises LostError when the connection breaks meanwhile, or has not done it in time."""
+        try:
+            with self.watchdog.limit(limit_s):
+                yield
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            if isinstance(error, OSError) and not self.watchdog.expired and self._transport.is_active():
+                raise
+            how = f"no answer within {limit_s:g} s" if self.watchdog.expired else "the connection was cut"
+            raise LostError(f"{how} while {doing}", where=self.where, fix=(
+                "is the board still there? try again")) from None
+
+    def start(self, command: str, limit_s: float) -> SshStream:
+        with self.limited("starting a command", limit_s):
+            channel = self._transport.open_session(timeout=limit_s)
+            channel.exec_command(f"sh -c {shlex.quote(command)}")
+        return SshStream(self, channel)
+
+    def _files(self, limit_s: float) -> paramiko.SFTPClient | None:
+        """The file transfer, or None: small SSH servers come without."""
+        if self._sftp is None:
+            try:
+                with self.watchdog.limit(limit_s):
+                    self._sftp = paramiko.SFTPClient.from_transport(self._transport)
+            except (paramiko.SSHException, EOFError, OSError):
+                if not self._transport.is_active():
+                    raise LostError("the connection was cut while opening a file transfer", where=self.where, fix="try again") from None
+        return self._sftp
+
+    def put(self, path: str, data: bytes, limit_s: float) -> None:
+        part = f"{path}.part"
+        if (sftp := self._files(limit_s)) is None:
+            self._put_by_shell(path, part, data, limit_s)
+            return
+        try:
+            with self.limited("uploading", limit_s):
+                with sftp.open(part, "wb") as file:
+                    file.set_pipelined(True)
+                    file.write(data)
+                sftp.chmod(part, 0o700)
+                with sftp.open(part, "rb") as file:
+                    file.prefetch(len(data))
+                    back = file.read()
+                if back != data:
+                    raise LostError("what arrived is not what was sent", where=self.where, fix="try again")
+                sftp.posix_rename(part, path)
+        except OSError as error:
+            raise self._refused(path, error, limit_s) from None
+
+    def _put_by_shell(self, path: str, part: str, data: bytes, limit_s: float) -> None:
+        stream = self.start(f"cat > {shlex.quote(part)} && chmod 700 {shlex.quote(part)} && "
+                            f"test $(wc -c < {shlex.quote(part)}) = {len(data)} && mv {shlex.quote(part)} {shlex.quote(path)}", limit_s)
+        stream.send(data, limit_s)
+        stream.close_input()
+        code = stream.exit_code(limit_s)
+        stream.close()
+        if code != 0:
+            raise cannot_write(path, stream.errors().strip() or f"exit code {code}")
+
+    def _refused(self, path: str, error: OSError, limit_s: float) -> DeviceError:
+        """SFTP says no more than "Failure" of a full disk: ask how much room there is."""
+        why = error.strerror or str(error)
+        with suppress(DeviceError, TimeoutError):
+            stream = self.start(f"df -Pk {shlex.quote(os.path.dirname(path))} | tail -n 1", limit_s)
+            words = stream.receive(limit_s).decode(errors="replace").split()
+            stream.close()
+            if len(words) >= 6 and words[3].isdecimal() and int(words[3]) < 64:
+                why = f"no space left ({words[3]} kB of {words[1]} kB free)"
+        return replace_where(cannot_write(path, why), self.where)
+
+    def make_folder(self, path: str, limit_s: float) -> None:
+        try:
+            if (sftp := self._files(limit_s)) is not None:
+                with self.limited("making a folder", limit_s):
+                    sftp.mkdir(path, 0o700)
+                return
+        except OSError as error:
+            raise self._refused(f"{path}/x", error, limit_s) from None
+        stream = self.start(f"umask 077; mkdir {shlex.quote(path)}", limit_s)
+        if stream.exit_code(limit_s) != 0:
+            raise cannot_write(path, stream.errors().strip())
+        stream.close()
+
+    def _cut(self) -> None:
+        """Break the connection under everything that waits for it."""
+        with suppress(Exception):
+            self._transport.packetizer.close()
+        with suppress(Exception):
+            self._transport.sock.close()
+
+    def close(self) -> None:
+        self.watchdog.close()
+        self._cut()
+        for client in reversed(self._clients):
+            client.close()
+
+
+def replace_where(error: DeviceError, where: str) -> DeviceError:
+    return type(error)(error.what, where=where, fix=error.fix)
+
+
+class SshStream:
+    """See `transport.Stream`: one channel."""
+
+    def __init__(self, transport: SshTransport, channel: paramiko.Channel) -> None:
+        self._transport, self._channel, self._errors = transport, channel, b""
+        channel.settimeout(None)
+        self._arrived = threading.Event()
+        channel.in_buffer.set_event(self._arrived)
+        threading.Thread(target=self._drain, name="tc-ssh-stderr", daemon=True).start()
+
+    def _drain(self) -> None:
+        with suppress(Exception):
+            while data := self._channel.recv_stderr(PIECE_BYTES):
+                self._errors = (self._errors + data)[-KEPT_ERROR_BYTES:]
+
+    def send(self, data: bytes, limit_s: float) -> None:
+        with self._transport.limited("sending", limit_s):
+            self._channel.sendall(data)
+
+    def close_input(self) -> None:
+        with suppress(OSError, EOFError):
+            self._channel.shutdown_write()
+
+    def receive(self, limit_s: float) -> bytes:
+        end = time.monotonic() + limit_s
+        while not self._channel.recv_ready():           # by our own clock: paramiko's own timeouts go by the wall clock
+            if self._channel.closed or self._channel.eof_received:
+                return self._channel.recv(PIECE_BYTES) if self._channel.recv_ready() else b""
+            left = end - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self._arrived.wait(min(left, 1.0))          # set by data, and by the end of it
+            if not self._channel.recv_ready() and not self._channel.eof_received:
+                time.sleep(0.0001)
+        return self._channel.recv(PIECE_BYTES)
+
+    def errors(self) -> str:
+        return self._errors.decode(errors="replace")
+
+    def exit_code(self, limit_s: float) -> int | None:
+        if not self._channel.status_event.wait(limit_s):
+            return None
+        code = self._channel.recv_exit_status()
+        return code if code >= 0 else None
+
+    def close(self) -> None:
+        self.close_input()
+        with suppress(Exception):
+            self._channel.close()
+
+
+__all__ = ["Address", "SshTransport", "connect", "fetch_host_key", "known_keys", "resolve"]
