@@ -13,6 +13,7 @@ What paramiko does by itself, and what is done about it here:
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import shlex
 import shutil
@@ -33,6 +34,7 @@ from toolchain.remote.board import Board, ChangedHostKey, HostKeyError, LostErro
 from toolchain.remote.host_keys import KnownKey, fingerprint, host_name, known_keys
 from toolchain.remote.transport import KEPT_ERROR_BYTES, PIECE_BYTES, cannot_write
 
+logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)        # every failure is an error of ours; and nothing of keys in logs
 CONNECT_LIMIT_S = 15.0
 KEY_KINDS = {
     "ed25519": ("ssh-ed25519",), "ecdsa": ("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"),
