@@ -25,10 +25,12 @@ CONDITION_FILES = (CPU + "scaling_governor", CPU + "scaling_cur_freq", CPU + "st
                    "/sys/class/thermal/thermal_zone*/temp", "/sys/class/thermal/cooling_device*/cur_state",
                    "/sys/devices/platform/soc/soc:firmware/get_throttled",
                    "/sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count")
-# Main ID register, implementer and part: Arm's own numbers, as /proc/cpuinfo has them (Linux arch/arm64/include/asm/cputype.h)
-ARM_PARTS = {"0xd03": "Cortex-A53", "0xd04": "Cortex-A35", "0xd05": "Cortex-A55", "0xd07": "Cortex-A57", "0xd08": "Cortex-A72",
-             "0xd09": "Cortex-A73", "0xd0a": "Cortex-A75", "0xd0b": "Cortex-A76", "0xd0c": "Neoverse-N1", "0xd0d": "Cortex-A77",
-             "0xd41": "Cortex-A78", "0xd44": "Cortex-X1", "0xd46": "Cortex-A510"}
+# Arm's numbers of its cores, as /proc/cpuinfo has them (Linux arch/arm64/include/asm/cputype.h)
+ARM_PARTS = {
+    "0xd03": "Cortex-A53", "0xd04": "Cortex-A35", "0xd05": "Cortex-A55", "0xd07": "Cortex-A57", "0xd08": "Cortex-A72",
+    "0xd09": "Cortex-A73", "0xd0a": "Cortex-A75", "0xd0b": "Cortex-A76", "0xd0c": "Neoverse-N1", "0xd0d": "Cortex-A77",
+    "0xd41": "Cortex-A78", "0xd44": "Cortex-X1", "0xd46": "Cortex-A510",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def board_facts(session: Session) -> BoardFacts:
 
 
 def emulation(exec_prefix: str, machine: str, cpuinfo: str) -> str:
-    """Why this is no board: an emulator as exec_prefix, or a kernel that describes another kind of CPU than the programs see."""
+    """Why this is no board: an emulator as exec_prefix, or a kernel that describes another kind of CPU than programs see."""
     program = exec_prefix.split()[0].rpartition("/")[2] if exec_prefix.split() else ""
     if program.startswith("qemu"):
         return f"runs in {program}"
@@ -130,7 +132,8 @@ def missing_features(session: Session, features: list[tuple[str, int, int, int, 
 
 def conditions(session: Session) -> Conditions:
     """Now. The calibrated loop runs first, so that the clock has had the time to rise."""
-    ns = min(struct.unpack("<q", session.request(Kind.CALIBRATE, struct.pack("<q", CALIBRATION_ROUNDS)))[0] for _ in range(3))
+    rounds = struct.pack("<q", CALIBRATION_ROUNDS)
+    ns = min(struct.unpack("<q", session.request(Kind.CALIBRATE, rounds))[0] for _ in range(3))
     return parse_conditions(read_files(session, CONDITION_FILES), ns)
 
 

@@ -1,8 +1,8 @@
-"""The frames that a session speaks with the board's runner: the other end of targets/llvm/runner/frame.h, which says the form.
+"""The frames that a session speaks with the board's runner; targets/llvm/runner/frame.h, the other end, says the form.
 
     request   kind, slot, id, milliseconds it may take, payload     ->
-                                                                    <-   answer: the same kind, slot and id, a status, payload
-                                                                    <-   HELLO, WAITING, BEAT come unasked, with id 0
+                                                    <-   answer: the same kind, slot and id, a status, payload
+                                                    <-   HELLO, WAITING, BEAT come unasked, with id 0
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which host keys are trusted: known_hosts files as OpenSSH reads them, and our own file of pinned keys.
 
-Read here and not by paramiko: one line that it does not know (@cert-authority, @revoked) makes it refuse the whole file, and it
-matches no patterns. Format: sshd(8), SSH_KNOWN_HOSTS FILE FORMAT.
+Read here and not by paramiko: one line that it does not know (@cert-authority, @revoked) makes it refuse the whole file, and
+it matches no patterns. Format: sshd(8), SSH_KNOWN_HOSTS FILE FORMAT.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def known_hosts_files() -> tuple[Path, ...]:
 def known_keys(host: str, port: int, files: Iterable[Path] = ()) -> list[KnownKey]:
     """What the files say of a host; those of `known_hosts_files` unless given. Lines that nobody can read are left out."""
     name = host_name(host, port)
-    return [key for file in (tuple(files) or known_hosts_files()) for patterns, key in _lines(file) if matches(patterns, name)]
+    read = tuple(files) or known_hosts_files()
+    return [key for file in read for patterns, key in _lines(file) if matches(patterns, name)]
 
 
 def _lines(file: Path) -> Iterator[tuple[str, KnownKey]]:

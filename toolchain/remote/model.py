@@ -26,7 +26,8 @@ class Sampling:
     cooldown_ms: float = 0.0
 
     def encode(self) -> bytes:
-        return struct.pack("<5q", self.number, self.repeat, int(self.min_repeat_ms * 1e6), self.warmup, int(self.cooldown_ms * 1e6))
+        least_ns, pause_ns = int(self.min_repeat_ms * 1e6), int(self.cooldown_ms * 1e6)
+        return struct.pack("<5q", self.number, self.repeat, least_ns, self.warmup, pause_ns)
 
     def limit_s(self, run_s: float) -> float:
         """What it may take when a run takes that long."""
@@ -86,8 +87,8 @@ class RemoteModel:
         return [ns / number / 1e3 for number, ns in zip(numbers[::2], numbers[1::2], strict=True)]
 
     def profile(self, repeat: int, first: int = 0, end: int = -1, limit_s: float = 0.0) -> list[tuple[int, ...]]:
-        """Rows, one a run: the nanoseconds of each op of the bucket, numbered as in plan.json. Of the ops [first, end) of the
-        outermost level only, where given."""
+        """Rows, one a run: the nanoseconds of each op of the bucket, numbered as in plan.json. Of the ops [first, end) of
+        the outermost level only, where given."""
         answer = self.session.request(Kind.PROFILE, struct.pack("<3q", first, end, repeat), slot=self.slot, limit_s=limit_s)
         row = struct.Struct(f"<{self.n_ops}q")
         return list(row.iter_unpack(answer)) if self.n_ops else []

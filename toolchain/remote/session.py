@@ -24,12 +24,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from toolchain.core.errors import DeviceError, ToolchainError
 from toolchain.remote.board import Board, CrashError, LostError, TooLongError
 from toolchain.remote.frames import PROTOCOL, DamagedFrame, Decoder, Frame, Kind, Status
-from toolchain.remote.transport import Stream, Transport, remove_folder
+from toolchain.remote.transport import Stream, Transport, run
 
+E = TypeVar("E", bound=DeviceError)
 FOLDER_PREFIX = "tc-session-"
 LEASE_FILE = "tc-board.lease"
 PIECE_BYTES = 1 << 18               # of an upload: a frame
@@ -40,8 +42,8 @@ SIGNALS = {4: "SIGILL (an instruction that this CPU does not have)", 6: "SIGABRT
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Seconds. silence: without a word from the other side, it is gone (each side holds the other to it). start: of a runner
-    until its first word. request: of a request that says nothing else. grace: what an answer may take to get here. lease: how
-    long to wait for a board that others use."""
+    until its first word. request: of a request that says nothing else. grace: what an answer may take to get here. lease:
+    how long to wait for a board that others use."""
 
     start_s: float = 20.0
     request_s: float = 30.0
@@ -58,7 +60,7 @@ class Session:
     """
 
     def __init__(
-        self, board: Board, transport: Transport, runner: bytes, limits: Limits = Limits(),      # noqa: B008 (frozen)
+        self, board: Board, transport: Transport, runner: bytes, limits: Limits = Limits(),
         told: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.board, self.transport, self.limits, self._told = board, transport, limits, told
@@ -66,7 +68,7 @@ class Session:
         self.uploaded: dict[str, str] = {}                  # name on the board -> digest
         self._turn, self._sending, self._last_sent, self._next_id = threading.Lock(), threading.Lock(), 0.0, 1
         self._decoder, self._frames, self._closed, self._broken = Decoder(), list[Frame](), threading.Event(), ""
-        self._made_folder, self._stream = False, None
+        self._made_folder, self._process, self._stream = False, 0, None
         try:
             self._open(runner)
         except BaseException:
@@ -108,29 +110,29 @@ class Session:
         if frame.word != Status.DONE:
             raise self._error(DeviceError, f"its lease file {self.board.folder}/{LEASE_FILE} cannot be opened",
                               "remove that file, or name another `folder` that all users of the board may write to")
-        if (spoken := int.from_bytes(frame.payload[:4], "little")) != PROTOCOL:
-            raise self._error(LostError, f"the runner speaks version {spoken} of the protocol, not {PROTOCOL}", "build again")
+        spoken, self._process = struct.unpack("<2I", frame.payload[:8].ljust(8, b"\0"))
+        if spoken != PROTOCOL:
+            raise self._error(LostError, f"the runner speaks version {spoken}, not {PROTOCOL}", "try again")
 
     def _command(self) -> str:
         who = f"{getpass.getuser()}@{socket.gethostname()} (process {os.getpid()})"
         folder = self.board.folder.rstrip("/")
-        options = {"folder": self.folder, "lease": f"{folder}/{LEASE_FILE}", "stale": f"{folder}/{FOLDER_PREFIX}*", "who": who,
-                   "silence_ms": str(int(self.limits.silence_s * 1000))}
+        options = {"folder": self.folder, "lease": f"{folder}/{LEASE_FILE}", "stale": f"{folder}/{FOLDER_PREFIX}*",
+                   "who": who, "silence_ms": str(int(self.limits.silence_s * 1000))}
         if self.board.cpus:
             options["cpus"] = ",".join(map(str, self.board.cpus))
         words = [*shlex.split(self.board.exec_prefix), "./run", "serve", *(f"{k}={v}" for k, v in options.items())]
         return f"cd {shlex.quote(self.folder)} && exec {shlex.join(words)}"
 
     def close(self) -> None:
-        """End the runner and the connection. Whatever the runner could not remove is removed from here, if that still goes."""
+        """End the runner and the connection. What the runner could not remove is removed from here, if that still goes."""
         if self._closed.is_set():
             return
         self._closed.set()
         try:
             ended = self._stream is not None and not self._broken and self._end_runner()
             if not ended and self._made_folder:
-                with suppress(ToolchainError, OSError):
-                    remove_folder(self.transport, self.folder, min(5.0, self.limits.grace_s))
+                self._remove_by_hand()
         finally:
             self.transport.close()
 
@@ -232,8 +234,8 @@ class Session:
         words = answer.payload.decode(errors="replace")
         if answer.word == Status.CRASHED:
             kind, _, number = words.partition(" ")
-            how = f"killed by signal {number} {SIGNALS.get(int(number), '')}".rstrip() if kind == "signal" else f"ended: {words}"
-            raise self._error(CrashError, f"the model's code was {how}", "")
+            how = f"was killed by signal {number} {SIGNALS.get(int(number), '')}" if kind == "signal" else f"ended: {words}"
+            raise self._error(CrashError, f"the model's code {how.rstrip()}", "")
         if answer.word == Status.TOO_LONG:
             raise self._error(TooLongError, words, "")
         raise self._error(DeviceError, words, "")
@@ -280,10 +282,16 @@ class Session:
         assert self._stream is not None
         self._stream.close()
         if self._made_folder:
-            with suppress(ToolchainError, OSError, TimeoutError):
-                remove_folder(self.transport, self.folder, min(3.0, self.limits.grace_s))
-                self._made_folder = False
+            self._remove_by_hand()
         self.transport.close()
+
+    def _remove_by_hand(self) -> None:
+        """What a runner that was killed, or that hangs, leaves behind. Its process is ended only if it is still ours."""
+        folder = shlex.quote(self.folder)
+        end = f"grep -qs {folder} /proc/{self._process}/cmdline && kill -9 {self._process}; " if self._process else ""
+        with suppress(ToolchainError, OSError, TimeoutError):
+            run(self.transport, f"{end}rm -rf -- {folder}", min(3.0, self.limits.grace_s))
+            self._made_folder = False
 
     def _ended(self) -> DeviceError:
         """The runner's output has ended: why?"""
@@ -301,7 +309,8 @@ class Session:
         said = f": {last}" if last else ""
         if not started and code == 127:
             return self._error(DeviceError, f"exec_prefix {prefix!r} is no program there{said}" if prefix else
-                               f"the runner cannot be started{said}", "name a program that is on the board's PATH, by its whole path")
+                               f"the runner cannot be started{said}",
+                               "name a program that is on the board's PATH, by its whole path")
         if not started and code == 126 and "ermission" in last:
             return self._error(DeviceError, f"nothing may be executed below {self.board.folder}{said}",
                                "it is mounted noexec: name another `folder` in the deployfile")
@@ -314,7 +323,7 @@ class Session:
         how = "was killed, or the board is going down" if code is None else f"ended with exit code {code}"
         return self._error(LostError, f"the runner {how}{said}", "try again")
 
-    def _error(self, kind: type[DeviceError], what: str, fix: str) -> DeviceError:
+    def _error(self, kind: type[E], what: str, fix: str) -> E:
         return kind(what, where=self.board.where, fix=fix)
 
 

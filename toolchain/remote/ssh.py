@@ -34,7 +34,7 @@ from toolchain.remote.board import Board, ChangedHostKey, HostKeyError, LostErro
 from toolchain.remote.host_keys import KnownKey, fingerprint, host_name, known_keys
 from toolchain.remote.transport import KEPT_ERROR_BYTES, PIECE_BYTES, cannot_write
 
-logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)        # every failure is an error of ours; and nothing of keys in logs
+logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)        # failures are errors of ours; nothing of keys in logs
 CONNECT_LIMIT_S = 15.0
 KEY_KINDS = {
     "ed25519": ("ssh-ed25519",), "ecdsa": ("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"),
@@ -136,7 +136,7 @@ def parse_jump(text: str) -> Address:
 
 def tcp_socket(address: Address, where: str, limit_s: float) -> socket.socket:
     try:
-        sock = _within(limit_s, lambda: socket.create_connection((address.host, address.port), limit_s))
+        sock: socket.socket = _within(limit_s, lambda: socket.create_connection((address.host, address.port), limit_s))
     except TimeoutError:
         raise DeviceError(f"no answer within {limit_s:g} s", where=where, fix=(
             "is it switched on and in this network? is `host` right?")) from None
@@ -144,7 +144,8 @@ def tcp_socket(address: Address, where: str, limit_s: float) -> socket.socket:
         raise DeviceError(f"refuses connections to port {address.port}", where=where, fix=(
             "start its SSH server, or name its `port` in the deployfile")) from None
     except socket.gaierror:
-        raise DeviceError(f"no host is known by the name {address.host!r}", where=where, fix="write its address as `host`") from None
+        raise DeviceError(f"no host is known by the name {address.host!r}", where=where, fix=(
+            "write its address as `host`")) from None
     except OSError as error:
         raise DeviceError(f"cannot be reached: {error.strerror or error}", where=where, fix=(
             "is it switched on and in this network?")) from None
@@ -173,15 +174,16 @@ def _within(limit_s: float, work: Callable[[], Any]) -> Any:
     return value
 
 
-class _Verify(paramiko.MissingHostKeyPolicy):
-    """Asked for a key that is not in the client's table: trusted only when it has the pinned fingerprint."""
+class _Verify(paramiko.MissingHostKeyPolicy):       # type: ignore[misc]
+    """Asked for a key that is not in the client's table: trusted only when it has the pinned fingerprint. shown: a key that
+    was refused."""
 
     def __init__(self, pinned: str) -> None:
         self.pinned, self.shown = pinned, b""
 
     def missing_host_key(self, client: Any, hostname: str, key: paramiko.PKey) -> None:
-        self.shown = key.asbytes()
-        if not self.pinned or fingerprint(self.shown) != self.pinned:
+        if not self.pinned or fingerprint(key.asbytes()) != self.pinned:
+            self.shown = key.asbytes()
             raise paramiko.SSHException("host key not trusted")
 
 
@@ -259,7 +261,7 @@ def _client_of_kind(
                 address.host, address.port, username=address.user, sock=sock, timeout=limit_s, banner_timeout=limit_s,
                 auth_timeout=limit_s, channel_timeout=limit_s, key_filename=list(keys) or None,
                 look_for_keys=not keys, allow_agent=True, disabled_algorithms={"keys": others} if others else None)
-        shown = client.get_transport().get_remote_server_key().asbytes()        # type: ignore[union-attr]
+        shown = client.get_transport().get_remote_server_key().asbytes()
         if any(entry.revoked and entry.key == shown for entry in known):
             raise ChangedHostKey(f"its host key {fingerprint(shown)} is marked @revoked", where=where, fix=(
                 "the board must get a new host key (ssh-keygen -A), then: tc devices rekey " + device))
@@ -269,7 +271,7 @@ def _client_of_kind(
         sock.close()
         if isinstance(error, DeviceError):
             raise
-        raise _explain(error, policy, known, address, pinned, where, limit_s, device, bool(kind), guard.expired, keys) from None
+        raise _explain(error, policy, known, address, where, limit_s, device, bool(kind), guard.expired, keys) from None
     finally:
         guard.close()
 
@@ -283,8 +285,8 @@ def _key_files(files: tuple[str, ...], where: str) -> list[str]:
 
 
 def _explain(
-    error: BaseException, policy: _Verify, known: list[KnownKey], address: Address, pinned: str, where: str, limit_s: float,
-    device: str, asked_kind: bool, expired: bool, keys: list[str],
+    error: BaseException, policy: _Verify, known: list[KnownKey], address: Address, where: str, limit_s: float, device: str,
+    asked_kind: bool, expired: bool, keys: list[str],
 ) -> BaseException:
     """The user's words for what paramiko raised."""
     text = str(error)
@@ -356,7 +358,8 @@ def fetch_host_key(board: Board, limit_s: float = CONNECT_LIMIT_S) -> tuple[Addr
             key = transport.get_remote_server_key()
         return address, key.get_name(), key.asbytes()
     except (paramiko.SSHException, EOFError, OSError) as error:
-        raise DeviceError(f"the connection failed: {error or type(error).__name__}", where=board.where, fix="try again") from None
+        raise DeviceError(f"the connection failed: {error or type(error).__name__}", where=board.where, fix=(
+            "is that an SSH server? try again")) from None
     finally:
         guard.close()
         transport.close()
@@ -404,7 +407,8 @@ class SshTransport:
                     self._sftp = paramiko.SFTPClient.from_transport(self._transport)
             except (paramiko.SSHException, EOFError, OSError):
                 if not self._transport.is_active():
-                    raise LostError("the connection was cut while opening a file transfer", where=self.where, fix="try again") from None
+                    raise LostError("the connection was cut while opening a file transfer", where=self.where, fix=(
+                        "try again")) from None
         return self._sftp
 
     def put(self, path: str, data: bytes, limit_s: float) -> None:
@@ -428,8 +432,9 @@ class SshTransport:
             raise self._refused(path, error, limit_s) from None
 
     def _put_by_shell(self, path: str, part: str, data: bytes, limit_s: float) -> None:
-        stream = self.start(f"cat > {shlex.quote(part)} && chmod 700 {shlex.quote(part)} && "
-                            f"test $(wc -c < {shlex.quote(part)}) = {len(data)} && mv {shlex.quote(part)} {shlex.quote(path)}", limit_s)
+        name = shlex.quote(part)
+        stream = self.start(f"cat > {name} && chmod 700 {name} && test $(wc -c < {name}) = {len(data)} && "
+                            f"mv {name} {shlex.quote(path)}", limit_s)
         stream.send(data, limit_s)
         stream.close_input()
         code = stream.exit_code(limit_s)
@@ -455,7 +460,7 @@ class SshTransport:
                     sftp.mkdir(path, 0o700)
                 return
         except OSError as error:
-            raise self._refused(f"{path}/x", error, limit_s) from None
+            raise self._refused(path, error, limit_s) from None
         stream = self.start(f"umask 077; mkdir {shlex.quote(path)}", limit_s)
         if stream.exit_code(limit_s) != 0:
             raise cannot_write(path, stream.errors().strip())
@@ -513,7 +518,8 @@ class SshStream:
             self._arrived.wait(min(left, 1.0))          # set by data, and by the end of it
             if not self._channel.recv_ready() and not self._channel.eof_received:
                 time.sleep(0.0001)
-        return self._channel.recv(PIECE_BYTES)
+        data: bytes = self._channel.recv(PIECE_BYTES)
+        return data
 
     def errors(self) -> str:
         return self._errors.decode(errors="replace")

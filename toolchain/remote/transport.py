@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import select
-import shlex
 import signal
 import subprocess
 import time
@@ -71,10 +70,6 @@ def run(transport: Transport, command: str, limit_s: float, most_bytes: int = 1 
         raise LostError(f"'{command[:60]}' did not end within {limit_s:g} s") from None
     finally:
         stream.close()
-
-
-def remove_folder(transport: Transport, path: str, limit_s: float) -> None:
-    run(transport, f"rm -rf -- {shlex.quote(path)}", limit_s)
 
 
 class LocalTransport:

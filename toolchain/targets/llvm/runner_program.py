@@ -55,6 +55,7 @@ def _compile(texts: dict[str, str], machine: str) -> bytes:
     with tempfile.TemporaryDirectory(prefix="tc-ld-") as temporary:
         folder = Path(temporary)
         (folder / "runner.o").write_bytes(made)
-        run_zig(["ld.lld", *flags, "-o", RUNNER_FILE, "runner.o"], folder, what="linking the runner failed",
-                fallback=["cc", "-target", f"{machine}-linux-musl", "-nostdlib", "-static", *linker, "-o", RUNNER_FILE, "runner.o"])
+        files = ["-o", RUNNER_FILE, "runner.o"]
+        run_zig(["ld.lld", *flags, *files], folder, what="linking the runner failed",
+                fallback=["cc", "-target", f"{machine}-linux-musl", "-nostdlib", "-static", *linker, *files])
         return (folder / RUNNER_FILE).read_bytes()

@@ -125,7 +125,8 @@ static inline void print_times(int64_t samples) {
     int status = model_benchmark(&command_model, 1, samples, 20000000, 2, 0, &rows);
     if (status) stop(1, command_model.f.status_text(status), NULL);
     const int64_t *pair = (const int64_t *)(void *)rows.at;
-    for (; pair < (const int64_t *)(void *)(rows.at + rows.used); pair += 2) add_us(&b, pair[1] / pair[0]), add_text(&b, " us\n");
+    const int64_t *end = (const int64_t *)(void *)(rows.at + rows.used);
+    for (; pair < end; pair += 2) add_us(&b, pair[1] / pair[0]), add_text(&b, " us\n");
     write_all(1, b.at, b.used);
     release_buffer(&b), release_buffer(&rows);
 }
@@ -140,7 +141,8 @@ static inline void print_layers(void) {
     for (int64_t op = 0; op < n; op++) {
         int64_t best = ns[op];
         for (int64_t r = 1; r < RUNS; r++) best = ns[r * n + op] < best ? ns[r * n + op] : best;
-        add_us(&b, best), add_text(&b, " us  "), add_text(&b, command_model.f.op_name(command_model.bucket, op)), add_text(&b, "\n");
+        add_us(&b, best), add_text(&b, " us  ");
+        add_text(&b, command_model.f.op_name(command_model.bucket, op)), add_text(&b, "\n");
     }
     write_all(1, b.at, b.used);
     release_buffer(&b), release_buffer(&rows);

@@ -12,7 +12,8 @@ static inline void crc_prepare(void) {
         crc_table[0][i] = c;
     }
     for (int t = 1; t < 8; t++)
-        for (uint32_t i = 0; i < 256; i++) crc_table[t][i] = crc_table[0][crc_table[t - 1][i] & 255] ^ crc_table[t - 1][i] >> 8;
+        for (uint32_t i = 0; i < 256; i++)
+            crc_table[t][i] = crc_table[0][crc_table[t - 1][i] & 255] ^ crc_table[t - 1][i] >> 8;
 }
 
 /* Eight bytes at a time ("slicing-by-8", Kounavis and Berry 2005). */
@@ -69,7 +70,8 @@ SHARED void sha256_block(sha256 *h, const unsigned char *p) {
 }
 
 static inline void sha256_start(sha256 *h) {
-    static const uint32_t first[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+    static const uint32_t first[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+                                      0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
     memcpy(h->state, first, sizeof first);
     h->bytes = 0;
 }

@@ -35,13 +35,15 @@ typedef struct {
 } elf_relocation;
 
 #if defined(__x86_64__)
-enum { ELF_MACHINE = 62, RELOCATE_ABSOLUTE = 1, RELOCATE_ENTRY = 6, RELOCATE_JUMP = 7, RELOCATE_BASE = 8, SEGMENT_GRANULE = 1 << 12 };
+enum { ELF_MACHINE = 62, RELOCATE_ABSOLUTE = 1,
+       RELOCATE_ENTRY = 6, RELOCATE_JUMP = 7, RELOCATE_BASE = 8, SEGMENT_GRANULE = 1 << 12 };
 #else
-enum { ELF_MACHINE = 183, RELOCATE_ABSOLUTE = 257, RELOCATE_ENTRY = 1025, RELOCATE_JUMP = 1026, RELOCATE_BASE = 1027, SEGMENT_GRANULE = 1 << 16 };
+enum { ELF_MACHINE = 183, RELOCATE_ABSOLUTE = 257,
+       RELOCATE_ENTRY = 1025, RELOCATE_JUMP = 1026, RELOCATE_BASE = 1027, SEGMENT_GRANULE = 1 << 16 };
 #endif
 enum { SEGMENT_LOAD = 1, SEGMENT_DYNAMIC = 2, MOST_PAGE = 1 << 16 };
-enum { DYNAMIC_NEEDED = 1, DYNAMIC_JUMP_BYTES = 2, DYNAMIC_STRINGS = 5, DYNAMIC_SYMBOLS = 6, DYNAMIC_RELA = 7, DYNAMIC_RELA_BYTES = 8,
-       DYNAMIC_NAME = 14, DYNAMIC_REL = 17, DYNAMIC_JUMP = 23, DYNAMIC_RELR = 36, DYNAMIC_GNU_HASH = 0x6ffffef5 };
+enum { DYNAMIC_NEEDED = 1, DYNAMIC_JUMP_BYTES = 2, DYNAMIC_STRINGS = 5, DYNAMIC_SYMBOLS = 6, DYNAMIC_RELA = 7,
+       DYNAMIC_RELA_BYTES = 8, DYNAMIC_NAME = 14, DYNAMIC_REL = 17, DYNAMIC_JUMP = 23, DYNAMIC_RELR = 36, DYNAMIC_GNU_HASH = 0x6ffffef5 };
 
 typedef struct {
     char *base;
@@ -78,9 +80,11 @@ static inline void clear_instruction_cache(char *from, char *to) {
     uint64_t type;
     __asm__("mrs %0, ctr_el0" : "=r"(type));
     uint64_t data = 4ul << (type >> 16 & 15), code = 4ul << (type & 15);
-    for (char *p = (char *)((uintptr_t)from & ~(data - 1)); p < to; p += data) __asm__ volatile("dc cvau, %0" : : "r"(p) : "memory");
+    for (char *p = (char *)((uintptr_t)from & ~(data - 1)); p < to; p += data)
+        __asm__ volatile("dc cvau, %0" : : "r"(p) : "memory");
     __asm__ volatile("dsb ish" ::: "memory");
-    for (char *p = (char *)((uintptr_t)from & ~(code - 1)); p < to; p += code) __asm__ volatile("ic ivau, %0" : : "r"(p) : "memory");
+    for (char *p = (char *)((uintptr_t)from & ~(code - 1)); p < to; p += code)
+        __asm__ volatile("ic ivau, %0" : : "r"(p) : "memory");
     __asm__ volatile("dsb ish\n\tisb" ::: "memory");
 #else
     (void)from, (void)to;
@@ -135,15 +139,18 @@ static inline const char *library_load(library *l, const char *file, size_t file
     if (file_bytes < sizeof *h || memcmp(h->identity, "\177ELF\2\1", 6)) return "it is no 64-bit ELF file";
     if (h->machine != ELF_MACHINE) return "it is made for another machine";
     if (h->type != 3 || h->program_bytes != sizeof(elf_segment)) return "it is no shared library";
-    if (h->program_headers > file_bytes || h->n_program * sizeof(elf_segment) > file_bytes - h->program_headers) return "it is cut off";
+    if (h->program_headers > file_bytes || h->n_program * sizeof(elf_segment) > file_bytes - h->program_headers)
+        return "it is cut off";
     const elf_segment *s = (const elf_segment *)(file + h->program_headers), *end = s + h->n_program, *dynamic = NULL;
     for (const elf_segment *p = s; p < end; p++) {
         if (p->type == SEGMENT_DYNAMIC) dynamic = p;
         if (p->type != SEGMENT_LOAD) continue;
-        if (p->offset > file_bytes || p->file_bytes > file_bytes - p->offset || p->memory_bytes < p->file_bytes) return "it is cut off";
+        if (p->offset > file_bytes || p->file_bytes > file_bytes - p->offset || p->memory_bytes < p->file_bytes)
+            return "it is cut off";
         if (p->address + p->memory_bytes > l->bytes) l->bytes = p->address + p->memory_bytes;
     }
-    if (!dynamic || l->bytes > (1ul << 32) || dynamic->address + sizeof(elf_dynamic) > l->bytes) return "it is no shared library";
+    if (!dynamic || l->bytes > (1ul << 32) || dynamic->address + sizeof(elf_dynamic) > l->bytes)
+        return "it is no shared library";
     l->bytes += MOST_PAGE;
     char *memory = sys_map(l->bytes + MOST_PAGE);
     if (!memory) return "out of memory";

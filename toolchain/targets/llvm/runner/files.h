@@ -146,7 +146,8 @@ static inline void remove_stale(const char *path, void *about) {
     long fd = sys_open(path, O_READ, 0);
     if (sys_failed(fd)) return;
     int64_t old = ((staleness *)about)->now_s - 600;
-    if (!SYS2(NR_fstat, fd, &status) && status.modified_s < old && !sys_failed(SYS2(NR_flock, fd, LOCK_EXCLUSIVE | LOCK_AT_ONCE)))
+    if (!SYS2(NR_fstat, fd, &status) && status.modified_s < old &&
+        !sys_failed(SYS2(NR_flock, fd, LOCK_EXCLUSIVE | LOCK_AT_ONCE)))
         remove_folder(path);
     sys_close(fd);
 }
@@ -158,7 +159,7 @@ static inline void remove_stale_sessions(const char *pattern) {
     each_path(path, 0, pattern, remove_stale, &about);
 }
 
-/* --- the lease: who holds the lock of this file has the board. The kernel frees it with the process, however that ends. ---- */
+/* --- the lease: who holds the lock of this file has the board. The kernel frees it when the process ends, however. ------ */
 
 /* Returns the descriptor; -E_AGAIN while another has it; another negative error. */
 static inline long lease_try(const char *path) {

@@ -131,7 +131,8 @@ static inline int model_run(model *m) {
 
 /* A sample is the time of `number` runs, back to back; one that is shorter than `least_ns` is taken again with more of them.
  * Adds pairs (number, nanoseconds) to `samples`. Returns the status of a run that failed, or 0. */
-SHARED int model_benchmark(model *m, int64_t number, int64_t repeat, int64_t least_ns, int64_t warmup, int64_t pause_ns, buffer *samples) {
+SHARED int model_benchmark(model *m, int64_t number, int64_t repeat, int64_t least_ns,
+                           int64_t warmup, int64_t pause_ns, buffer *samples) {
     int status = 0;
     for (int64_t i = 0; i < warmup && !status; i++) status = model_run(m);
     if (number < 1) number = 1;

@@ -57,7 +57,9 @@ SHARED void server_send(frame f, uint32_t status, const void *payload, size_t n)
     server_write(payload, n);
     server.beat_ns = sys_now_ns();
 }
-static inline void server_say(const frame *f, uint32_t status, const char *words) { server_send(*f, status, words, text_length(words)); }
+static inline void server_say(const frame *f, uint32_t status, const char *words) {
+    server_send(*f, status, words, text_length(words));
+}
 
 static inline void server_beat(void) {
     int64_t now = sys_now_ns();
@@ -256,6 +258,11 @@ static inline int64_t calibrate(int64_t rounds) {
     return sys_now_ns() - begun;
 }
 
+static inline const char *put_error(long result) {
+    if (result == -E_NOSPC || result == -E_FBIG || result == -E_DQUOT) return "disk full";
+    return result == 0 ? "" : result == 1 ? "damaged" : "cannot be written";
+}
+
 static inline void answer_put(const frame *f, const char *payload) {
     if (f->kind == PUT_DATA) { /* unanswered: the end tells */
         receive_data(&server.file, payload, f->length);
@@ -267,12 +274,12 @@ static inline void answer_put(const frame *f, const char *payload) {
         if (f->length < 42 || payload[f->length - 1] || !plain_name(payload + 40)) server_say(f, FAILED, "a broken request");
         else {
             long fd = receive_begin(&server.file, payload + 40, size, (const unsigned char *)payload + 8);
-            server_say(f, sys_failed(fd) ? FAILED : DONE, sys_failed(fd) ? (fd == -E_NOSPC ? "disk full" : "cannot be written") : "");
+            server_say(f, sys_failed(fd) ? FAILED : DONE, sys_failed(fd) ? put_error(fd) : "");
         }
         return;
     }
     long result = receive_end(&server.file);
-    server_say(f, result ? FAILED : DONE, !result ? "" : result == -E_NOSPC ? "disk full" : result == 1 ? "damaged" : "cannot be written");
+    server_say(f, result ? FAILED : DONE, put_error(result));
 }
 
 static inline void server_answer(const frame *f, const char *payload) {
@@ -347,8 +354,8 @@ static inline void server_options(int n, char **arguments) {
 
 /* The working directory is the session's folder. */
 _Noreturn static inline void server_main(int n, char **arguments) {
-    uint64_t ending = 1ull << (SIGNAL_HUP - 1) | 1ull << (SIGNAL_INT - 1) | 1ull << (SIGNAL_TERM - 1) | 1ull << (SIGNAL_PIPE - 1);
-    uint64_t watched = ending & ~(1ull << (SIGNAL_PIPE - 1));
+    uint64_t watched = 1ull << (SIGNAL_HUP - 1) | 1ull << (SIGNAL_INT - 1) | 1ull << (SIGNAL_TERM - 1);
+    uint64_t ending = watched | 1ull << (SIGNAL_PIPE - 1) | 1ull << (SIGNAL_FILE_SIZE - 1); /* the last two are errors of write */
     server_options(n, arguments);
     SYS4(NR_sigprocmask, 0 /* block */, &ending, 0, 8);
     server.signals = SYS4(NR_signalfd4, -1, &watched, 8, O_CLOSE_ON_EXEC);
@@ -360,8 +367,8 @@ _Noreturn static inline void server_main(int n, char **arguments) {
     if (server.stale) remove_stale_sessions(server.stale);
     if (server.cpu_words) SYS3(NR_setaffinity, 0, server.cpu_words * 8, server.cpus);
     server.heard_ns = sys_now_ns();
-    uint32_t hello = PROTOCOL;
-    server_send((frame){.kind = HELLO}, DONE, &hello, sizeof hello);
+    uint32_t hello[2] = {PROTOCOL, (uint32_t)sys_pid()};
+    server_send((frame){.kind = HELLO}, DONE, hello, sizeof hello);
     for (;;) {
         frame f;
         buffer payload = {0};
