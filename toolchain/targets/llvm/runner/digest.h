@@ -25,7 +25,8 @@ SHARED uint32_t crc32(const void *data, size_t n) {
         memcpy(&low, p, 4), memcpy(&high, p + 4, 4);
         low ^= c;
         c = crc_table[7][low & 255] ^ crc_table[6][low >> 8 & 255] ^ crc_table[5][low >> 16 & 255] ^ crc_table[4][low >> 24] ^
-            crc_table[3][high & 255] ^ crc_table[2][high >> 8 & 255] ^ crc_table[1][high >> 16 & 255] ^ crc_table[0][high >> 24];
+            crc_table[3][high & 255] ^ crc_table[2][high >> 8 & 255] ^ crc_table[1][high >> 16 & 255] ^
+            crc_table[0][high >> 24];
     }
     for (; n; n--, p++) c = crc_table[0][(c ^ *p) & 255] ^ c >> 8;
     return ~c;

@@ -13,7 +13,8 @@ enum { PROTOCOL = 1, FRAME_MAGIC = 0x31464354 /* "TCF1" */, MOST_SLOTS = 32, MOS
 /* Requests. The runner itself answers those before LOAD, the process of the slot's model the others. */
 enum { PING = 1, FACTS, READ, FEATURES, CALIBRATE, PUT_BEGIN, PUT_DATA, PUT_END, REMOVE, UNLOAD,
        LOAD = 32, SELECT, SET, RUN, BENCHMARK, PROFILE, GET };
-/* What comes unasked: HELLO (PROTOCOL u32, process u32) once the lease is held, WAITING while it is not, BEAT while something takes long. */
+/* What comes unasked: HELLO (PROTOCOL u32, process u32) once the lease is held, WAITING while it is not, BEAT while
+ * something takes long. */
 enum { HELLO = 100, WAITING, BEAT };
 /* Statuses of answers; the payload of the last four is text. */
 enum { DONE, FAILED, CRASHED, TOO_LONG, REFUSED };

@@ -25,7 +25,8 @@ enum {
 
 enum { AT_CWD = -100, O_READ = 0, O_WRITE = 1, O_BOTH = 2, O_CREATE = 0100, O_EXCLUSIVE = 0200, O_TRUNCATE = 01000,
        O_NONBLOCKING = 04000, O_CLOSE_ON_EXEC = 02000000 };
-enum { SIGNAL_HUP = 1, SIGNAL_INT = 2, SIGNAL_KILL = 9, SIGNAL_PIPE = 13, SIGNAL_TERM = 15, SIGNAL_CHILD = 17, SIGNAL_FILE_SIZE = 25 };
+enum { SIGNAL_HUP = 1, SIGNAL_INT = 2, SIGNAL_KILL = 9, SIGNAL_PIPE = 13, SIGNAL_TERM = 15, SIGNAL_CHILD = 17,
+       SIGNAL_FILE_SIZE = 25 };
 enum { E_NOENT = 2, E_INTR = 4, E_AGAIN = 11, E_ACCES = 13, E_FBIG = 27, E_NOSPC = 28, E_DQUOT = 122 };
 
 static inline long sys_open(const char *path, int flags, int mode) {

@@ -185,7 +185,7 @@ static inline void slot_request(const frame *f, const char *payload) {
     else slot_answer(f, s, deadline);
 }
 
-/* --- what the parent answers itself --------------------------------------------------------------------------------------- */
+/* --- what the parent answers itself ------------------------------------------------------------------------------------- */
 
 /* "key value" lines: what only a system call tells. */
 static inline void answer_facts(const frame *f) {
@@ -355,7 +355,7 @@ static inline void server_options(int n, char **arguments) {
 /* The working directory is the session's folder. */
 _Noreturn static inline void server_main(int n, char **arguments) {
     uint64_t watched = 1ull << (SIGNAL_HUP - 1) | 1ull << (SIGNAL_INT - 1) | 1ull << (SIGNAL_TERM - 1);
-    uint64_t ending = watched | 1ull << (SIGNAL_PIPE - 1) | 1ull << (SIGNAL_FILE_SIZE - 1); /* the last two are errors of write */
+    uint64_t ending = watched | 1ull << (SIGNAL_PIPE - 1) | 1ull << (SIGNAL_FILE_SIZE - 1); /* two are errors of write */
     server_options(n, arguments);
     SYS4(NR_sigprocmask, 0 /* block */, &ending, 0, 8);
     server.signals = SYS4(NR_signalfd4, -1, &watched, 8, O_CLOSE_ON_EXEC);
