@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from toolchain.kernels.tiling import L2_BYTES_PER_CYCLE, Tile, fits, matmul_tiles, tile_cycles
+from toolchain.kernels.tiling import Tile, fits, matmul_tiles, tile_cycles
 from toolchain.targets.presets import PRESETS
 
 TARGETS = [PRESETS[name] for name in ("x86-64-v3", "x86-64-v4")]
@@ -22,6 +22,6 @@ def test_a_product_with_a_prime_number_of_rows_still_reuses_its_weights(rows: in
 def test_streaming_costs_what_l2_delivers(target) -> None:
     """32 bytes per cycle: eight vectors for one row of A wait for them, for eight rows they do not."""
     vectors = 8 * 512 // target.vector_bits
-    assert tile_cycles(1, vectors, target, streamed=L2_BYTES_PER_CYCLE) == 16 > tile_cycles(1, vectors, target)
-    assert tile_cycles(16, 2, target, streamed=L2_BYTES_PER_CYCLE) == tile_cycles(16, 2, target)
+    assert tile_cycles(1, vectors, target, streamed=target.l2_bytes_per_cycle) == 16 > tile_cycles(1, vectors, target)
+    assert tile_cycles(16, 2, target, streamed=target.l2_bytes_per_cycle) == tile_cycles(16, 2, target)
     assert matmul_tiles(1, 96, target, streamed=True)[0] == matmul_tiles(1, 96, target)[0] != Tile(1, 1, 1)

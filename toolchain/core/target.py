@@ -28,6 +28,10 @@ class Scope:
     queue: str = ""
 
 
+# Fields that came after targets had been recorded: a target that has their defaults stays the one it was.
+LATER = ("lane_multiply", "in_order", "l2_bytes_per_cycle", "l3_bytes_per_cycle", "memory_bytes_per_cycle")
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """One kind of device to make code for.
@@ -35,6 +39,8 @@ class Target:
     kind: which backend makes its code ("x86", "aarch64", "cuda", "opencl", "vta"). triple, cpu, features: as LLVM spells
     them, features as "+avx2" or "-sse4a", sorted. cores: how many lanes the chunk counts of plans are made for (any number
     runs). fma_per_cycle: vector fused multiply-adds one core starts per cycle; sizes in bytes per core (l3 is shared).
+    lane_multiply: a multiply-add takes one lane of a register as a factor. in_order: a core waits where the program does.
+    ..._bytes_per_cycle: what one core reads, sustained (half of what current x86 cores state as the peak of their L2).
     """
 
     name: str
@@ -46,6 +52,11 @@ class Target:
     vector_registers: int = 16
     has_fma: bool = True
     fma_per_cycle: int = 1
+    lane_multiply: bool = False
+    in_order: bool = False
+    l2_bytes_per_cycle: float = 32
+    l3_bytes_per_cycle: float = 10
+    memory_bytes_per_cycle: float = 6
     cores: int = 1
     l1d_bytes: int = 32 * 1024
     l2_bytes: int = 512 * 1024
@@ -67,7 +78,9 @@ class Target:
         return next((s for s in self.scopes if s.name == name), None)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Of the LATER fields those that differ from their default."""
+        later = {f.name: f.default for f in fields(self) if f.name in LATER}
+        return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Target:

@@ -21,9 +21,6 @@ from toolchain.graph.ir import Graph, Node
 from toolchain.graph.passes.choose_algorithms import taps_of
 from toolchain.graph.winograd import EVERY_SIZE, sizes_of, tiles
 from toolchain.kernels.tiling import (
-    L2_BYTES_PER_CYCLE,
-    L3_BYTES_PER_CYCLE,
-    MEMORY_BYTES_PER_CYCLE,
     Tile,
     conv_tiles,
     cycles,
@@ -198,12 +195,12 @@ def _cycles(shape: Geometry, m: int, parts: Parts, target: Target, cold: bool) -
         streamed += v * SHARED_CYCLES_PER_BYTE * (1 - 1 / target.cores)
     elif parts.shared == "copies":
         share = _share(copies(groups, target.cores), target)
-        streamed = v * (groups + 1 / share) / L2_BYTES_PER_CYCLE + again / _bandwidth(u * share + scratch, target)
+        streamed = v * (groups + 1 / share) / target.l2_bytes_per_cycle + again / _bandwidth(u * share + scratch, target)
     else:
         share = _share(max(shape.batch, rows, columns, shape.stride), target)
         there *= share
-        streamed = v * (groups + 1) / L2_BYTES_PER_CYCLE + again / _bandwidth(u + scratch, target)
-    streamed += both_m / L2_BYTES_PER_CYCLE
+        streamed = v * (groups + 1) / target.l2_bytes_per_cycle + again / _bandwidth(u + scratch, target)
+    streamed += both_m / target.l2_bytes_per_cycle
     return there + (product + back + streamed) * share + _cold(shape.phases * u, target, cold)
 
 
@@ -220,13 +217,13 @@ def _share(chunks: int, target: Target) -> float:
 def _bandwidth(size: float, target: Target) -> float:
     """Bytes per cycle of what is streamed again and again, by the cache that holds it."""
     if size <= target.l2_bytes:
-        return L2_BYTES_PER_CYCLE
-    return L3_BYTES_PER_CYCLE if size <= target.l3_bytes else MEMORY_BYTES_PER_CYCLE
+        return target.l2_bytes_per_cycle
+    return target.l3_bytes_per_cycle if size <= target.l3_bytes else target.memory_bytes_per_cycle
 
 
 def _cold(size: int, target: Target, cold: bool) -> float:
     """Reading weights once: every core its share."""
-    return size / (MEMORY_BYTES_PER_CYCLE if cold else L3_BYTES_PER_CYCLE) / target.cores
+    return size / (target.memory_bytes_per_cycle if cold else target.l3_bytes_per_cycle) / target.cores
 
 
 __all__ = ["Geometry", "Parts", "algorithms", "direct_cycles", "winograd_cycles", "winograd_parts"]

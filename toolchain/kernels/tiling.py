@@ -15,10 +15,11 @@ from toolchain.te.tune.choices import Choices
 
 FMA_LATENCY = 4
 LOADS_PER_CYCLE = 2
-L2_BYTES_PER_CYCLE = 32      # sustained into L1: half of what current cores state as their peak
-L3_BYTES_PER_CYCLE = 10      # one core
-MEMORY_BYTES_PER_CYCLE = 6   # one core
 
+STEPS = 4                    # of a reduction that lane multiplication takes together: the lanes of a vector of float32
+LANE_LOAD_CYCLES = 2         # an in-order Arm core's 128-bit load: 64 bits per cycle, and no multiply-add beside it
+BURST_CYCLES = 6             # what it waits before loads that follow multiply-adds, for those retire first
+LOOP_CYCLES = 3              # counting and jumping, at the end of its steps
 
 MOST_UNROLLED = 16           # steps of a reduction that a search may put into one basic block
 MOST_MULTIPLY_ADDS = 256     # and their multiply-adds: more takes LLVM long, and the instruction cache cannot hold it
@@ -49,8 +50,11 @@ FREE_REGISTERS = 4           # beside the accumulators: weights, broadcasts, and
 
 
 def fits(tile: Tile, target: Target) -> bool:
-    """Accumulators, one vector of weights per vector column and one broadcast value stay in registers."""
+    """Accumulators, one vector of weights per vector column and one broadcast value stay in registers; the values of all
+    points, for STEPS steps, where a multiply-add takes lanes."""
     registers = target.vector_registers
+    if target.lane_multiply:
+        return tile.accumulators + tile.rows * tile.columns + tile.vectors <= registers
     return tile.accumulators <= registers - FREE_REGISTERS and tile.accumulators + tile.vectors + 1 < registers
 
 
@@ -60,10 +64,28 @@ def tile_cycles(points: int, vectors: int, target: Target, vector_loads: int = 1
     vector_loads: what one vector takes to load. streamed: bytes per cycle at which the vectors come, step by step, from a
     farther cache (a panel of weights that every tile reads from end to end); 0: they lie in L1.
     """
+    if target.lane_multiply:
+        return _lane_cycles(points, vectors, target, vector_loads, streamed)
     fma = points * vectors / target.fma_per_cycle
     loads = (points + vectors * vector_loads) / LOADS_PER_CYCLE
     stream = vectors * target.vector_bits / 8 / streamed if streamed else 0
     return max(fma, loads, stream, FMA_LATENCY)      # each accumulator is touched once per step
+
+
+def _lane_cycles(points: int, vectors: int, target: Target, vector_loads: int, streamed: float) -> float:
+    """tile_cycles where a multiply-add takes one lane as a factor: the values of a point for STEPS steps are one load.
+
+    An in-order core does one thing after the other, and loads in bursts of as many steps as registers hold.
+    """
+    fma = STEPS * points * vectors / target.fma_per_cycle
+    loads = points + STEPS * vectors * vector_loads
+    stream = STEPS * vectors * target.vector_bits / 8 / streamed if streamed else 0
+    if not target.in_order:
+        return max(fma, loads / LOADS_PER_CYCLE, stream, STEPS * FMA_LATENCY) / STEPS
+    room = target.vector_registers - points * (vectors + 1)
+    bursts = next(n for n in (1, 2, 4) if n == STEPS or STEPS // n * vectors <= room)
+    waits = max(0.0, stream - LANE_LOAD_CYCLES * loads)
+    return (max(fma, STEPS * FMA_LATENCY) + LANE_LOAD_CYCLES * loads + bursts * BURST_CYCLES + LOOP_CYCLES + waits) / STEPS
 
 
 def _pieces(extent: int, size: int) -> Iterator[tuple[int, int]]:
@@ -105,7 +127,7 @@ def conv_tiles(height: int, width: int, blocks: int, target: Target, steps: int 
         loads = (tile.rows * tile.columns + tile.vectors) / tile.accumulators
         ragged = (width % tile.columns != 0) + (height % tile.rows != 0) + (blocks % tile.vectors != 0)
         far = steps * tile.vectors * target.vector_bits // 8 > target.l2_bytes // 2
-        total = cycles(height, width, blocks, tile, target, streamed=L3_BYTES_PER_CYCLE if far else 0)
+        total = cycles(height, width, blocks, tile, target, streamed=target.l3_bytes_per_cycle if far else 0)
         return total * (1 + 0.04 * ragged), loads, -tile.accumulators
     return tuple(_ranked(candidates, cost))
 
@@ -128,7 +150,7 @@ def matmul_tiles(rows: int, blocks: int, target: Target, vector_loads: int = 1, 
     def cost(tile: Tile) -> tuple[float, float, int]:
         loads = (tile.columns + tile.vectors * vector_loads) / tile.accumulators
         ragged = (rows % tile.columns != 0) + (blocks % tile.vectors != 0)
-        bandwidth = L2_BYTES_PER_CYCLE if streamed and rows > 1 else 0
+        bandwidth = target.l2_bytes_per_cycle if streamed and rows > 1 else 0
         steps = cycles(1, rows, blocks, tile, target, vector_loads, bandwidth)
         steps += _first_reads(rows, blocks, tile, target) if bandwidth else 0
         return steps * (1 + 0.04 * ragged), loads, -tile.accumulators
@@ -138,7 +160,7 @@ def matmul_tiles(rows: int, blocks: int, target: Target, vector_loads: int = 1, 
 def _first_reads(rows: int, blocks: int, tile: Tile, target: Target) -> float:
     """Cycles per reduction step that the first row tile of each panel waits for weights from memory."""
     points = min(rows, tile.columns)
-    vector = target.vector_bits / 8 / MEMORY_BYTES_PER_CYCLE
+    vector = target.vector_bits / 8 / target.memory_bytes_per_cycle
     return sum(count * max(0.0, v * vector - tile_cycles(points, v, target)) for v, count in _pieces(blocks, tile.vectors))
 
 

@@ -20,13 +20,12 @@ from toolchain.core.layout import Layout, default_axes
 from toolchain.core.target import Target
 from toolchain.kernels.algorithms import Geometry, Parts, copies, winograd_choices
 from toolchain.kernels.sketches.stages import channel_lanes, inline_injective, layout_of, peel, readers, split
-from toolchain.kernels.tiling import MEMORY_BYTES_PER_CYCLE, ask_tile, ask_unroll, conv_tiles
+from toolchain.kernels.tiling import ask_tile, ask_unroll, conv_tiles
 from toolchain.te.tensor import Tensor
 from toolchain.te.tune.choices import Choices
 
 UNROLLED_CHANNELS = 4
 SAME_SET = 4096              # bytes: places so far apart share a set of L1, and loads wait for stores to one another's
-HIDDEN = 64 / MEMORY_BYTES_PER_CYCLE    # tiles, each a cycle per line of U: with fewer, prefetching from memory has no slack
 
 
 def by_position(lanes: int, blocks: int, rows: int, columns: int) -> Layout:
@@ -56,7 +55,7 @@ def winograd(s: te.Schedule, products: Tensor, target: Target, choices: Choices)
     acc = s.cache_write(products, "local")
     strip, group, tile, ragged = _output_loops(s, out, q.shape[4], stride, parts, lanes, target)
     _back(s, q, out, tile, lanes, target)
-    _products(s, products, acc, out, group, parts, lanes, choices)
+    _products(s, products, acc, out, group, parts, lanes, target, choices)
     _input(s, p, v, out, strip if parts.shared != "groups" else None, parts, lanes, target)
     peel(s, out, ragged)
 
@@ -128,7 +127,8 @@ def _back(s: te.Schedule, q: Tensor, out: Tensor, tile: te.Var, lanes: int, targ
 
 
 def _products(
-    s: te.Schedule, m: Tensor, acc: Tensor, out: Tensor, group: te.Var, parts: Parts, lanes: int, choices: Choices
+    s: te.Schedule, m: Tensor, acc: Tensor, out: Tensor, group: te.Var, parts: Parts, lanes: int, target: Target,
+    choices: Choices,
 ) -> None:
     """One matrix product per position, from lane scratch to lane scratch."""
     s[m].compute_at(s[out], group)
@@ -155,7 +155,8 @@ def _products(
         s[acc].unroll(axis)
     s[acc].vectorize(al)
     once = parts.shared == "groups" or (parts.rows, parts.columns) == m.shape[2:4]      # U is read once, so from afar
-    hides = once and parts.rows * parts.columns >= HIDDEN
+    # each tile takes a cycle per line of U: with fewer, prefetching from memory has no slack
+    hides = once and parts.rows * parts.columns >= target.line_bytes / target.memory_bytes_per_cycle
     if choices.one_of("prefetch", (False, True), hides):
         u = s.func.stages[acc].input_tensors[1]
         for lines in s[acc].prefetch(u, rolled, rolled.extent, level=2):        # the same place in the next position's panel

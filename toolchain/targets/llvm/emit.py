@@ -16,6 +16,7 @@ from toolchain.core import dtype as dtypes
 from toolchain.core.errors import CodegenError
 from toolchain.core.target import Target
 from toolchain.targets.llvm.arithmetic import ELEMENT_BITS
+from toolchain.targets.llvm.bursts import bursts, emit_burst
 from toolchain.targets.llvm.dot_products import FACTORS, accumulate, is_dot, lanes_of
 from toolchain.targets.llvm.spelling import FALSE, MEMORY, TRUE, value_type, vector
 from toolchain.targets.llvm.split_tasks import Phase, Tasks
@@ -34,9 +35,20 @@ def emit(func: PrimFunc, target: Target, tasks: Tasks, symbol: str) -> str:
     """The text of one LLVM module. Needs `func` lowered; raises CodegenError for what has no instruction."""
     declared: set[str] = set()
     functions = [_phase(func, target, tasks, phase, f"{symbol}_{n}", declared) for n, phase in enumerate(tasks.phases)]
-    width = 512 if target.vector_bits >= 512 else 256
-    attributes = f'attributes #0 = {{ nounwind "prefer-vector-width"="{width}" }}\n'
+    attributes = f"attributes #0 = {{ nounwind {_preferences(target)} }}\n"
     return "\n".join([f'target triple = "{target.triple}"\n', *functions, *sorted(declared), attributes])
+
+
+def _preferences(target: Target) -> str:
+    """Attributes of a function that say how its code shall be chosen and ordered.
+
+    An in-order core gets its instructions as they are written here, loads together (see bursts): LLVM's own order for the
+    Cortex-A53 has a load between any two multiply-adds. The model of an in-order core without such a wish keeps them.
+    """
+    if target.in_order:
+        features = ",".join((*target.features, "-use-postra-scheduler", "+disable-latency-sched-heuristic"))
+        return f'"tune-cpu"="cortex-a320" "target-features"="{features}"'
+    return f'"prefer-vector-width"="{512 if target.vector_bits >= 512 else 256}"'
 
 
 def _alignment(func: PrimFunc, tensor: Tensor) -> int:
@@ -94,6 +106,7 @@ class _Task(Values):
     def __init__(self, places: dict[Tensor, Place], declared: set[str], target: Target, tiles: Tiles) -> None:
         super().__init__(places, Lanes(), declared, target)
         self.tiles = tiles
+        self.in_burst = 0                               # loops around whose loads were placed together
         self.overlaps: dict[For, bool] = {}             # asked once per loop, however often an outer one repeats it
 
     def overlapping(self, loop: For) -> bool:
@@ -114,13 +127,7 @@ class _Task(Values):
                 if kind is ForKind.PARALLEL:
                     self.loop(s, "%lo", "%hi")
                 elif kind is ForKind.UNROLLED or var.extent == 1:
-                    apart = var.extent > 1 and self.overlapping(s)
-                    for n in range(var.extent):
-                        if apart and n:
-                            self.separate()
-                        self.env[var] = n
-                        self.tiles.begin(s, len(self.heads))
-                        self.stmt(body)
+                    self.unrolled(s)
                 elif kind is ForKind.SERIAL:
                     self.loop(s, "0", str(var.extent))
                 else:
@@ -132,13 +139,31 @@ class _Task(Values):
             case _:
                 raise CodegenError(f"{type(s).__name__} reached the code generator")
 
+    def unrolled(self, s: For) -> None:
+        """The body once per iteration; where multiply-adds take lanes, what several iterations load stands before them."""
+        planned = None
+        if self.target.lane_multiply and not self.in_burst and s.extent > 1:
+            planned = bursts(self, s, self.target.vector_registers)
+        apart = planned is None and s.extent > 1 and self.overlapping(s)
+        self.in_burst += planned is not None
+        for n in range(s.extent):
+            if apart and n:
+                self.separate()
+            self.env[s.var] = n
+            self.tiles.begin(s, len(self.heads))
+            if planned is not None and n in planned:
+                emit_burst(self, planned[n])
+            self.stmt(s.body)
+        self.in_burst -= planned is not None
+
     def loop(self, s: For, low: str, high: str) -> None:
         """`do { body } while (++i < high)`: extents are at least one, and a task does not run an empty range."""
         self.count += 1
         n, before = self.count, self.lines
         self.env[s.var] = f"%i{n}"
         self.depth[f"%i{n}"] = len(self.heads)
-        self.lines, self.loaded, self.turned = [], {}, {}
+        self.lines = []
+        self.forget()
         self.heads.append([])
         self.hoisted_keys.append([])
         self.memo.clear()
@@ -150,13 +175,18 @@ class _Task(Values):
                    f" %c{n} = icmp slt i64 %n{n}, {high}", f" br i1 %c{n}, label %h{n}, label %e{n}", f"e{n}:"]
         for key in self.hoisted_keys.pop():
             del self.hoisted[key]
-        self.lines, self.loaded, self.turned = before, {}, {}
+        self.lines = before
+        self.forget()
         self.memo.clear()
+
+    def forget(self) -> None:
+        """Another basic block begins: what was loaded in the one before is unknown there."""
+        self.loaded, self.turned, self.lane_of = {}, {}, {}
 
     def separate(self) -> None:
         """Keep what follows from sharing loads with what was before: an empty instruction that may touch any memory."""
         self.lines.append(' call void asm sideeffect "", "~{memory}"()')
-        self.loaded, self.turned = {}, {}
+        self.forget()
 
     def branch(self, condition: object, body: Stmt) -> None:
         self.memo.clear()
@@ -167,12 +197,13 @@ class _Task(Values):
             self.stmt(body)
             return
         self.count += 1
-        n, before, turned = self.count, dict(self.loaded), dict(self.turned)
+        n, before, turned, lanes = self.count, dict(self.loaded), dict(self.turned), dict(self.lane_of)
         self.lines += [f" br i1 {test}, label %y{n}, label %z{n}", f"y{n}:"]
         self.stmt(body)
         self.lines += [f" br label %z{n}", f"z{n}:"]
         self.loaded = {k: v for k, v in before.items() if k in self.loaded}      # what the body stored is gone
         self.turned = {k: v for k, v in turned.items() if k in self.turned}
+        self.lane_of = {k: v for k, v in lanes.items() if k in self.lane_of}
         self.memo.clear()
 
     def stores(self, stores: tuple[Store, ...]) -> None:
@@ -226,6 +257,8 @@ class _Task(Values):
         if not place.local:
             for key in [k for k in self.loaded if k[0] is s.tensor]:
                 del self.loaded[key]
+            for key in [k for k in self.lane_of if k[0] is s.tensor]:
+                del self.lane_of[key]
 
     def elements(self, at: Expr, lanes: int) -> range | None:
         """The elements at an index, where they are known now."""

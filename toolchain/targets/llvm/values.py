@@ -81,6 +81,7 @@ class Values(Arithmetic):
         self.hoisted_keys: list[list[Any]] = [[]]
         self.loaded: dict[Any, str] = {}               # this basic block's loads
         self.turned: dict[Any, list[str]] = {}         # this basic block's squares of registers, by columns
+        self.lane_of: dict[Any, tuple[str, int, int]] = {}     # its scalars that are lanes: vector, lane, of how many
         self.memo: dict[Any, tuple[Expr, str]] = {}    # this statement's values
         self.guard = NO_GUARD
         self._wider: list[Guard] = []                  # the guards around the present one, each implied by the next
@@ -416,6 +417,8 @@ class Values(Arithmetic):
     def broadcast(self, e: Broadcast) -> str:
         if isinstance(e.value, Const):
             return constant(e.value.value, e.dtype, e.lanes)
+        if self.lane_of and isinstance(e.value, Load) and (splat := self.splat_lane(e.value, e.lanes)):
+            return splat
         scalar = self.value(e.value)
         if isinstance(e.value, Load):            # a value splat twice in one block is splat once
             key = ("splat", scalar, e.lanes)
@@ -423,6 +426,19 @@ class Values(Arithmetic):
                 known = self.loaded[key] = self.splat(VALUE[e.dtype], scalar, e.lanes)
             return known
         return self.splat(VALUE[e.dtype], scalar, e.lanes)
+
+    def splat_lane(self, e: Load, lanes: int) -> str:
+        """A scalar that is a lane of a vector there already, in all lanes; "" where it is not."""
+        if not isinstance(at := e.index[0], Index):
+            return ""
+        terms, total = self.linear(at)
+        key = (e.tensor, tuple(terms), total)
+        if (found := self.lane_of.get(key)) is None:
+            return ""
+        if (known := self.loaded.get((*key, "splat", lanes))) is None:
+            name, lane, width = found
+            known = self.loaded[(*key, "splat", lanes)] = self.pick(name, VALUE[e.dtype], width, [lane] * lanes)
+        return known
 
     def select(self, e: Select) -> str:
         condition = self.value(e.condition)

@@ -1,0 +1,209 @@
+"""Loads of an unrolled reduction ahead of its multiply-adds, a few vectors at once, where a multiply-add takes one lane.
+
+    for k in unrolled(4):                              x: 8 vectors of 4 steps, w: 2 vectors of each      one burst
+      for p in unrolled(8):                            k = 0:  acc[p, v] += w[0, v] * x[p].lane 0
+        for v in unrolled(2):                   ->     k = 1:  acc[p, v] += w[1, v] * x[p].lane 1
+          acc[p, v] += x[p, k] * w[k, v]               ...
+
+Scalars that lie together become lanes of one vector (`fmla v0.4s, v1.4s, v2.s[3]`): a quarter of the loads, and no splats.
+An in-order core then waits once per burst, not once per load between two multiply-adds: each would have to retire behind the
+multiply-add before it. A burst is as many steps as the registers beside the accumulators can hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from toolchain.core import dtype as dtypes
+from toolchain.targets.llvm.spelling import MEMORY, vector
+from toolchain.te.expr import Broadcast, Call, Dynamic, Expr, Index, Load, Ramp, Select, Var
+from toolchain.te.loop_ir import Block, For, ForKind, Stmt, Store
+from toolchain.te.lower.shared import nodes
+from toolchain.te.tensor import Tensor
+
+if TYPE_CHECKING:
+    from toolchain.targets.llvm.values import Values
+
+FEWEST = 8                      # multiply-adds, below which a block is no inner loop of a product
+Key: TypeAlias = tuple[Any, ...]
+Known: TypeAlias = Mapping[Var, int]
+
+
+@dataclass(slots=True)
+class Fetch:
+    """One vector register's load, and the steps that need it. load, known: an expression of it and the values of unrolled
+    loop variables there; of a group of scalars that of its first, with `width` lanes."""
+
+    load: Load
+    known: Known
+    first: int
+    last: int
+    width: int = 0              # 0: a vector load as the program has it
+
+
+@dataclass(slots=True)
+class _Reads:
+    """What the steps of a loop read: scalars that are splat by place, and vectors."""
+
+    scalars: dict[Key, dict[int, Fetch]] = field(default_factory=dict)      # (tensor, terms) -> element -> the read
+    vectors: dict[Key, Fetch] = field(default_factory=dict)
+    accumulators: set[tuple[Tensor, int]] = field(default_factory=set)
+    multiply_adds: int = 0
+
+
+class _Irregular(Exception):
+    """The loop is not one straight run of multiply-adds."""
+
+
+def bursts(values: Values, loop: For, registers: int) -> dict[int, list[Fetch]] | None:
+    """What to load before which step of an unrolled loop; None: it gains nothing here, or does not fit.
+
+    Needs: the loops around it are open (`values.env`). registers: how many vector registers there are.
+    """
+    before = dict(values.env)
+    try:
+        reads = _collect(values, loop)
+    except _Irregular:
+        return None
+    finally:
+        values.env = before
+    fetches = [*reads.vectors.values(), *(f for at in reads.scalars.values() for f in _windows(at, values))]
+    if reads.multiply_adds < FEWEST or not fetches:
+        return None
+    steps, room = loop.extent, registers - len(reads.accumulators)
+    for size in range(steps, 0, -1):
+        starts = range(0, steps, size)
+        if all(_alive(fetches, s, min(s + size, steps) - 1) <= room for s in starts):
+            planned: dict[int, list[Fetch]] = {s: [] for s in starts}
+            for f in sorted(fetches, key=lambda f: (f.first, f.width == 0)):
+                planned[f.first - f.first % size].append(f)
+            return planned
+    return None
+
+
+def _alive(fetches: list[Fetch], first: int, last: int) -> int:
+    return sum(f.first <= last and f.last >= first for f in fetches)
+
+
+def _collect(values: Values, loop: For) -> _Reads:
+    reads = _Reads()
+    for step in range(loop.extent):
+        values.env[loop.var] = step
+        for store, known in _stores(values, loop.body, {loop.var: step}):
+            _collect_store(values, store, known, step, reads)
+    return reads
+
+
+def _stores(values: Values, stmt: Stmt, known: Known) -> Iterator[tuple[Store, Known]]:
+    """Each store as often as unrolled loops repeat it. Raises _Irregular for any other statement."""
+    match stmt:
+        case Block(parts):
+            for part in parts:
+                yield from _stores(values, part, known)
+        case For(var, body, kind) if kind is ForKind.UNROLLED or var.extent == 1:
+            for n in range(var.extent):
+                values.env[var] = n
+                yield from _stores(values, body, {**known, var: n})
+        case Store(mask=None):
+            yield stmt, known
+        case _:
+            raise _Irregular
+
+
+def _collect_store(values: Values, store: Store, known: Known, step: int, reads: _Reads) -> None:
+    place = values.places[store.tensor]
+    at = store.index[0]
+    if not place.local or not isinstance(at, Ramp) or at.stride != 1:
+        raise _Irregular
+    terms, total = values.linear(at.base)
+    if terms:
+        raise _Irregular
+    reads.accumulators.add((store.tensor, total))
+    splat: set[int] = set()
+    for n in nodes(store.value):
+        if isinstance(n, Select):
+            raise _Irregular
+        if isinstance(n, Call) and n.name == "fma":
+            reads.multiply_adds += 1
+        elif isinstance(n, Broadcast) and isinstance(n.value, Load):
+            splat.add(id(n.value))
+            _note_scalar(values, n.value, known, step, reads)
+        elif isinstance(n, Load) and id(n) not in splat:
+            _note_vector(values, n, known, step, reads)
+
+
+def _note_scalar(values: Values, load: Load, known: Known, step: int, reads: _Reads) -> None:
+    at = load.index[0]
+    if not _steady(at) or values.places[load.tensor].local or not dtypes.is_float(load.dtype):
+        return
+    terms, total = values.linear(at)
+    _note(reads.scalars.setdefault((load.tensor, tuple(terms)), {}), total, load, known, step)
+
+
+def _note_vector(values: Values, load: Load, known: Known, step: int, reads: _Reads) -> None:
+    at = load.index[0]
+    if isinstance(at, Ramp) and at.stride == 1 and _steady(at.base) and not values.places[load.tensor].local:
+        terms, total = values.linear(at.base)
+        _note(reads.vectors, (load.tensor, tuple(terms), total, at.lanes), load, known, step)
+
+
+def _note(found: dict[Any, Fetch], key: Any, load: Load, known: Known, step: int) -> None:
+    if key in found:
+        found[key].last = step
+    else:
+        found[key] = Fetch(load, known, step, step)
+
+
+def _steady(at: Expr) -> bool:
+    return isinstance(at, Index) and not any(isinstance(atom, Dynamic) for atom, _ in at.terms)
+
+
+def _windows(reads: Mapping[int, Fetch], values: Values) -> Iterator[Fetch]:
+    """Vectors that hold nothing but elements that are read: whole ones, the last of a run early; of shorter runs two by two.
+    A lonely scalar stays one."""
+    width = values.target.lanes(dtypes.bits(next(iter(reads.values())).load.dtype))
+    for run in _runs(sorted(reads)):
+        size = width if len(run) >= width else 2
+        starts = [*range(0, len(run) - size + 1, size)]
+        if len(run) >= width and len(run) % width:
+            starts.append(len(run) - width)
+        for start in starts:
+            inside = [reads[n] for n in run[start:start + size]]
+            yield Fetch(inside[0].load, inside[0].known, min(f.first for f in inside), max(f.last for f in inside), size)
+
+
+def _runs(elements: list[int]) -> Iterator[list[int]]:
+    """Neighbours together."""
+    run: list[int] = []
+    for n in elements:
+        if run and n != run[-1] + 1:
+            yield run
+            run = []
+        run.append(n)
+    yield run
+
+
+def emit_burst(values: Values, fetches: list[Fetch]) -> None:
+    """The loads, remembered for the rest of the basic block: `Values.load` and `Values.broadcast` find them."""
+    before = dict(values.env)
+    for fetch in fetches:
+        values.env.update(fetch.known)
+        if not fetch.width:
+            values.load(fetch.load)
+            continue
+        tensor, at = fetch.load.tensor, fetch.load.index[0]
+        assert isinstance(at, Index)
+        terms, total = values.linear(at)
+        place, element, size = values.places[tensor], MEMORY[tensor.dtype], dtypes.itemsize(tensor.dtype)
+        key = tuple(terms)
+        pointer, alignment = values.address(place, element, size, terms, total)
+        type = vector(element, fetch.width)
+        name = values.emit(f"load {type}, ptr {pointer}, align {max(size, alignment)}")
+        for lane in range(fetch.width):
+            values.lane_of.setdefault((tensor, key, total + lane), (name, lane, fetch.width))
+    values.env = before
+
+
+__all__ = ["Fetch", "bursts", "emit_burst"]
