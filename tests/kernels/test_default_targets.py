@@ -1,4 +1,4 @@
-"""What the analytic policy chooses for machines that are not here: AVX2 and AVX-512, 4 to 64 cores, small caches.
+"""What the analytic policy chooses for machines that are not here: AVX2 and AVX-512, 4 to 64 cores, small caches; boards.
 
 Each layer has its real shape and is scheduled as a build does it, alone. Checked are facts of the code, not its speed:
 
@@ -45,7 +45,11 @@ TARGETS = {
     "avx2, 64 cores": replace(V3, cores=64, l2_bytes=512 << 10, l3_bytes=256 << 20),
     "avx2, small caches": replace(V3, cores=4, l1d_bytes=16 << 10, l2_bytes=128 << 10, l3_bytes=0),
     "avx512, 32 cores": replace(V4, cores=32, l2_bytes=2 << 20, l3_bytes=64 << 20),
+    **{name: PRESETS[name] for name in ("cortex-a53", "cortex-a72")},
 }
+# By bits of a vector: what multiplies and adds, as it does with one element, whole vectors
+MULTIPLY_ADDS = {512: ("vfm", r"vfm\w+ss\b", "zmm"), 256: ("vfm", r"vfm\w+ss\b", "ymm"),
+                 128: ("fmla", r"\bfmadd\b|fmla\s+s", ".4s")}
 WORTH_SHARING = 5e6          # operations: about 50 us of one core
 
 Layer = Callable[[Path], None]
@@ -112,10 +116,10 @@ def test_default_schedules_are_sane(layer: Layer, target: Target, tmp_path: Path
         assert peak_live_vectors(func, target) <= target.vector_registers, name
         code = assembly(str(LLVM.stages[0].run(func, "k", {}, target)), target)     # raises where code is over its limits
         assert not spills(code), name
-        multiplying = [loop for loop in innermost_loops(code) if any("vfm" in line for line in loop)]
-        register = "zmm" if target.vector_bits == 512 else "ymm"
-        assert not [line for loop in multiplying for line in loop if re.search(r"vfm\w+ss\b", line)], name
-        assert all(any(register in line for line in loop if "vfm" in line) for loop in multiplying), name
+        product, single, register = MULTIPLY_ADDS[target.vector_bits]
+        multiplying = [loop for loop in innermost_loops(code) if any(product in line for line in loop)]
+        assert not [line for loop in multiplying for line in loop if re.search(single, line)], name
+        assert all(any(register in line for line in loop if product in line) for loop in multiplying), name
         if work > WORTH_SHARING and "winograd" not in name:
             assert multiplying or "pool" in name
             chunks = max(phase.parallel for phase in split_tasks(func).phases)

@@ -274,8 +274,9 @@ def test_bool_tensors_are_bytes_in_memory(target):
 @given(
     m=st.integers(1, 9), n=st.integers(1, 20), k=st.integers(1, 9), order=st.permutations(range(6)), data=st.data(),
     kinds=st.lists(st.sampled_from(["", "unroll"]), min_size=6, max_size=6), lane=st.integers(0, 5), scope=st.booleans(),
+    on=st.sampled_from([HOST, BOARD]),
 )
-def test_random_schedules_of_a_product(m, n, k, order, data, kinds, lane, scope):
+def test_random_schedules_of_a_product(m, n, k, order, data, kinds, lane, scope, on):
     """Any loop order, unrolled or not, any one loop in lanes (reductions too), result in registers or not."""
     a, b = te.placeholder((m, k), name="A0"), te.placeholder((k, n), name="A1")
     r = te.reduce_axis(k, "k")
@@ -295,10 +296,10 @@ def test_random_schedules_of_a_product(m, n, k, order, data, kinds, lane, scope)
             s[y].vectorize(loop)
         elif kind:
             s[y].unroll(loop)
-    lowered = lower(s.func, HOST)
-    assume(instructions(lowered, HOST) < MAX_INSTRUCTIONS and peak_live_vectors(lowered, HOST) <= HOST.vector_registers)
+    lowered = lower(s.func, on)
+    assume(instructions(lowered, on) < MAX_INSTRUCTIONS and peak_live_vectors(lowered, on) <= on.vector_registers)
     rng = np.random.default_rng(0)
-    agree(s.func, HOST, *(rng.integers(-9, 9, shape).astype(np.float32) for shape in ((m, k), (k, n))))
+    agree(s.func, on, *(rng.integers(-9, 9, shape).astype(np.float32) for shape in ((m, k), (k, n))))
 
 
 def test_registers_do_not_outlive_the_phase_that_fills_them():

@@ -153,8 +153,18 @@ def depthwise(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) 
     lanes = channel_lanes(s, s.func.outputs[0])
     registers = target.vector_registers
     width = anchor.shape[-1]
-    limit = max(1, registers // 2 - 2)
-    tiles = sorted({*(c for c in range(1, min(width, limit) + 1))}, key=lambda c: (-(-width // c) * (c + 2), -c))
+    stage = s.func.stages[anchor]
+    masked = target.lane_multiply and stage.tag == "pool"       # a border's masks are in vector registers, too
+    limit = max(1, registers // (4 if masked else 2) - 2)
+    window, stride = _taps(stage.reduce_axis)[-1].extent, stage.attrs.get("strides", [1])[-1]
+
+    def fits(columns: int) -> bool:
+        """Whether a window row of every column is in registers, beside the accumulators."""
+        return columns + (columns - 1) * stride + 2 * window < registers and not masked
+
+    wanted = target.lane_multiply and not masked                # there, where what columns share is loaded once
+    fitting = [c for c in range(1, min(width, limit) + 1) if c == 1 or fits(c) or not wanted]
+    tiles = sorted(fitting, key=lambda c: (-(-width // c) * (c + 2), -c))
     steps = [-(-width // c) * (c + 2) for c in tiles]
     columns = choices.one_of("columns", tiles, tiles[0], steps)
     acc, out = accumulator(s, anchor)
@@ -170,20 +180,21 @@ def depthwise(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) 
     shared, order = share_more(s, out, shared, ragged, order, target.cores)
     s[acc].compute_at(s[out], order[-1])
     _, ao, *at = s[acc].op.axis
-    taps = [r for r in s[acc].op.reduce_axis if r.extent > 1] or list(s[acc].op.reduce_axis)
     s[acc].reorder(*s[acc].op.reduce_axis, *at, ao)
     s.set_layout(acc, register_layout(len(anchor.shape), lanes))
     for axis in (*at, *inner):
         s[acc if axis in at else out].unroll(axis)
-    stride = s.func.stages[acc].attrs.get("strides", [1])[-1]
-    fits = columns + (columns - 1) * stride + 2 * taps[-1].extent < registers       # a window row beside the accumulators
-    if choices.one_of("unroll_taps", (False, True), fits):
-        s[acc].unroll(taps[-1])
+    if choices.one_of("unroll_taps", (False, True), fits(columns)):
+        s[acc].unroll(_taps(s[acc].op.reduce_axis)[-1])
     s[acc].vectorize(ao)
     s[out].vectorize(ol)
     s[out].parallel(shared)
     peel(s, out, ragged)
 
+
+def _taps(axes: Sequence[te.Var]) -> list[te.Var]:
+    """The axes of a window; those of one tap only where there are no others."""
+    return [r for r in axes if r.extent > 1] or list(axes)
 
 
 def conv_transpose(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> None:

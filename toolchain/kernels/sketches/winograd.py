@@ -25,6 +25,7 @@ from toolchain.te.tensor import Tensor
 from toolchain.te.tune.choices import Choices
 
 UNROLLED_CHANNELS = 4
+COEFFICIENTS = 3             # of a transform, in registers where instructions take no operand from memory
 SAME_SET = 4096              # bytes: places so far apart share a set of L1, and loads wait for stores to one another's
 
 
@@ -116,7 +117,8 @@ def _back(s: te.Schedule, q: Tensor, out: Tensor, tile: te.Var, lanes: int, targ
     """The vertical output transform of one tile, in registers where they hold it; else column by column, through memory."""
     s[q].compute_at(s[out], tile)
     rows, side = q.shape[4:]
-    held = rows * side + side < target.vector_registers
+    constants = COEFFICIENTS if target.lane_multiply else 0
+    held = rows * side + side + constants < target.vector_registers
     s[q].set_scope("local" if held else "lane")
     s.set_layout(q, channels_last(6, lanes))
     n, o, ty, tx, i, k = s[q].op.axis

@@ -29,26 +29,28 @@ from toolchain.te.tensor import Tensor
 
 EMITTER_VERSION = 3                # part of every kernel's digest: raise it when the same loop IR would give other text
 MAX_LOCAL_BYTES = 64 * 1024        # of stack
+AS_WRITTEN = "#1"                  # attributes of functions in an order of our own; of all others "#0"
 
 
 def emit(func: PrimFunc, target: Target, tasks: Tasks, symbol: str) -> str:
     """The text of one LLVM module. Needs `func` lowered; raises CodegenError for what has no instruction."""
     declared: set[str] = set()
     functions = [_phase(func, target, tasks, phase, f"{symbol}_{n}", declared) for n, phase in enumerate(tasks.phases)]
-    attributes = f"attributes #0 = {{ nounwind {_preferences(target)} }}\n"
+    width = 512 if target.vector_bits >= 512 else 256
+    attributes = f'attributes #0 = {{ nounwind "prefer-vector-width"="{width}" }}\n'
+    if any(AS_WRITTEN in f for f in functions):
+        attributes += f"attributes {AS_WRITTEN} = {{ nounwind {_as_written(target)} }}\n"
     return "\n".join([f'target triple = "{target.triple}"\n', *functions, *sorted(declared), attributes])
 
 
-def _preferences(target: Target) -> str:
-    """Attributes of a function that say how its code shall be chosen and ordered.
+def _as_written(target: Target) -> str:
+    """Attributes of a function whose instructions shall stay in the order they have here, loads together (see bursts).
 
-    An in-order core gets its instructions as they are written here, loads together (see bursts): LLVM's own order for the
-    Cortex-A53 has a load between any two multiply-adds. The model of an in-order core without such a wish keeps them.
+    LLVM's own order for the Cortex-A53 has a load between any two multiply-adds. The model of another in-order core, and no
+    second look at the order, keep them as they are.
     """
-    if target.in_order:
-        features = ",".join((*target.features, "-use-postra-scheduler", "+disable-latency-sched-heuristic"))
-        return f'"tune-cpu"="cortex-a320" "target-features"="{features}"'
-    return f'"prefer-vector-width"="{512 if target.vector_bits >= 512 else 256}"'
+    features = ",".join((*target.features, "-use-postra-scheduler", "+disable-latency-sched-heuristic"))
+    return f'"tune-cpu"="cortex-a320" "target-features"="{features}"'
 
 
 def _alignment(func: PrimFunc, tensor: Tensor) -> int:
@@ -91,8 +93,9 @@ def _phase(func: PrimFunc, target: Target, tasks: Tasks, phase: Phase, name: str
     task.stmt(phase.body)
     arguments += ["i64 %lo", "i64 %hi"]
     passed += ["i64 %lo", "i64 %hi"]
+    attributes = AS_WRITTEN if task.bursts and target.in_order else "#0"
     return "\n".join([
-        f"define internal void @{name}.task({', '.join(arguments)}) #0 {{", "entry:", *allocas, *task.heads[0],
+        f"define internal void @{name}.task({', '.join(arguments)}) {attributes} {{", "entry:", *allocas, *task.heads[0],
         " %some = icmp slt i64 %lo, %hi", " br i1 %some, label %run, label %done", "run:", *task.lines,
         " br label %done", "done:", " ret void", "}",
         f"define void @{name}(ptr %buf, i64 %lo, i64 %hi, ptr %scratch) #0 {{", "entry:", *loads,
@@ -106,6 +109,7 @@ class _Task(Values):
     def __init__(self, places: dict[Tensor, Place], declared: set[str], target: Target, tiles: Tiles) -> None:
         super().__init__(places, Lanes(), declared, target)
         self.tiles = tiles
+        self.bursts = 0                                 # how often loads were placed together
         self.in_burst = 0                               # loops around whose loads were placed together
         self.overlaps: dict[For, bool] = {}             # asked once per loop, however often an outer one repeats it
 
@@ -146,6 +150,7 @@ class _Task(Values):
             planned = bursts(self, s, self.target.vector_registers)
         apart = planned is None and s.extent > 1 and self.overlapping(s)
         self.in_burst += planned is not None
+        self.bursts += planned is not None
         for n in range(s.extent):
             if apart and n:
                 self.separate()

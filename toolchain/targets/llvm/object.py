@@ -65,12 +65,13 @@ def assembly(text: str, target: Target) -> str:
 
 # Of 16 bytes or more: a vector. An array that is on the stack by its size (scope `local`, indexed by a loop) has no remark.
 _SPILL = re.compile(r"[#;/]+ +(?:1[6-9]|[2-9]\d|\d{3,})-byte (?:Folded )?(?:Spill|Reload)")
+_PAIR = re.compile(r"\s+(?:ldp|stp)\s+x")           # AArch64: two general registers
 _JUMP = re.compile(r"\s+(?:j\w+|b(?:\.\w+)?|cbn?z\s+\w+,|tbn?z\s+.*,)\s+(\.L\w+)")
 
 
 def spills(text: str) -> list[str]:
     """The lines in innermost loops of an `assembly` where LLVM moves a vector register to the stack or back."""
-    return [line.strip() for loop in innermost_loops(text) for line in loop if _SPILL.search(line)]
+    return [line.strip() for loop in innermost_loops(text) for line in loop if _SPILL.search(line) and not _PAIR.match(line)]
 
 
 def innermost_loops(text: str) -> Iterator[list[str]]:
