@@ -9,7 +9,7 @@ import numpy as np
 
 from toolchain import te
 from toolchain.core import dtype as dtypes
-from toolchain.core.errors import CodegenError
+from toolchain.core.errors import CodegenError, InternalError
 from toolchain.core.layout import TensorType
 from toolchain.core.target import Target
 from toolchain.graph.ir import Graph, Node
@@ -100,6 +100,8 @@ def _loops(body: Graph) -> te.PrimFunc | None:
     if len(body.nodes) != 1 or (made := LOOPS.get(body.nodes[0].op)) is None:
         return None
     types = [body.types[i] for i in body.inputs]
+    if not all(body.types[v].layout.is_row_major for v in (*body.inputs, *body.outputs)):
+        raise InternalError(f"{body.nodes[0].op} is written as loops over plain tensors, and was given another layout")
     values = {name: te.placeholder(t.shape, t.dtype, name=f"x{n}") for n, (name, t) in enumerate(zip(body.inputs, types))}
     return made(_op(body.nodes[0], body, values, {t.name for t in values.values()}), anchor_name(body))
 

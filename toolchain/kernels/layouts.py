@@ -19,6 +19,7 @@ from toolchain.graph.passes.layout_options import LayoutOption
 from toolchain.graph.winograd import tiles
 from toolchain.kernels.algorithms import Geometry, winograd_parts
 from toolchain.kernels.flops import flops
+from toolchain.kernels.loops import LOOPS
 from toolchain.kernels.tiling import conv_tiles, matmul_tiles
 
 CLOCK_GHZ = 3.0                 # only scales cycles to something comparable with bytes moved
@@ -50,6 +51,8 @@ Rule = Callable[[Node, Graph, Target], Sequence[LayoutOption]]
 def layout_options(target: Target) -> Callable[[Node, Graph], Sequence[LayoutOption]]:
     """The `options` callback of `plan_layouts` for a target with vector registers."""
     def options(node: Node, graph: Graph) -> Sequence[LayoutOption]:
+        if node.op in LOOPS:
+            return (LayoutOption((None,) * len(node.inputs), (None,) * len(node.outputs), 0.0, bare=True),)
         if (integers := INTEGER_RULES.get(node.op)) is not None:
             return integers(node, graph, target)
         rule = RULES.get(node.op)

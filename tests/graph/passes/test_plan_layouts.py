@@ -80,14 +80,21 @@ def test_tensors_of_one_spatial_shape_have_one_halo() -> None:
 
 def wish_halo(node: Node, graph: Graph) -> Sequence[LayoutOption]:
     """Convolutions on plain tensors with a halo of one."""
+    if node.op == "CumSum":
+        return (LayoutOption((None, None), (None,), 1.0, bare=True),)
     if node.op != "Conv":
         return ()
     halo = Layout.row_major(4).with_halo(((0, 0), (0, 0), (1, 1), (1, 1)))
     return (LayoutOption((halo,) + (None,) * (len(node.inputs) - 1), (None,), 1.0),)
 
 
-@pytest.mark.parametrize("source", ["input", "view", "output", "loop"])
-def test_halo_needs_a_copy_where_the_value_has_no_storage_of_its_own(source: str) -> None:
+def running_sum(b: Builder, x: str) -> str:
+    return b.node("CumSum", x, b.const(3, "int64"))
+
+
+@pytest.mark.parametrize("source", ["input", "view", "output", "loop", "bare", "bare reader", "loop's reader"])
+def test_halo_needs_a_copy_where_the_value_cannot_have_one(source: str) -> None:
+    """It has no storage of its own, or what makes or reads it knows no halos."""
     b = Builder()
     x = b.input(1, 8, 4, 4)
     outputs: tuple[str, ...] = ()
@@ -102,6 +109,17 @@ def test_halo_needs_a_copy_where_the_value_has_no_storage_of_its_own(source: str
         element = inner.input(1, 8, 4, 4, name="e")
         (x,) = b.node("Scan", x, b.input(2, 1, 8, 4, 4), out=("s",), captures=0, num_scan_inputs=1,
                       body=inner.graph(inner.node("Add", state, element)))
+    elif source == "bare":
+        x = running_sum(b, x)
+    elif source == "bare reader":
+        x = b.node("Relu", x)
+        outputs = (running_sum(b, x),)
+    elif source == "loop's reader":
+        x = b.node("Relu", x)
+        inner = Builder()
+        state, element = inner.input(1, 8, 4, 4, name="s"), inner.input(1, 8, 4, 4, name="e")
+        outputs = b.node("Scan", x, b.input(2, 1, 8, 4, 4), out=("t",), captures=0, num_scan_inputs=1,
+                         body=inner.graph(inner.node("Add", state, element)))
     graph = b.graph(b.conv(x, 4, 3), b.conv(x, 4, 3), *outputs)
     after = plan_layouts(graph, wish_halo)
     assert ops(after).count("Layout") == 1

@@ -16,12 +16,14 @@ from toolchain.graph.ops import FusionClass, info
 class LayoutOption:
     """One way to run a node: a layout per input and per output (None: plain row-major), and its cost in microseconds.
 
-    An input's layout may have a halo: a wish, fulfilled with the maximum over all readers. Halos of outputs are ignored.
+    An input's layout may have a halo: a wish, fulfilled with the maximum over all readers. Halos of outputs are ignored:
+    they come from what readers wish. bare: none of its inputs and outputs may have one, its code knows only elements.
     """
 
     inputs: tuple[Layout | None, ...]
     outputs: tuple[Layout | None, ...]
     cost: float
+    bare: bool = False
 
 
 ANY: tuple[LayoutOption, ...] = (LayoutOption((), (), 0.0),)

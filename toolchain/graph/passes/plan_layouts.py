@@ -45,7 +45,7 @@ def plan_layouts(
     the layout in its type (arrays stay logical, packing comes later). One Layout node serves all readers of a (value,
     layout). Graph inputs and outputs stay plain. Halos wished by readers are merged per side (over all tensors of one
     spatial shape, so that they can share storage), and given to the value itself, unless it is a graph input or output, a
-    view, or made by control flow: then to a copy.
+    view, or made or read by control flow or a node that knows no halos: then to a copy.
 
     The choice is a partitioned Boolean quadratic problem (pbqp.py), then improved node by node. Needs: no layouts planned
     yet.
@@ -284,7 +284,7 @@ class _Applied:
         """Let the readers of `wish` find the value in the layout they want: as it is, with its own halo, or converted."""
         source = self.renamed.get(value, value)
         if base(self.have.get(value)) == wanted:
-            if value in self.renamed or _owns_storage(self.graph, value) or not wish.merged.has_halo:
+            if value in self.renamed or not wish.merged.has_halo or self.may_have_halo(value, wish):
                 self.types[source] = self.types[source].with_layout(wish.merged)
                 self.reads.update(dict.fromkeys(wish.readers, source) if source != value else {})
                 return
@@ -299,6 +299,17 @@ class _Applied:
             return
         first = wish.readers[0][0]
         self.before.setdefault(first, []).append(_conversion(source, made, self.graph.producer(value) or first))
+
+    def may_have_halo(self, value: str, wish: _Wish) -> bool:
+        """Whether a value may have a halo of its own: a kernel that can leave one writes it, to storage of this graph's, and
+        all that read it in this layout can step over it."""
+        producer = self.graph.producer(value)
+        if producer is None or value in self.graph.outputs or could_be_view(producer):
+            return False
+        return not any(self.is_bare(node) for node in (producer, *(reader for reader, _ in wish.readers)))
+
+    def is_bare(self, node: Node) -> bool:
+        return self.chosen[node].bare or info(node.op).category == "control"
 
     def align_halos(self) -> None:
         """Give tensors of one layout and one spatial shape the same halo: their storage can then be shared (plan_memory)."""
@@ -338,14 +349,6 @@ def _collect_wishes(graph: Graph, chosen: dict[Node, LayoutOption]) -> dict[tupl
             wish.readers.append((node, n))
             wish.halo = [(max(a, c), max(b, d)) for (a, b), (c, d) in zip(wish.halo, wanted.halo, strict=True)]
     return wishes
-
-
-def _owns_storage(graph: Graph, value: str) -> bool:
-    """Whether a value may have a halo of its own: a kernel writes it, to storage of this graph's."""
-    producer = graph.producer(value)
-    if producer is None or value in graph.outputs:
-        return False
-    return not could_be_view(producer) and info(producer.op).category != "control"
 
 
 def _conversion(source: str, made: str, origin: Node) -> Node:
