@@ -265,6 +265,7 @@ def resizes() -> list[Case]:
         scales(d(1, 1, 33, 50), 1, 1, 2.37, 3, mode="cubic", cubic_coeff_a=-0.5),
         scales(x, 1, 1, 2, 2, mode="linear"), sizes(d(2, 3, 4), 2, 3, 9, mode="linear"), sizes(d(7), 3),
         sizes(x, 1, 2, 1, 1, mode="linear"),
+        sizes(x, 1, 2, 1, 9, mode="cubic", coordinate_transformation_mode="pytorch_half_pixel"),
         sizes(x, 3, 3, axes=(2, 3), mode="linear", antialias=1), sizes(x, 4, 2, axes=(3, 2), mode="cubic", antialias=1),
         sizes(x, 8, 9, axes=(2, 3), mode="cubic", exclude_outside=1, cubic_coeff_a=-0.5),
         sizes(d(1, 2, 3, 4, 5), 1, 2, 5, 4, 8, mode="linear"),

@@ -310,13 +310,14 @@ def _batch_norm(node: Node, arrays: Arrays) -> Made:
 
 
 def _resize(node: Node, arrays: Arrays) -> Made:
-    """Nearest and linear, one dimension at a time. Cubic, antialiased and cropping forms are left to onnx.reference."""
+    """One dimension at a time. Antialiased and cropping forms are left to onnx.reference (which puts the single element of
+    pytorch_half_pixel at -0.5, where ONNX's text says 0)."""
     x = _array(arrays[0])
     scales = arrays[2] if len(arrays) > 2 else None
     sizes = arrays[3] if len(arrays) > 3 else None
     mode, transform = default(node, "mode"), default(node, "coordinate_transformation_mode")
     plain = not node.attrs.get("antialias") and default(node, "keep_aspect_ratio_policy") == "stretch"
-    if mode not in ("nearest", "linear") or transform not in _COORDINATES or not plain:
+    if mode not in ("nearest", "linear", "cubic") or transform not in _COORDINATES or not plain:
         return None
     axes = [a % x.ndim for a in node.attrs.get("axes", range(x.ndim))]
     y = x
@@ -326,7 +327,12 @@ def _resize(node: Node, arrays: Arrays) -> Made:
         if exact == n:
             continue
         at = _COORDINATES[transform](np.arange(math.floor(exact), dtype="float64"), exact / n, n, exact)
-        y = _nearest(y, axis, at, default(node, "nearest_mode")) if mode == "nearest" else _linear(y, axis, at)
+        if mode == "nearest":
+            y = _nearest(y, axis, at, default(node, "nearest_mode"))
+        elif mode == "linear":
+            y = _linear(y, axis, at)
+        else:
+            y = _cubic(y, axis, at, default(node, "cubic_coeff_a"), bool(default(node, "exclude_outside")))
     return (y.astype(x.dtype, copy=False),)
 
 
@@ -357,6 +363,35 @@ def _linear(x: np.ndarray, axis: int, at: np.ndarray) -> np.ndarray:
     part = (at - low).astype(kind).reshape(-1, *(1,) * (x.ndim - 1 - axis))
     a, b = (np.take(x, np.clip(i, 0, n - 1), axis).astype(kind) for i in (low, low + 1))
     return np.asarray(a * (1 - part) + b * part)
+
+
+def _cubic(x: np.ndarray, axis: int, at: np.ndarray, a: float, exclude_outside: bool) -> np.ndarray:
+    """Keys' cubic convolution (1981): four neighbours; those outside are the edge's, or left out of the mean."""
+    n, low = x.shape[axis], np.floor(at).astype("int64")
+    picks = low[:, None] + np.arange(-1, 3)
+    s = np.abs(at[:, None] - picks)
+    near, far = ((a + 2) * s - (a + 3)) * s * s + 1, ((s - 5) * s + 8) * s * a - 4 * a
+    weights = np.where(s <= 1, near, far)
+    if exclude_outside:
+        weights = np.where((picks >= 0) & (picks < n), weights, 0.0)
+        weights /= weights.sum(1, keepdims=True)
+    kind = wide(x.dtype) if x.dtype.kind == "f" else np.dtype("float64")
+    read = np.take(np.moveaxis(x, axis, -1), np.clip(picks, 0, n - 1), -1).astype(kind)
+    return np.ascontiguousarray(np.moveaxis((read * weights.astype(kind)).sum(-1), -1, axis))
+
+
+def _unique(node: Node, arrays: Arrays) -> Made:
+    """Rows along `axis` (or elements), each once: sorted, or as they are met first. onnx.reference gathers those along
+    axis 0, whatever `axis` says."""
+    x, axis = _array(arrays[0]), node.attrs.get("axis")
+    x, axis = (x.reshape(-1), 0) if axis is None else (x, int(axis))
+    y, first, inverse, counts = np.unique(x, True, True, True, axis=axis)
+    inverse = inverse.reshape(-1)
+    if not default(node, "sorted"):
+        order = np.argsort(first)
+        y, first, counts = np.take(x, first[order], axis), first[order], counts[order]
+        inverse = np.argsort(order)[inverse]
+    return (y, *(a.astype("int64") for a in (first, inverse, counts)))[:len(node.outputs)]
 
 
 def _constant_of_shape(node: Node, arrays: Arrays) -> Made:
@@ -398,4 +433,5 @@ RULES: dict[str, Rule] = {
     "ReduceSumSquare": _half_sum(np.square, None),
     "Resize": _resize,
     "Shape": _shape,
+    "Unique": _unique,
 }

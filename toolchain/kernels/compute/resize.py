@@ -55,7 +55,7 @@ def dimensions(op: Op) -> list[Dimension]:
 
 COORDINATES: dict[str, Callable[[np.ndarray, Dimension], np.ndarray]] = {
     "half_pixel": lambda x, d: (x + 0.5) / d.scale - 0.5,
-    "pytorch_half_pixel": lambda x, d: (x + 0.5) / d.scale - 0.5 if d.length > 1 else np.full(len(x), -0.5),
+    "pytorch_half_pixel": lambda x, d: (x + 0.5) / d.scale - 0.5 if d.length > 1 else np.zeros(len(x)),
     "half_pixel_symmetric": lambda x, d: d.n / 2 * (1 - d.out / d.length) + (x + 0.5) / d.scale - 0.5,
     "align_corners": lambda x, d: x * (d.n - 1) / (d.length - 1) if d.length != 1 else np.zeros(len(x)),
     "asymmetric": lambda x, d: x / d.scale,
