@@ -277,7 +277,7 @@ class TargetSpec(Section):
     threads: int = key("how many threads the artifact is laid out for, any number runs it; 0: one per core of this machine "
                        "(cpu: host), else four", default=0, ge=0, le=1024)
     device: str | None = key("name of the device (see `devices`) it is measured and verified on; left out: this machine",
-                             default=None, refers="devices", not_yet="devices (boards over SSH)")
+                             default=None, refers="devices")
     host: str | None = key("for accelerators: the target that runs what the accelerator cannot",
                            default=None, refers="targets", not_yet="accelerators")
 
@@ -340,14 +340,15 @@ class Limits(Section):
 class Device(Section):
     """A board reached over SSH. Its host key is always verified."""
 
-    host: str = key("name or address", min_length=1)
+    host: str = key("name or address; 'local': this machine without SSH, for an emulator", min_length=1)
     user: str | None = key("login name; left out: as ssh would", default=None)
     port: int = key("SSH port", default=22, ge=1, le=65535)
     key_file: str | None = key("private key file; left out: the agent's and ~/.ssh's", default=None)
     jump: str | None = key("a host to go through, [USER@]HOST[:PORT]", default=None)
     fingerprint: str | None = key("the host key's fingerprint, SHA256:...; left out: known_hosts decides", default=None)
     cpus: tuple[int, ...] = key("CPU numbers to run on", factory=tuple)
-    folder: str = key("where files are put for the length of a run", default="/tmp")
+    folder: str = key("where files are put for the length of a run, and the lock by which its users take turns",
+                      default="/tmp", pattern=r"^/[^\n]*$", form="an absolute path")
     exec_prefix: str = key("words put before every command: qemu-aarch64-static -cpu cortex-a53", default="")
     cool_below_c: float | None = key("wait before measuring until the hottest sensor is below this", default=None, gt=0)
 
@@ -383,8 +384,7 @@ class Deployfile(Section):
     verify: Verify = key("how artifacts are verified", factory=Verify)
     report: Report = key("what is measured, and against what", factory=Report)
     limits: Limits = key("bounds for reading models", factory=Limits)
-    devices: Mapping[str, Device] = key("boards to run on, by name", factory=dict, names=TARGET_NAME,
-                                        not_yet="devices (boards over SSH)")
+    devices: Mapping[str, Device] = key("boards to run on, by name", factory=dict, names=TARGET_NAME)
     output: str = key("folder for what was built, one folder per build", default="build", min_length=1)
 
     def all_builds(self) -> tuple[Build, ...]:

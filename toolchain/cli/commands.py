@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "verify": ("use", "Compare artifacts with the reference.", (1, 3, 5)),
     "report": ("use", "Show size, accuracy and speed beside what else could run the models.", (1, 3, 4, 5)),
     "tune": ("tune", "Spend a budget on faster schedules; the next build uses them.", (1,)),
-    "devices": ("later", "Not yet: list the boards of the deployfile and whether they are reachable.", (5,)),
+    "devices": ("devices", "List the boards of the deployfile, check them, and accept their keys.", (5,)),
     "export": ("later", "Not yet: write other forms of what was built.", (1,)),
     "doctor": ("doctor", "Show what is installed, and what each missing thing disables.", ()),
     "schema": ("start", "Print the JSON schema of the deployfile.", ()),

@@ -10,18 +10,6 @@ from toolchain.cli.commands import command
 from toolchain.core.errors import UsageError
 
 
-@command("devices")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def devices_command(as_json: bool) -> NoReturn:
-    """List the boards of the deployfile and whether they are reachable.
-
-    \b
-    Example:
-      tc devices
-    """
-    raise not_yet("devices (boards over SSH)", "`tc doctor` shows what this machine offers")
-
-
 @command("export")
 @click.argument("names", nargs=-1)
 def export_command(names: tuple[str, ...]) -> NoReturn:

@@ -16,7 +16,6 @@ from toolchain.build.deployfile import DURATION, PERCENT
 from toolchain.build.store import Store
 from toolchain.cli.build import execute, exports_of, withdraw_unverified
 from toolchain.cli.commands import command, project_options
-from toolchain.cli.later import not_yet
 from toolchain.cli.project import Project, open_project
 from toolchain.cli.space import Amount
 from toolchain.core.errors import DeployfileError, ToolchainError, UsageError
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
     from toolchain.report.facts import Report
     from toolchain.targets.llvm.module import Module, OpTime, Stats
+    from toolchain.tasks.boards import BoardModule
     from toolchain.tasks.plan import BuildTasks
 
 RIVALS = ("onnxruntime", "openvino", "torch")
@@ -51,8 +51,8 @@ def run_command(
     Example:
       tc run resnet18@x86 -i input=image.npy -o out
     """
-    refuse_device(device)
-    with load_artifact(artifact, file, folder, threads) as module:
+    with load_artifact(artifact, file, folder, threads) if device is None else on_device(
+            device, artifact, file, folder, threads) as module:
         outputs = module.run(read_inputs(inputs))
         if output_dir is not None:
             for path in write_outputs(outputs, output_dir):
@@ -85,7 +85,11 @@ def bench_command(
     Example:
       tc bench resnet18@x86 --threads 2 --layers
     """
-    refuse_device(device)
+    if device is not None:
+        from toolchain.cli.devices import bench
+
+        with on_device(device, artifact, file, folder, threads) as there:
+            return bench(there, read_inputs(inputs), time_s, bucket=bucket, layers=layers, as_json=as_json)
     with load_artifact(artifact, file, folder, threads) as module:
         given = read_inputs(inputs)
         for number in chosen_buckets(module, bucket, given):
@@ -95,7 +99,7 @@ def bench_command(
     return 0
 
 
-def chosen_buckets(module: Module, label: str | None, given: Mapping[str, np.ndarray]) -> list[int]:
+def chosen_buckets(module: Module | BoardModule, label: str | None, given: Mapping[str, np.ndarray]) -> list[int]:
     """The shape buckets that a user means by a label, or by the shapes of some inputs. Raises UsageError: there is none."""
     labels = module.labels
     if label is not None:
@@ -123,9 +127,15 @@ def print_bench(module: Module, number: int, stats: Stats, times: Sequence[OpTim
         print(f"{t.ns / 1000:>10.1f} us {100 * t.ns / total:5.1f} %  {t.name}")
 
 
-def refuse_device(device: str | None) -> None:
-    if device is not None:
-        raise not_yet("devices (boards over SSH)", "leave --device out to use this machine")
+def on_device(
+    device: str, artifact: str, file: Path | None, folder: Path | None, threads: int | None,
+) -> BoardModule:
+    """The artifact, on a device of the deployfile. Raises UsageError: no such device; DeviceError."""
+    from toolchain.cli.devices import board_named, told
+    from toolchain.tasks.boards import load_on
+
+    path = artifact_folder(artifact, file, folder)
+    return load_on(board_named(open_project(file, folder), device), path, threads or 0, told)
 
 
 def load_artifact(artifact: str, file: Path | None, folder: Path | None, threads: int | None) -> Module:
@@ -174,7 +184,7 @@ def read_inputs(arguments: Sequence[str]) -> dict[str, np.ndarray]:
     return found
 
 
-def seeded_inputs(module: Module, bucket: int, seed: int = 0) -> dict[str, np.ndarray]:
+def seeded_inputs(module: Module | BoardModule, bucket: int, seed: int = 0) -> dict[str, np.ndarray]:
     """Values for every input of a bucket: numbers in [0, 1) for floats, zeros for integers (which are often indices)."""
     import numpy as np
 
@@ -269,7 +279,8 @@ def report_command(
 
     project = with_rivals(open_project(file, folder), against)
     tasks = project.tasks(names)
-    goals = {bucket.name: (b.module, *((bucket.verify, bucket.measure, b.machine) if b.runs else ()))
+    goals = {bucket.name: (b.module, *((bucket.verify, bucket.measure) if b.runs else ()),
+                           *((b.machine,) if b.runs and not b.device else ()))
              for b in tasks for bucket in b.buckets}
     if again:
         forget_measurements(project, tasks)

@@ -52,6 +52,10 @@ class TooLongError(DeviceError):
     """A request took longer than it may and was ended on the board; the session goes on."""
 
 
+class OtherCpuError(DeviceError):
+    """The runner's program is for another CPU than the board has."""
+
+
 class HostKeyError(DeviceError):
     """The board's host key is not the one to trust; `fingerprint` is what it showed."""
 

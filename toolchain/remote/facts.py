@@ -75,8 +75,17 @@ def read_files(session: Session, patterns: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
+def _said(session: Session) -> dict[str, str]:
+    return dict(line.partition(" ")[::2] for line in session.request(Kind.FACTS).decode(errors="replace").splitlines())
+
+
+def machine(session: Session) -> str:
+    """As `uname -m` says to the runner, which an emulator may answer."""
+    return _said(session).get("machine", "")
+
+
 def board_facts(session: Session) -> BoardFacts:
-    said = dict(line.partition(" ")[::2] for line in session.request(Kind.FACTS).decode(errors="replace").splitlines())
+    said = _said(session)
     files = read_files(session, FACT_FILES)
     info = files.get("/proc/cpuinfo", "")
     model = files.get("/proc/device-tree/model", "") or files.get("/sys/devices/virtual/dmi/id/product_name", "")

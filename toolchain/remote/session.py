@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from toolchain.core.errors import DeviceError, ToolchainError
-from toolchain.remote.board import Board, CrashError, LostError, TooLongError
+from toolchain.remote.board import Board, CrashError, LostError, OtherCpuError, TooLongError
 from toolchain.remote.frames import PROTOCOL, DamagedFrame, Decoder, Frame, Kind, Status
 from toolchain.remote.transport import Stream, Transport, run
 
@@ -314,8 +314,8 @@ class Session:
         if not started and code == 126 and "ermission" in last:
             return self._error(DeviceError, f"nothing may be executed below {self.board.folder}{said}",
                                "it is mounted noexec: name another `folder` in the deployfile")
-        if not started and ("ormat error" in last or "cannot execute" in last):
-            return self._error(DeviceError, f"its CPU does not run this target's programs{said}",
+        if not started and any(words in last for words in ("ormat error", "cannot execute", "Invalid ELF")):
+            return self._error(OtherCpuError, f"its CPU does not run this target's programs{said}",
                                "build for the board's CPU (`uname -m` there), or give it an emulator as `exec_prefix`")
         if not started and code is not None:
             return self._error(LostError, f"the runner did not start (exit code {code}){said}",

@@ -73,6 +73,7 @@ class VerifyFacts:
 
     reference: "onnxruntime 1.31.1", "interpreter", "test_data_set_0". data: where the inputs came from. first_bad_node: the
     first node of the model whose value diverges, when it failed; repro: the folder with a minimal model and its inputs.
+    device: where the artifact ran; empty: on this machine.
     """
 
     reference: str
@@ -83,6 +84,7 @@ class VerifyFacts:
     first_bad_node: str = ""
     repro: str = ""
     error: str = ""
+    device: str = ""
 
     @property
     def passed(self) -> bool:
@@ -157,7 +159,9 @@ class MachineFacts:
 @dataclass(frozen=True, slots=True)
 class System:
     """The machine while measuring. mhz: lowest and highest clock seen over its cores before and after; steal_percent: time
-    the hypervisor gave to others meanwhile; governor "" when the system does not say."""
+    the hypervisor gave to others meanwhile; governor "" when the system does not say. Of a device: its name, its hottest
+    sensor before and after (0: it has none), how a calibrated loop of integers changed between (0.02: 2 % more time), what
+    disturbed the measurement, and, where it is no device at all, why (then there are no times)."""
 
     cpu: str = ""
     cores: int = 0
@@ -166,6 +170,11 @@ class System:
     mhz: tuple[float, float] = (0.0, 0.0)
     load_average: float = 0.0
     steal_percent: float = 0.0
+    device: str = ""
+    temperature_c: tuple[float, float] = (0.0, 0.0)
+    calibration_change: float = 0.0
+    disturbances: tuple[str, ...] = ()
+    emulated: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,7 +155,8 @@ def _accuracy_verdict(b: BuildReport) -> Verdict:
         return Verdict("warn", f"{name}: not verified")
     if verify.passed:
         worst = max(o.max_abs_error for o in verify.outputs)
-        return Verdict("pass", f"{name}: agrees with {show_name(verify.reference)} (largest error {show_error(worst)})")
+        on = f" on device {show_name(verify.device)}" if verify.device else ""
+        return Verdict("pass", f"{name}: agrees with {show_name(verify.reference)}{on} (largest error {show_error(worst)})")
     if verify.error:
         return Verdict("fail", f"{name}: cannot be verified: {show_name(verify.error, 200)}")
     bad = [show_name(o.output) for o in verify.outputs if not o.passed]
@@ -169,7 +170,10 @@ def _speed_verdicts(b: BuildReport) -> Iterable[Verdict]:
     if b.measure is None:
         return
     name, ours = show_name(b.build.name), b.measure.ours
-    if ours is not None and ours.error:
+    if emulated := b.measure.system.emulated:
+        on = show_name(b.measure.system.device)
+        yield Verdict("note", f"{name}: no times: device {on} is emulated ({show_name(emulated)})")
+    elif ours is not None and ours.error:
         yield Verdict("fail", f"{name}: our artifact {show_name(ours.error, 200)}")
     for c in b.measure.comparisons:
         words = {"faster": "faster than", "slower": "slower than"}.get(c.verdict, "within noise of")
@@ -203,6 +207,9 @@ def speed(report: Report) -> Section:
 def _speed_rows(name: str, m: MeasureFacts) -> Iterable[tuple[str, ...]]:
     by_baseline = {c.baseline: c for c in m.comparisons}
     for c in m.contenders:
+        if m.system.emulated:
+            yield show_name(name), show_name(c.name), "-", "-", "", "emulated"
+            continue
         if not c.bursts_us:
             failed = "" if c.error.startswith(MISSING) else "failed: "
             yield show_name(name), show_name(c.name), "-", "-", "", f"{failed}{show_name(c.error, 120)}"
@@ -217,7 +224,7 @@ def _speed_rows(name: str, m: MeasureFacts) -> Iterable[tuple[str, ...]]:
 
 def _loading(measured: Sequence[tuple[str, MeasureFacts]]) -> Table:
     rows = [(show_name(name), show_name(c.name), show_time(c.load_ms * 1e3), show_bytes(c.peak_bytes))
-            for name, m in measured for c in m.contenders if c.bursts_us]
+            for name, m in measured for c in m.contenders if c.bursts_us and c.load_ms]
     columns = (Column("build"), Column("contender", whole=True), Column("until loaded", True),
                Column("peak of its process", True))
     return Table(columns, tuple(rows))
@@ -241,8 +248,11 @@ def _speed_notes(measured: Sequence[tuple[str, MeasureFacts]]) -> Iterable[str]:
             mean, unstable = geometric_mean([speedup for speedup, _, _ in found]), sum(u for _, _, u in found)
             yield (f"{show_name(baseline)}: geometric mean {mean:.2f}x over {len(found)} builds"
                    f"{f' ({unstable} unstable)' if unstable else ''}, lowest {lowest:.2f}x ({show_name(name)})")
-    if measured:
-        m = measured[0][1]
+    for name, m in measured:
+        if m.system.disturbances:
+            yield f"{show_name(name)} on {show_name(m.system.device)}: {show_name('; '.join(m.system.disturbances), 300)}"
+    if here := [m for _, m in measured if not m.system.device]:
+        m = here[0]
         threads = f"{m.threads} thread" + ("" if m.threads == 1 else "s")
         yield (f"each contender ran in its own process, stopped while another ran: {m.rounds} rounds of bursts of "
                f"{m.burst_s * 1e3:.0f} ms with {threads}; ratios are paired by round")
@@ -370,4 +380,10 @@ def _describe(system: System) -> str:
     clock = f"{low:.0f} MHz" if low == high else f"{low:.0f} - {high:.0f} MHz"
     parts = [show_name(system.cpu), f"{system.cores} cores", clock if high else "", f"kernel {show_name(system.kernel)}",
              f"governor {show_name(system.governor)}" if system.governor else "", f"load {system.load_average:g}"]
+    if system.device:
+        before, after = system.temperature_c
+        parts[0] = f"device {show_name(system.device)}: {parts[0]}"
+        parts += [f"{before:.0f} to {after:.0f} C" if before else ""]
+        parts += [f"emulated ({show_name(system.emulated)})" if system.emulated else
+                  f"a loop of integers {system.calibration_change:+.1%} between before and after"]
     return "measured on: " + ", ".join(p for p in parts if p)

@@ -47,6 +47,7 @@ OPTIMIZE_CODE = ("core", "graph", "kernels", "tasks/optimize.py", "tasks/assembl
 KERNEL_CODE = ("core", "te", "kernels", "targets", "graph/ir.py", "graph/serialize.py", "graph/winograd.py",
                "tasks/compile.py")
 LINK_CODE = (*OPTIMIZE_CODE, "targets")
+DEVICE_CODE = ("remote", "targets/llvm/runner")     # of steps that run the artifact on a device, besides their own
 VERIFY_CODE = ("core", "graph/interpret.py", "graph/numpy_ops.py", "graph/winograd.py", "report/statistics.py", "tasks")
 RIVALS = {"torch": ("torch", "onnx2torch")}      # what a rival is made of, where not of the one package of its name
 ARRAYS = ("numpy", "ml_dtypes")     # packages that compute and write constants
@@ -73,6 +74,7 @@ class BuildTasks:
     """The tasks of one build that others ask for by role; at least one bucket.
 
     runs: whether something here can run the artifact. Else it is made, and neither verified nor measured.
+    device: where that happens; empty: on this machine, whose ceilings (`machine`) its layers are then held against.
     """
 
     build: Build
@@ -82,6 +84,7 @@ class BuildTasks:
     machine: Task
     buckets: tuple[BucketTasks, ...]
     runs: bool = True
+    device: str = ""
 
     @property
     def name(self) -> str:
@@ -133,6 +136,17 @@ class _About:
         """Of both steps. buckets: whether recorded data that nobody named may belong to another bucket."""
         return {"threads": self.spec.threads, "data": asdict(self.data), "buckets": len(self.model.buckets) > 1}
 
+    def on_device(self, deployfile: Deployfile) -> dict[str, object]:
+        """More of them where the target has a device: how to reach it. Keys stay in their files and in the agent."""
+        if (name := self.spec.device) is None:
+            return {}
+        return {"device_name": name, "device": asdict(deployfile.devices[name]), "device_code": code_digest(*DEVICE_CODE)}
+
+    @property
+    def resource(self) -> str:
+        """One task at a time per device; they wait for the other users of a board there."""
+        return f"device {self.spec.device}" if self.spec.device else ""
+
 
 class _Planner:
     """Shares tasks between builds: one import per model and shapes, one target, one kernel per distinct workload."""
@@ -172,7 +186,8 @@ class _Planner:
             about = _About(build, build.bucket_name(label), shared, model, binding.data or model.data, spec, made, source)
             checks = self._verify(about), self._measure(about)
             buckets.append(BucketTasks(about.name, graphs[label], optimized[label], *checks))
-        return BuildTasks(build, source, target, module, self._machine(spec), tuple(buckets), spec.kind == host_kind())
+        return BuildTasks(build, source, target, module, self._machine(spec), tuple(buckets),
+                          spec.kind == host_kind() or spec.device is not None, spec.device or "")
 
     def _verify(self, about: _About) -> Task:
         """The verdict on what a comparison found: the facts stay when it is bad."""
@@ -190,7 +205,8 @@ class _Planner:
         comparison = Task(f"compare:{about.name}", "toolchain.tasks.verify:compare", VERIFY, {
             **about.params, **common, "precision": about.build.precision, "versions": _versions("onnx", "numpy"),
             "tolerance": {"rtol": demanded.rtol, "atol": demanded.atol} if demanded else None, "check": settings().check,
-        }, {**about.made, "reference": reference, **inputs}, files=files)
+            **about.on_device(self.deployfile),
+        }, {**about.made, "reference": reference, **inputs}, files=files, resource=about.resource)
         return Task(f"verify:{about.name}", "toolchain.tasks.verify:verify", VERIFY, {"name": about.name},
                     {"facts": comparison})
 
@@ -198,6 +214,11 @@ class _Planner:
         files, inputs = self._model_files(about.model, about.source)
         report = self.deployfile.report
         made = {name: task for name, task in about.made.items() if name != "optimized"}
+        if about.spec.device:
+            return Task(f"measure:{about.name}", "toolchain.tasks.on_device:measure", MEASURE, {
+                **about.params, **about.on_device(self.deployfile), "report": {"threads": report.threads, "time": report.time},
+                "code": code_digest("tasks/on_device.py"),
+            }, {**made, **inputs}, files={**files, **self._data_files(about.model, about.data)}, resource=about.resource)
         return Task(f"measure:{about.name}", "toolchain.tasks.measure:measure", MEASURE, {
             **about.params, "host": self.host,
             "report": {"against": list(report.against), "threads": report.threads, "time": report.time},

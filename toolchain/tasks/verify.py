@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from toolchain.build.task import Input, Result
+from toolchain.build.worker import progress
 from toolchain.core.errors import ToolchainError, VerificationError
 from toolchain.graph.ir import Graph
 from toolchain.graph.passes.plan_memory import plan_memory
@@ -24,6 +25,7 @@ from toolchain.report.statistics import output_error
 from toolchain.targets.backend import Kernel
 from toolchain.targets.llvm.module import Module
 from toolchain.tasks.assemble import assemble_with_origins, workspaces
+from toolchain.tasks.boards import BoardModule, board_of, load_on
 from toolchain.tasks.data import Sample, recorded_files, samples
 from toolchain.tasks.diagnose import Finding, first_wrong_op, save_finding
 from toolchain.tasks.plan import RECORDED
@@ -48,6 +50,8 @@ def compare(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -
     """
     graph = load_files(inputs["graph"].files)
     sets = samples(params, inputs, graph)
+    if "device" in params:
+        return _compare_on_device(params, inputs, sets)
     with tempfile.TemporaryDirectory(prefix="tc-compare-") as folder, Module.load(
             assembled_folder(inputs["module"], Path(folder)), params["threads"] or None) as module:
         facts, wrong = _compare_all(module, sets, params, inputs)
@@ -60,6 +64,15 @@ def compare(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -
     return Result("facts", {"facts": to_json(facts), "what": finding.what if finding else ""})
 
 
+def _compare_on_device(params: Mapping[str, Any], inputs: Mapping[str, Input], sets: Sequence[Sample]) -> Result:
+    """The outputs are those that the device computed. Kernels are not looked into one by one there."""
+    with tempfile.TemporaryDirectory(prefix="tc-compare-") as folder, load_on(
+            board_of(params["device_name"], params["device"]), assembled_folder(inputs["module"], Path(folder)),
+            params["threads"], lambda text: progress(0, 0, text)) as module:
+        facts, _ = _compare_all(module, sets, params, inputs)
+    return Result("facts", {"facts": to_json(replace(facts, device=params["device_name"])), "what": "", "diagnosed": False})
+
+
 def verify(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -> Result:
     """The verdict. Raises VerificationError when the artifact disagrees with a reference."""
     facts = from_json(VerifyFacts, inputs["facts"].meta["facts"])
@@ -70,6 +83,8 @@ def verify(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) ->
                      f"({o.tolerance_used:.3g} times the tolerance)" for o in bad[:3]) or facts.error
     if facts.first_bad_node:
         what += f"\nthe first wrong kernel: {inputs['facts'].meta['what']}\nit computes: {facts.first_bad_node}"
+    elif bad and not inputs["facts"].meta.get("diagnosed", True):
+        what += f"\ncomputed on device {facts.device!r}"
     elif bad:
         what += ("\nevery kernel alone computes what its operators mean: "
                  "errors accumulate, or the reference belongs to other inputs or another model")
@@ -79,7 +94,7 @@ def verify(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) ->
 
 
 def _compare_all(
-    module: Module, sets: Sequence[Sample], params: Mapping[str, Any], inputs: Mapping[str, Input],
+    module: Module | BoardModule, sets: Sequence[Sample], params: Mapping[str, Any], inputs: Mapping[str, Input],
 ) -> tuple[VerifyFacts, Sample | None]:
     """The worst of all samples and references, and the first sample that an output is wrong on."""
     worst: dict[str, OutputError] = {}

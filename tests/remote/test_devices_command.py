@@ -1,0 +1,198 @@
+"""`tc devices`, and builds, runs, benches and reports on the devices of a deployfile: whole commands, a real sshd."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from faults import World
+from loopback import make_key, program
+from onnx import TensorProto, helper, numpy_helper
+
+from toolchain.cli import main
+from toolchain.remote.host_keys import pins_file
+from toolchain.remote.quarantine import quarantine_file
+
+DEPLOYFILE = """\
+version: 1
+models: {{net: {{path: net.onnx, data: {{inputs: {{x: {{file: x.npy}}}}}}}}}}
+targets:
+  desk: {{kind: x86, cpu: x86-64-v2, device: near}}
+  board: {{kind: aarch64, cpu: cortex-a53, device: kitchen}}
+devices:
+  near: {{host: 127.0.0.1, port: {port}, key_file: {key}, folder: {folder}}}
+  kitchen: {{host: 127.0.0.1, port: {port}, key_file: {key}, folder: {folder},
+            exec_prefix: qemu-aarch64-static -cpu cortex-a53}}
+  away: {{host: 127.0.0.1, port: 1, key_file: {key}, folder: {folder}}}
+report: {{against: [], time: 1s}}
+verify: {{against: interpreter}}
+"""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture
+def project(world: World, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    program("qemu-aarch64-static")
+    w = np.random.default_rng(0).standard_normal((16, 8)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Relu", ["m"], ["y"])], "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 8])], [numpy_helper.from_array(w, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "net.onnx")
+    np.save(tmp_path / "x.npy", np.random.default_rng(1).standard_normal((4, 16)).astype(np.float32))
+    (tmp_path / "deployfile.yaml").write_text(
+        DEPLOYFILE.format(port=world.sshd.port, key=world.sshd.key, folder=world.sshd.board_folder))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TC_STORE", str(store))
+    monkeypatch.setenv("TC_CONFIG", str(tmp_path / "config"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def accept(world: World) -> None:
+    assert main(["devices", "add", "near", "--accept", world.sshd.fingerprint()]) == 0
+
+
+def edit(project: Path, before: str, after: str) -> None:
+    file = project / "deployfile.yaml"
+    file.write_text(file.read_text().replace(before, after))
+
+
+class TestKeys:
+    def test_a_board_is_added_once_its_fingerprint_is_accepted(self, project, world, capsys):
+        assert main(["devices", "doctor", "near"]) == 5
+        assert "its host key is not known yet" in capsys.readouterr().out
+        assert main(["devices", "add", "near"]) == 2
+        assert f"fix: --accept {world.sshd.fingerprint()}" in capsys.readouterr().err
+        assert main(["devices", "add", "near", "--accept", "SHA256:wrong"]) == 5
+        assert not pins_file().exists()
+        accept(world)
+        assert "pinned in" in capsys.readouterr().out
+        assert main(["devices", "add", "near"]) == 0
+        assert "is known already" in capsys.readouterr().out
+
+    def test_a_changed_key_wants_rekey(self, project, world, capsys):
+        pins_file().parent.mkdir()
+        other = Path(f"{make_key(project / 'other_key')}.pub").read_text().split()[1]
+        line = f"[127.0.0.1]:{world.sshd.port} ssh-ed25519 {other}\n"
+        pins_file().write_text(line)
+        assert main(["devices", "add", "near", "--accept", world.sshd.fingerprint()]) == 5
+        assert "tc devices rekey near" in capsys.readouterr().err
+        assert pins_file().read_text() == line
+        assert main(["devices", "rekey", "near", "--accept", world.sshd.fingerprint()]) == 0
+        assert main(["devices", "doctor", "near"]) == 0
+
+    def test_a_board_in_quarantine_is_not_used(self, project, world, capsys):
+        accept(world)
+        assert main(["devices", "quarantine", "near", "--reason", "fan broken"]) == 0
+        assert quarantine_file().exists()
+        assert main(["devices", "doctor", "near"]) == 5
+        assert "is in quarantine: fan broken" in capsys.readouterr().out
+        assert main(["devices"]) == 0
+        assert "in quarantine: fan broken" in capsys.readouterr().out
+        assert main(["devices", "quarantine", "near", "--off"]) == 0
+        assert main(["devices", "doctor", "near"]) == 0
+
+
+class TestListing:
+    def test_the_list_connects_to_nothing(self, project, capsys):
+        assert main(["devices", "--json"]) == 0
+        found = {d["name"]: d for d in json.loads(capsys.readouterr().out)}
+        assert found.keys() == {"near", "kitchen", "away"}
+        assert found["kitchen"]["targets"] == ["board"] and found["away"]["targets"] == []
+
+    def test_the_doctor_says_what_runs_where(self, project, world, capsys):
+        accept(world)
+        assert main(["devices", "doctor"]) == 5
+        out = capsys.readouterr().out
+        assert "target desk: its CPU has all that the code needs" in out
+        assert "target board: its CPU has all that the code needs" in out
+        assert "emulated: runs in qemu-aarch64-static" in out
+        assert "refuses connections to port 1" in out
+
+    def test_a_target_that_is_newer_than_the_board_is_named(self, project, world, capsys):
+        accept(world)
+        edit(project, "cpu: cortex-a53,", "cpu: cortex-a53, features: ['+dotprod'],")
+        assert main(["devices", "doctor", "kitchen"]) == 5
+        assert "target board: its CPU lacks dotprod" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(("arguments", "message"), [
+        (["devices", "doctor", "kitchn"], "did you mean 'kitchen'?"), (["devices", "add"], "takes one device"),
+        (["run", "net@desk", "--device", "attic"], "no device 'attic'"),
+    ])
+    def test_mistakes(self, project, capsys, arguments, message):
+        if arguments[0] == "run":
+            (project / "build" / "net@desk").mkdir(parents=True)
+            (project / "build" / "net@desk" / "manifest.json").write_text("{}")
+        assert main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_build_is_verified_and_measured_on_its_devices(project, world, capfd):
+    """x86 on a board over SSH, Cortex-A53 in an emulator there: outputs come from there, times only from what has them."""
+    accept(world)
+    assert main(["build"]) == 0
+    x = np.load(project / "x.npy")
+    capfd.readouterr()
+    for target, device in (("desk", "near"), ("board", "kitchen")):
+        assert main(["run", f"net@{target}", "--device", device, "-i", "x=x.npy", "-o", f"out-{target}"]) == 0
+    ours, theirs = np.load(project / "out-desk" / "y.npy"), np.load(project / "out-board" / "y.npy")
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert ours.shape == (len(x), 8)
+    assert main(["report", "--json", "report.json"]) == 0
+    builds = {b["build"]["name"]: b for b in json.loads((project / "report.json").read_text())["report"]["builds"]}
+    for name, device in (("net@desk", "near"), ("net@board", "kitchen")):
+        assert builds[name]["verify"]["device"] == builds[name]["measure"]["system"]["device"] == device
+        assert all(o["passed"] for o in builds[name]["verify"]["outputs"])
+    (near,), (kitchen,) = (builds[n]["measure"]["contenders"] for n in ("net@desk", "net@board"))
+    assert near["median_us"] > 0 and builds["net@desk"]["layers"] and builds["net@desk"]["machine"] is None
+    assert kitchen["bursts_us"] == [] and kitchen["median_us"] == 0 and builds["net@board"]["layers"] == []
+    assert builds["net@board"]["measure"]["system"]["emulated"] == "runs in qemu-aarch64-static"
+    capfd.readouterr()
+    assert main(["bench", "net@desk", "--device", "near", "--time", "100ms", "--layers", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["device"] == "near"
+    assert main(["bench", "net@board", "--device", "kitchen"]) == 5
+    assert "has no times: runs in qemu-aarch64-static" in capfd.readouterr().err
+    assert list(world.sshd.board_folder.iterdir()) == []
+    check_no_secrets(world, project, Path(os.environ["TC_STORE"]))
+
+
+def check_no_secrets(world: World, *folders: Path) -> None:
+    """The private key is in no file that was made."""
+    secret = world.sshd.key.read_text().splitlines()[1].encode()
+    for folder in folders:
+        assert not [p for p in folder.rglob("*") if p.is_file() and secret in p.read_bytes()]
+
+
+def test_a_board_that_is_away_is_exit_code_5(project, world, capfd):
+    edit(project, "device: near", "device: away")
+    assert main(["build", "net@desk"]) == 5
+    assert "refuses connections to port 1" in capfd.readouterr().err
+
+
+def test_a_newer_target_is_refused_before_its_artifact_is_sent(project, world, capfd):
+    accept(world)
+    edit(project, "cpu: cortex-a53,", "cpu: cortex-a53, features: ['+dotprod'],")
+    assert main(["build", "net@board"]) == 5
+    err = capfd.readouterr().err
+    assert "its CPU lacks dotprod, which target" in err and "features: ['-dotprod']" in err
+
+
+def test_two_commands_on_one_board_take_turns(project, world):
+    accept(world)
+    assert main(["build", "net@desk"]) == 0
+    command = [sys.executable, "-m", "toolchain", "bench", "net@desk", "--device", "near", "--time", "300ms", "--json"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [p.communicate(timeout=60) for p in both]
+    assert [p.returncode for p in both] == [0, 0], said
+    assert all(json.loads(out)["median_us"] > 0 for out, _ in said)
