@@ -90,9 +90,7 @@ def test_wrong_usage(args, message, capsys):
 
 
 @pytest.mark.parametrize(("args", "capability"), [
-    (["devices"], "devices (boards over SSH)"), (["export"], "exporting other forms"),
-    (["run", "x", "--device", "pi"], "devices (boards over SSH)"),
-    (["bench", "x", "--device", "pi"], "devices (boards over SSH)")])
+    (["export"], "exporting other forms")])
 def test_what_is_not_there_yet_says_so(args, capability, capsys):
     assert main(args) == 2
     assert capsys.readouterr().err.startswith(f"error: not yet: {capability}\nfix: ")

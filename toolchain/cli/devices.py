@@ -1,11 +1,11 @@
-"""`tc devices`, and `--device` of other commands: the boards of a deployfile."""
+"""`tc devices`: the boards of a deployfile."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,19 +16,15 @@ from toolchain.build.caret import printable
 from toolchain.build.deployfile import Deployfile
 from toolchain.cli.commands import command, project_options
 from toolchain.cli.doctor import Finding, rows
-from toolchain.cli.project import Project, open_project
+from toolchain.cli.on_device import board_named, told
+from toolchain.cli.project import open_project
 from toolchain.cli.screen import style_of
-from toolchain.cli.use import chosen_buckets, seeded_inputs
 from toolchain.core.errors import DeviceError, ToolchainError, UsageError
 from toolchain.core.settings import settings
-from toolchain.core.suggest import did_you_mean
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from toolchain.remote.board import Board
     from toolchain.remote.session import Session
-    from toolchain.tasks.boards import BoardModule
 
 ACTIONS = ("list", "doctor", "add", "rekey", "quarantine")
 LOW_DISK_BYTES = 64 << 20
@@ -72,22 +68,6 @@ def devices_command(
     if action == "quarantine":
         return quarantine(boards[0], reason, off=off)
     return accept_key(boards[0], accept, changed=action == "rekey")
-
-
-def board_named(project: Project, name: str) -> Board:
-    """Raises UsageError: the deployfile has no such device."""
-    from toolchain.tasks.boards import board_of
-
-    devices = project.deployfile.devices
-    if name not in devices:
-        fix = did_you_mean(name, devices, noun="there are") if devices else "write it into the section `devices`"
-        raise UsageError(f"no device '{name}'", where=project.file.name, fix=fix)
-    return board_of(name, devices[name])
-
-
-def told(text: str) -> None:
-    """What a user waits for."""
-    print(printable(text), file=sys.stderr, flush=True)
 
 
 # --- list -------------------------------------------------------------------------------------------------------------
@@ -231,42 +211,4 @@ def quarantine(board: Board, why: str, *, off: bool) -> int:
     else:
         set_aside(board, why)
         print(f"{board.name} is not used until: tc devices quarantine {board.name} --off")
-    return 0
-
-
-# --- bench ------------------------------------------------------------------------------------------------------------
-
-def bench(
-    module: BoardModule, given: Mapping[str, np.ndarray], time_s: float, *, bucket: str | None, layers: bool, as_json: bool,
-) -> int:
-    """Times of an artifact on a board, by the board's clock. Raises DeviceError: it is emulated, which has no times."""
-    from toolchain.remote.model import Sampling
-    from toolchain.report.statistics import percentile
-    from toolchain.tasks.boards import board_facts, conditions, cool_down, disturbances
-
-    board = module.session.board
-    if emulated := board_facts(module.session).emulated:
-        raise DeviceError(f"has no times: {emulated}", where=board.where, fix=(
-            "`tc run --device` runs it; measure on a board"))
-    for number in chosen_buckets(module, bucket, given):
-        before = cool_down(module.session, told)
-        module.prepare({**seeded_inputs(module, number), **given})
-        once_us = module.once_us()
-        repeat = max(5, min(1000, round(time_s * 1e6 / max(once_us, 1e4))))
-        samples = module.benchmark(Sampling(number=1, repeat=repeat, min_repeat_ms=10, warmup=2), once_us)
-        times = module.profile(10, once_us) if layers else {}
-        found = disturbances(before, conditions(module.session))
-        median, p10, p90 = (percentile(samples, p) for p in (50, 10, 90))
-        label = f"[{module.labels[number]}]" if len(module.buckets) > 1 else ""
-        if as_json:
-            print(json.dumps({
-                "device": board.name, "bucket": module.labels[number], "samples_us": samples, "median_us": median,
-                "p10_us": p10, "p90_us": p90, "threads": module.threads, "disturbances": found,
-                "layers": {str(n): us for n, us in times.items()}}))
-            continue
-        print(f"{module.name}{label} on {board.name}: median {median:.1f} us, p10 {p10:.1f} us, p90 {p90:.1f} us, "
-              f"{len(samples)} samples, {module.threads} threads{'; unstable: ' + '; '.join(found) if found else ''}")
-        names, total = module.op_names(number), sum(times.values()) or 1.0
-        for n, us in sorted(times.items(), key=lambda item: -item[1]):
-            print(f"{us:>10.1f} us {100 * us / total:5.1f} %  {names[n]}")
     return 0

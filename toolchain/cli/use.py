@@ -86,10 +86,13 @@ def bench_command(
       tc bench resnet18@x86 --threads 2 --layers
     """
     if device is not None:
-        from toolchain.cli.devices import bench
+        from toolchain.cli.on_device import bench
 
         with on_device(device, artifact, file, folder, threads) as there:
-            return bench(there, read_inputs(inputs), time_s, bucket=bucket, layers=layers, as_json=as_json)
+            given = read_inputs(inputs)
+            values = {n: {**seeded_inputs(there, n), **given} for n in chosen_buckets(there, bucket, given)}
+            bench(there, values, time_s, layers=layers, as_json=as_json)
+        return 0
     with load_artifact(artifact, file, folder, threads) as module:
         given = read_inputs(inputs)
         for number in chosen_buckets(module, bucket, given):
@@ -131,7 +134,7 @@ def on_device(
     device: str, artifact: str, file: Path | None, folder: Path | None, threads: int | None,
 ) -> BoardModule:
     """The artifact, on a device of the deployfile. Raises UsageError: no such device; DeviceError."""
-    from toolchain.cli.devices import board_named, told
+    from toolchain.cli.on_device import board_named, told
     from toolchain.tasks.boards import load_on
 
     path = artifact_folder(artifact, file, folder)

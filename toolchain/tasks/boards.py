@@ -25,6 +25,7 @@ from toolchain.remote.model import RemoteModel, Sampling, upload_artifact
 from toolchain.remote.quarantine import refuse
 from toolchain.remote.session import Limits, Session
 from toolchain.remote.transport import LocalTransport, Transport
+from toolchain.targets.llvm.buckets import shape_text
 from toolchain.targets.llvm.cpu_check import required_features
 from toolchain.targets.llvm.format import WEIGHTS_FILE, damage
 from toolchain.targets.llvm.plan import Call, Plan, Value, children, plans_from_json, walk
@@ -134,7 +135,7 @@ class BoardModule:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return tuple(", ".join("x".join(map(str, v.shape)) for v in plan.inputs) for plan in self.buckets)
+        return tuple(shape_text(plan.inputs) for plan in self.buckets)
 
     def bucket_of(self, inputs: Mapping[str, np.ndarray]) -> int:
         """Raises UsageError: names, types or shapes that no bucket has."""

@@ -59,7 +59,8 @@ def _bucket_report(
                    for x in layers)
     build, verified = _build_facts(b, bucket, artifacts, store, project), _verified(bucket, artifacts, project)
     build = replace(build, transferred_kernels=len(elsewhere & set(artifacts[b.module.name].meta.get("schedules", ()))))
-    return BuildReport(build, verified, layers, measured, None if b.device else _machine(artifacts.get(b.machine.name), store))
+    machine = None if b.device else _machine(artifacts.get(b.machine.name), store)
+    return BuildReport(build, verified, layers, measured, machine)
 
 
 def tuned_elsewhere(target: Mapping[str, Any]) -> frozenset[str]:

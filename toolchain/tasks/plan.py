@@ -216,8 +216,8 @@ class _Planner:
         made = {name: task for name, task in about.made.items() if name != "optimized"}
         if about.spec.device:
             return Task(f"measure:{about.name}", "toolchain.tasks.on_device:measure", MEASURE, {
-                **about.params, **about.on_device(self.deployfile), "report": {"threads": report.threads, "time": report.time},
-                "code": code_digest("tasks/on_device.py"),
+                **about.params, **about.on_device(self.deployfile), "code": code_digest("tasks/on_device.py"),
+                "report": {"threads": report.threads, "time": report.time},
             }, {**made, **inputs}, files={**files, **self._data_files(about.model, about.data)}, resource=about.resource)
         return Task(f"measure:{about.name}", "toolchain.tasks.measure:measure", MEASURE, {
             **about.params, "host": self.host,
