@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from toolchain.build.deployfile import Deployfile, Extent, Quantity, Section, strip_optional
+from toolchain.graph.importers.contrib import DOMAIN, RECIPES
 from toolchain.graph.importers.coverage import has_function
 from toolchain.graph.ops import INTERNAL, OPS, FusionClass, info
 from toolchain.graph.passes.decompose_recurrent import CELLS
@@ -257,6 +258,10 @@ def without_kernels() -> Iterator[str]:
     rows += [(", ".join(expanded), "ONNX's function body, where all of it is supported for the node's types and attributes")]
     yield table(("operator", "becomes"), rows)
     yield "Any other operator that ONNX defines by a function is expanded in the same way.\n"
+    yield f"\n## Operators of {DOMAIN}\n"
+    yield "What ONNX Runtime's quantizer and optimizer write, as functions of ONNX's operators, each compared with its own"
+    yield "results (toolchain/graph/importers/contrib.py):\n"
+    yield ", ".join(sorted(RECIPES)) + ".\n"
     yield "\n## Refused, unless they can be folded\n"
     yield ", ".join(sorted(op for op in OPS if op not in supported and op not in expanded and op not in INTERNAL)) + ","
     yield "and every operator of ONNX or of another domain that this page does not name.\n"

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 import onnx
 
+from toolchain.graph.importers.contrib import contrib_function
+
 DECIDES: dict[str, tuple[int, ...]] = {
     "AffineGrid": (1,),
     "BlackmanWindow": (0,),
@@ -71,7 +73,7 @@ def _mark(
                 _mark(attribute.g.node, needed, functions)
         if wanted and node.op_type not in BY_SHAPE:
             needed.update(i for i in node.input if i)
-        function = functions.get((node.domain, node.op_type))
+        function = functions.get((node.domain, node.op_type)) or contrib_function(node)
         if function is not None:
             inside = {formal for formal, actual in zip(function.output, node.output) if actual in needed}
             _mark(function.node, inside, functions)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx
 
 from toolchain.core.errors import ImportModelError
+from toolchain.graph.importers.contrib import contrib_function
 from toolchain.graph.importers.limits import Limits
 from toolchain.graph.importers.upgrade import BECOMES, VANISHES
 from toolchain.graph.ir import Graph, Node
@@ -69,7 +70,8 @@ def _walk(
         name = node.name or f"{node.op_type}_{index}"
         bodies = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
         key = (node.domain, node.op_type, node.overload)
-        known = node.domain in ("", "ai.onnx") or key in functions
+        function = functions.get(key) or contrib_function(node)
+        known = node.domain in ("", "ai.onnx") or function is not None
         depends = node.op_type not in ("Shape", "Size") and any(i in live for i in node.input)
         if known and not (depends or bodies or node.op_type in RANDOM):
             continue
@@ -77,7 +79,7 @@ def _walk(
         for body in bodies if depth else ():
             inner = live | {i.name for i in body.input}
             yield from _walk(body.node, inner, supported, functions, depth - 1)
-        if (function := functions.get(key)) is not None:
+        if function is not None:
             inner = {formal for formal, given in zip(function.input, node.input) if given in live}
             for op, at in _walk(function.node, inner, supported, functions, depth - 1) if depth else ():
                 yield op, f"{name}/{at}"

@@ -20,6 +20,7 @@ from toolchain.core.layout import TensorType
 from toolchain.graph.importers.bounded import Bounding, finish
 from toolchain.graph.importers.bounded_rules import MAKES, apply_rule
 from toolchain.graph.importers.bounded_shapes import DECIDED_BY, follow
+from toolchain.graph.importers.contrib import contrib_function
 from toolchain.graph.importers.coverage import WRITTEN_OUT, has_function, is_covered
 from toolchain.graph.importers.flex_attention import flex_attention
 from toolchain.graph.importers.forms import check_form, constant_of, plain
@@ -95,7 +96,7 @@ class Sweep(Scope):
     def _read_node(self, proto: NodeProto, name: str, names: Names) -> None:
         here = f"node {name!r} ({proto.op_type})"
         self.model.count_node(here)
-        function = self.model.functions.get((proto.domain, proto.op_type, proto.overload))
+        function = self.model.functions.get((proto.domain, proto.op_type, proto.overload)) or contrib_function(proto)
         if function is not None:
             self._inline_function(proto, name, names, function)
             return
