@@ -9,6 +9,7 @@ from toolchain.kernels.compute.quantize import QUANTIZE
 from toolchain.kernels.compute.ranking import RANKING
 from toolchain.kernels.compute.reduce import REDUCE
 from toolchain.kernels.compute.resize import RESIZE
+from toolchain.kernels.compute.rotary import ROTARY
 from toolchain.kernels.compute.sampling import SAMPLING
 from toolchain.kernels.compute.shape import SHAPE
 from toolchain.kernels.compute.winograd import WINOGRAD
@@ -17,6 +18,7 @@ from toolchain.kernels.op import Compute
 
 COMPUTES: dict[str, Compute] = {
     **ELEMENTWISE, **SHAPE, **NN, **REDUCE, **RESIZE, **QUANTIZE, **SAMPLING, **RANKING, **WINOGRAD, **PRODUCTS,
+    **ROTARY,
 }
 
 KERNELS = frozenset((*COMPUTES, *LOOPS))

@@ -155,7 +155,7 @@ def tile(op: Op) -> te.Tensor:
     return injective(op, lambda i: op.x[tuple(te.index(j) % n for j, n in zip(i, op.in_shape(), strict=True))])
 
 
-def _wrapped(value: te.Expr, n: int) -> te.Index:
+def wrapped(value: te.Expr, n: int) -> te.Index:
     """A run-time index, negative values counted from the end (ONNX), kept in range."""
     wanted = _from_end(value.astype("int64"), n)
     clamped = te.minimum(te.maximum(wanted, te.const(0, "int64")), te.const(n - 1, "int64"))
@@ -177,7 +177,7 @@ def gather(op: Op) -> te.Tensor:
         if op.inputs[1] is None and op.constant(1).size == 1:
             chosen: Any = int(op.constant(1).reshape(-1)[0]) % n
         else:
-            chosen = _wrapped(chosen_from[tuple(i[axis:axis + picks])], n)
+            chosen = wrapped(chosen_from[tuple(i[axis:axis + picks])], n)
         return op.x[(*i[:axis], chosen, *i[axis + picks:])]
     return injective(op, value)
 
@@ -185,7 +185,7 @@ def gather(op: Op) -> te.Tensor:
 def gather_elements(op: Op) -> te.Tensor:
     axis = op.axis("axis", 0)
     n, picks = op.in_shape()[axis], op.tensor(1)
-    return injective(op, lambda i: op.x[(*i[:axis], _wrapped(picks[tuple(i)], n), *i[axis + 1:])])
+    return injective(op, lambda i: op.x[(*i[:axis], wrapped(picks[tuple(i)], n), *i[axis + 1:])])
 
 
 def gather_nd(op: Op) -> te.Tensor:
@@ -194,7 +194,7 @@ def gather_nd(op: Op) -> te.Tensor:
     depth, lead = picks.shape[-1], len(picks.shape) - 1
 
     def value(i: At) -> te.Expr:
-        at = [_wrapped(picks[(*i[:lead], d)], source[batch + d]) for d in range(depth)]
+        at = [wrapped(picks[(*i[:lead], d)], source[batch + d]) for d in range(depth)]
         return op.x[(*i[:batch], *at, *i[lead:])]
     return injective(op, value)
 

@@ -19,7 +19,7 @@ from toolchain.core.layout import Layout, default_axes
 from toolchain.core.target import Target
 from toolchain.kernels.sketches.asks import Asks
 from toolchain.kernels.sketches.stages import definitions, is_reduction, layout_of
-from toolchain.te.expr import Index, Load, distinct
+from toolchain.te.expr import Bin, Compare, Index, Load, Select, distinct, variables
 from toolchain.te.tensor import Tensor
 from toolchain.te.tune.choices import Choices
 
@@ -154,9 +154,17 @@ def _plain_nest(s: te.Schedule, stage: Tensor, target: Target, asks: Asks) -> No
     else:
         s[stage].reorder(*outer, io, *reduce, ii)
     s[stage].vectorize(ii)
-    _share(s, stage, [io, *outer] if ragged and not outer else outer if ragged else [*outer, io], reduce)
-    if ragged:
+    cut = ragged or (bool(outer) and _chooses(s, stage, last))
+    _share(s, stage, [io, *outer] if ragged and not outer else outer if cut else [*outer, io], reduce)
+    if cut:
         s[stage].partition(io)
+
+
+def _chooses(s: te.Schedule, stage: Tensor, axis: te.Var) -> bool:
+    """Whether the place along an axis decides what is loaded: pieces of the loop then need no masks."""
+    choices = (n for n in distinct(s.func.stages[stage].body) if isinstance(n, Select))
+    return any(axis in variables(c.condition) and isinstance(c.condition, Compare | Bin)
+               and any(isinstance(n, Load) for n in distinct(c)) for c in choices)
 
 
 def _share(s: te.Schedule, stage: Tensor, outer: Sequence[te.Var], reduce: Sequence[te.Var]) -> None:
