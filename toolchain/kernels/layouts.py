@@ -16,6 +16,7 @@ from toolchain.core.layout import Layout, TensorType, default_axes
 from toolchain.core.target import Target
 from toolchain.graph.ir import Graph, Node
 from toolchain.graph.passes.layout_options import LayoutOption
+from toolchain.graph.passes.separate_pools import gains
 from toolchain.graph.winograd import tiles
 from toolchain.kernels.algorithms import Geometry, winograd_parts
 from toolchain.kernels.flops import flops
@@ -36,7 +37,6 @@ PLAIN_GUARDED = 0.35            # the same, asking at each element whether it li
 PLAIN_DEPTHWISE = 0.2           # as PLAIN, one multiply-add per load
 PLAIN_DEPTHWISE_GUARDED = 0.1
 PLAIN_POOL = 0.2
-PLAIN_POOL_GUARDED = 0.1
 PLAIN_TRANSPOSED = 0.35
 PLAIN_TRANSPOSED_GUARDED = 0.1
 DILATED_TRANSPOSED = 0.02       # no vector schedule there
@@ -222,12 +222,15 @@ def _conv_transpose(node: Node, graph: Graph, target: Target) -> Sequence[Layout
 def _pool(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
     """A halo of zeros pads an average; the padding of a maximum is -inf and stays a select."""
     rank, lanes = len(graph.types[node.inputs[0]].shape), _lanes(node, graph, target)
-    halo = _halo(node, graph, node.attrs["kernel_shape"])
+    kernel = node.attrs["kernel_shape"]
+    halo = _halo(node, graph, kernel)
     average = node.op == "AveragePool"
-    options = _planes(node, graph, target, halo, (PLAIN_POOL, PLAIN_POOL_GUARDED))[:None if average else 1]
+    one_by_one = max(1.0, math.prod(kernel) / sum(kernel))          # dimensions one after the other: fewer operations
+    options = _planes(node, graph, target, halo, (PLAIN_POOL, PLAIN_POOL * one_by_one))[:None if average else 1]
     if graph.types[node.output].shape[1] > 1:
+        fewer = one_by_one if node.op == "MaxPool" and gains(kernel) else 1.0
         halo = halo if average else None
-        options.append(_option(node, graph, target, POOL, (blocked(rank, lanes, halo),), blocked(rank, lanes)))
+        options.append(_option(node, graph, target, POOL * fewer, (blocked(rank, lanes, halo),), blocked(rank, lanes)))
     return options
 
 

@@ -10,14 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pass_graphs import Builder, ops
 
+from toolchain.core.layout import Layout
 from toolchain.graph.interpret import interpret
 from toolchain.graph.passes import run_passes
 from toolchain.graph.passes.separate_pools import separate_pools
 
 
-def pool(shape: tuple[int, ...], **attrs: object):
+def pool(shape: tuple[int, ...], blocked: bool = True, **attrs: object):
+    """A graph of one pool: of channel blocks, or plain."""
     b = Builder()
-    return b.graph(b.node("MaxPool", b.input(*shape), **attrs))
+    graph = b.graph(b.node("MaxPool", b.input(*shape), **attrs))
+    layout = Layout.parse("NC" + "DHW"[5 - len(shape):] + "4c") if blocked else Layout.row_major(len(shape))
+    return graph.edit({}, types={v: graph.types[v].with_layout(layout) for v in (*graph.inputs, *graph.outputs)})
 
 
 def same(graph, after, seed: int = 0) -> None:
@@ -32,6 +36,16 @@ def same(graph, after, seed: int = 0) -> None:
 ])
 def test_pools_that_gain(shape, kernel, count):
     graph = pool(shape, kernel_shape=kernel)
+    after = run_passes(graph, (separate_pools,))
+    assert ops(after) == ["MaxPool"] * count
+    assert after is graph or count > 1
+    assert len({str(t.layout) for t in after.types.values()}) == 1
+    same(graph, after)
+
+
+@pytest.mark.parametrize(("shape", "kernel", "count"), [((1, 3, 9, 9), (5, 5), 1), ((1, 2, 5, 6, 7), (3, 3, 3), 2)])
+def test_rows_and_columns_of_plain_tensors_stay_together(shape, kernel, count):
+    graph = pool(shape, blocked=False, kernel_shape=kernel)
     after = run_passes(graph, (separate_pools,))
     assert ops(after) == ["MaxPool"] * count
     assert after is graph or count > 1

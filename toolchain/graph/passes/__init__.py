@@ -53,7 +53,6 @@ PASSES: tuple[GraphPass, ...] = (
     fold_batch_norm,
     simplify,                           # again: folding leaves Mul and Add chains with other neighbours
     eliminate_common_subexpressions,    # again: Squeeze and Unsqueeze of one value to one shape are equal only as Reshapes
-    separate_pools,                     # once simplify has dropped outputs that nobody reads
     fold_constants,                     # again: what rules built from constants
     eliminate_dead_code,                # last: later steps count readers
 )
@@ -67,6 +66,7 @@ computes the same, only slower: tests/fuzz runs random subsets. FUSION is requir
 FUSION: tuple[GraphPass, ...] = (
     separate_body_outputs,              # after all passes that would merge such copies; memory planning gives each its place
     eliminate_dead_code,                # layout planning asks kernels about every node, and may leave parameters unread
+    separate_pools,                     # of plain tensors kernels do it; before its pools join others in kernels
     fuse_operators,                     # last: kernels are made from what comes out
 )
 

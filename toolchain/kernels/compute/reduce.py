@@ -366,11 +366,13 @@ def lp_norm(op: Op) -> te.Tensor:
     def size(i: At) -> te.Expr:
         here = x[i].astype(kind)
         return te.abs(here) if p == 1 else here * here
-    total = _axis_reduction(op, x, axis, "total", te.sum, size)
+    norm = total = _axis_reduction(op, x, axis, "total", te.sum, size)
+    if p != 1:
+        norm = te.compute(total.shape, lambda *i: te.sqrt(total[i]), name=op.name("norm"), tag="elementwise")
 
     def value(*i: Any) -> te.Expr:
-        norm = _at(total, i, axis) if p == 1 else te.sqrt(_at(total, i, axis))
-        return te.select(norm.equal(0.0), te.const(0, kind), x[i].astype(kind) / norm).astype(op.dtype)
+        by = _at(norm, i, axis)
+        return te.select(by.equal(0.0), te.const(0, kind), x[i].astype(kind) / by).astype(op.dtype)
     return te.compute(op.shape, value, name=op.name(), tag="elementwise")
 
 

@@ -35,14 +35,16 @@ from toolchain.core.target import Target
 from toolchain.kernels.sketches.asks import Asks
 from toolchain.kernels.sketches.pointwise import PARALLEL_ELEMENTS, pointwise_nest
 from toolchain.kernels.sketches.stages import SCAN, definitions, fuse_all, is_reduction, layout_of, readers
+from toolchain.kernels.tiling import largest_divisor
 from toolchain.te.expr import Load, Reduce, distinct, variables
 from toolchain.te.tensor import Compute, Tensor
 from toolchain.te.tune.choices import Choices
 
 STACK_BYTES = 4096           # larger stages of a row live in the lane's scratch instead of on the stack
-WINDOW_BYTES = 24 * 1024     # of rows that windows are read from: most of a first-level cache
+WINDOW_BYTES = 12 * 1024     # of rows that windows are read from: a good part of a first-level cache
 PARTS = 16                   # of a reduction that is all there is to share
 FEW_ROWS = 4
+ROWS = 8                     # short ones at a time: enough to hide what each of them waits for
 FEW = 4                      # columns that make a vector of their own: the alternative to gathering each column's elements
 LONG_SUM = 128               # steps of one accumulator from which on a sum is taken in blocks
 
@@ -89,9 +91,10 @@ def _rows(
     s: te.Schedule, root: Tensor, members: list[Tensor], common: Sequence[te.Var], target: Target, asks: Asks,
 ) -> None:
     """One loop over all common dimensions; vectors within a row."""
-    if _has_windows(s, members):
-        common = _fewer_rows(s, root, members, common, target)
+    windows = _has_windows(s, members)
     rest = [a for a in s[root].op.axis if a not in common]
+    if windows:
+        common, rest = _fewer_rows(s, root, members, common, target)
     if not common:
         common, rest = rest[:1], rest[1:]
     across = _reduced_across(s, root, members, common, target)
@@ -104,6 +107,8 @@ def _rows(
             within[m] = s.cache_write(m, "local")
         elif m not in across and (partial := lane_partials(s, m, target, asks)) is not None:
             within[m] = partial
+    if any(isinstance(w, Partials) for w in within.values()):
+        common, rest = _several_rows(s, root, members, common, rest, target)
     s[root].reorder(*common, *rest)
     loop = fuse_all(s, root, common)
     if direct:
@@ -122,9 +127,13 @@ def _rows(
             _join_lanes(s, stage, s[stage].op.reduce_axis[0], inside.width)
         else:
             _in_blocks(s, inside, stage, target, asks)
-    _vectorize(s, root, rest[-1:] if direct else rest, target, asks)
+    _vectorize(s, root, rest[-1:] if direct else rest, target, asks, whole=bool(direct))
     if direct:
         s[root].partition(rest[-2])
+    if windows:
+        for stage, rows in ((root, rest[:-1 - bool(direct)]), *((m, s[m].op.axis[:-1]) for m in within if m in across)):
+            for row in (r for r in rows if r.extent > 1):
+                s[stage].partition(row)                     # the places whose windows meet no border
     if _is_worth_sharing(s, [root, *members, *(w.lanes if isinstance(w, Partials) else w for w in within.values())]):
         s[root].parallel(loop)
 
@@ -138,14 +147,35 @@ def _has_windows(s: te.Schedule, members: Sequence[Tensor]) -> bool:
 
 def _fewer_rows(
     s: te.Schedule, root: Tensor, members: Sequence[Tensor], common: Sequence[te.Var], target: Target,
-) -> list[te.Var]:
-    """Several rows at a time: as many common dimensions, the innermost first, as a core's nearest memory has room for."""
-    kept = list(common)
-    row = sum(dtypes.itemsize(t.dtype) for t in members) * math.prod(a.extent for a in s[root].op.axis if a not in kept)
-    while len(kept) > 1 and row * kept[-1].extent <= WINDOW_BYTES and (
-            math.prod(a.extent for a in kept[:-1]) >= 4 * target.cores):
-        row *= kept.pop().extent
-    return kept
+) -> tuple[list[te.Var], list[te.Var]]:
+    """(common loops, loops inside): several rows at a time, as many of the common dimensions, the innermost first, as the
+    nearest memory has room for. What was stored just now, and is read at another place, waits until it is in memory."""
+    kept, rest = list(common), [a for a in s[root].op.axis if a not in common]
+    row = sum(dtypes.itemsize(t.dtype) for t in members) * math.prod(a.extent for a in rest)
+    while len(kept) > 1 and math.prod(a.extent for a in kept[:-1]) >= 4 * target.cores:
+        fitting = largest_divisor(kept[-1].extent, max(1, WINDOW_BYTES // row))
+        if fitting < kept[-1].extent:
+            if fitting > 1:
+                kept[-1], inner = s[root].split(kept[-1], factor=fitting)
+                rest.insert(0, inner)
+            break
+        row *= kept[-1].extent
+        rest.insert(0, kept.pop())
+    return kept, rest
+
+
+def _several_rows(
+    s: te.Schedule, root: Tensor, members: Sequence[Tensor], common: Sequence[te.Var], rest: list[te.Var], target: Target,
+) -> tuple[list[te.Var], list[te.Var]]:
+    """(common loops, loops inside): a few short rows at a time. What a row is divided by waits for its sum, lanes joined and
+    all; meanwhile the sums of the others are taken."""
+    wide = [t for t in (root, *members) if math.prod(t.shape) == math.prod(root.shape)]
+    row = sum(dtypes.itemsize(t.dtype) for t in wide) * math.prod(a.extent for a in rest)
+    several = largest_divisor(common[-1].extent, max(1, min(ROWS, WINDOW_BYTES // row)))
+    if not rest or several == 1 or math.prod(a.extent for a in common) < 4 * target.cores * several:
+        return list(common), rest
+    outer, inner = s[root].split(common[-1], factor=several)
+    return [*common[:-1], outer], [inner, *rest]
 
 
 def _is_read_in_place(s: te.Schedule, root: Tensor, stage: Tensor, last: te.Var) -> bool:
@@ -155,9 +185,10 @@ def _is_read_in_place(s: te.Schedule, root: Tensor, stage: Tensor, last: te.Var)
 
 
 def _split_block(s: te.Schedule, stage: Tensor, last: te.Var, target: Target, asks: Asks) -> tuple[te.Var, te.Var]:
-    """An axis as (blocks, a few vectors)."""
+    """An axis as (blocks, a few vectors); one block where all of it is a few vectors, the last of them perhaps not full."""
     lanes = target.lanes(dtypes.bits(stage.dtype))
-    block, inner = s[stage].split(last, factor=lanes * max(1, min(asks.vectors(), last.extent // lanes)))
+    whole = -(-last.extent // lanes)
+    block, inner = s[stage].split(last, factor=lanes * min(whole, asks.vectors()))
     return block, inner
 
 
@@ -167,7 +198,7 @@ def _in_blocks(s: te.Schedule, accumulators: Tensor, stage: Tensor, target: Targ
     s[accumulators].compute_at(s[stage], block)
     s[accumulators].set_scope("local")
     _vectorize(s, accumulators, s[accumulators].op.axis, target, asks, whole=True)
-    _vectorize(s, stage, (inner,), target, asks)
+    _vectorize(s, stage, (inner,), target, asks, whole=True)
     s[stage].partition(block)
 
 
@@ -427,8 +458,8 @@ def _vectorize(
     lanes = target.lanes(dtypes.bits(stage.dtype))
     wide = [a for a in axes if a.extent >= lanes]
     reduce = s[stage].op.reduce_axis
-    if not wide and reduce:
-        wide = [a for a in axes[-1:] if a.extent >= FEW]
+    if not wide:
+        wide = [a for a in [a for a in axes if a.extent > 1 or reduce][-1:] if a.extent >= FEW]
     if not wide:
         return
     last, outer = wide[-1], None
@@ -439,9 +470,12 @@ def _vectorize(
         if several > 1:
             beside, inner = s[stage].split(inner, factor=lanes)
             s[stage].unroll(beside)
-    if whole and outer is not None:
-        s[stage].reorder(*reduce, outer, inner)
-        s[stage].unroll(outer)
+    if whole:
+        s[stage].reorder(*reduce, *([outer] if outer else []), inner)
+        if outer:
+            s[stage].unroll(outer)
+        if reduce and reduce[-1].extent * (outer.extent if outer else 1) <= target.vector_registers // 2:
+            s[stage].unroll(reduce[-1])
     elif reduce:
         s[stage].reorder(*reduce, inner)
     s[stage].vectorize(inner)

@@ -9,7 +9,7 @@ from toolchain import te
 from toolchain.core.layout import Layout, default_axes
 from toolchain.core.rewrite import walk
 from toolchain.kernels.op import STORED
-from toolchain.te.expr import Bin, Call, Load, Reduce
+from toolchain.te.expr import Call, Cast, Load, Reduce
 from toolchain.te.substitute import rewrite_loads
 from toolchain.te.tensor import Compute, Tensor
 
@@ -29,10 +29,12 @@ def is_costly(definition: Compute) -> bool:
     return any(isinstance(n, Call) and n.name in COSTLY for n in walk(definition.body))
 
 
-def is_slow(definition: Compute) -> bool:
-    """Whether a point costs more than an addition or a product: a division, a function."""
-    slow = ("/", "//", "%", "pow")
-    return any(isinstance(n, Call) or (isinstance(n, Bin) and n.op in slow) for n in walk(definition.body))
+def _is_copy(definition: Compute) -> bool:
+    """Whether a point is one of another tensor, perhaps in another type."""
+    body = definition.body
+    while isinstance(body, Cast):
+        body = body.value
+    return isinstance(body, Load)
 
 
 def _of_reduction(s: te.Schedule, definition: Compute) -> bool:
@@ -75,7 +77,7 @@ def inline_injective(s: te.Schedule, keep: Sequence[Tensor] = ()) -> None:
             continue
         users = readers(s, tensor)
         reused = len(users) > 1 and any(is_reduction(s.func.stages[u]) for u in users)
-        if is_slow(definition) and _of_reduction(s, definition) and any(_size(u) > _size(tensor) for u in users):
+        if not _is_copy(definition) and _of_reduction(s, definition) and any(_size(u) > _size(tensor) for u in users):
             continue                                            # once per row, not per element
         if reused or (is_costly(definition) and sum(loads(s.func.stages[u], tensor) for u in users) > 1):
             continue
