@@ -21,6 +21,7 @@ from toolchain.graph.passes import (
 from toolchain.graph.passes.canonical import canonical
 from toolchain.graph.passes.collapse_rows import collapse_rows
 from toolchain.graph.passes.views import view_nodes
+from toolchain.graph.passes.widen_moves import widen_moves
 from toolchain.graph.serialize import to_json
 from toolchain.kernels.algorithms import algorithms
 from toolchain.kernels.build import anchor_name
@@ -59,7 +60,7 @@ def _with_keys(graph: Graph, workloads: dict[str, Workload]) -> Graph:
     changes: dict[Node, Node] = {}
     for node in graph.nodes:
         if node.op == "Fused":
-            body, text = canonical(collapse_rows(node.attrs["body"]))
+            body, text = canonical(widen_moves(collapse_rows(node.attrs["body"])))
             key = digest_bytes(text.encode())[:32]
             workloads.setdefault(key, Workload(key, body))
             changes[node] = replace(node, attrs={**node.attrs, "kernel": key, "flops": flops(node, graph.types)})

@@ -190,9 +190,10 @@ def _product(node: Node, state: Rewriting, forms: Forms, at: Sequence[int]) -> t
     else:
         x = _centred(make, a, a_zero, (-1, 1))
         w = _centred(make, b, b_zero, (-1,))
+    start = _start(make, w, [rank - 2], a, a_zero, "") if form.left == "uint8" else ""     # rows add up faster than columns
+    start = start and make.padded(start, padding[:-1])
     w = make.add("Transpose", w, perm=(*range(rank - 2), rank - 1, rank - 2))
     w = make.padded(w, padding)
-    start = _start(make, w, [rank - 1], a, a_zero, "") if form.left == "uint8" else ""
     x = make.padded(x, [*(0 for _ in left[:-1]), padding[-1]])
     if not batched:
         x = make.reshaped(x, (rows, left[-1] + padding[-1]))

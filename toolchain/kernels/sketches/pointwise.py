@@ -74,7 +74,7 @@ def _turned_operands(
     along = next(iter(found.values()))
     shortest = min(along.extent, across.extent)
     sizes = [n for n in (16, 8, 4) if SMALLEST_TILE <= n <= min(size, shortest)]
-    if not sizes or (block and block != sizes[0]):
+    if not sizes or (block and block % sizes[0]):
         return None
     return list(found), along, across, asks.square(sizes[:1] if block else sizes)
 
