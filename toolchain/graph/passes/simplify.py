@@ -12,6 +12,7 @@ from toolchain.graph.ir import Graph
 from toolchain.graph.passes.recognize import RECOGNIZE_RULES
 from toolchain.graph.passes.rewriting import Rule, rewrite_graph
 from toolchain.graph.passes.simplify_arithmetic import ARITHMETIC_RULES
+from toolchain.graph.passes.simplify_einsum import EINSUM_RULES
 from toolchain.graph.passes.simplify_shapes import SHAPE_RULES
 
 
@@ -27,11 +28,12 @@ RULES = _joined(
     RECOGNIZE_RULES,        # first: merging constants would take the patterns apart
     SHAPE_RULES,
     ARITHMETIC_RULES,
+    EINSUM_RULES,
 )
 
 
 def simplify(graph: Graph) -> Graph:
-    """Apply the rules of simplify_shapes.py, simplify_arithmetic.py and recognize.py to every node, once, in order.
+    """Apply the rules of simplify_*.py and recognize.py to every node, once, in order.
 
         a = Squeeze(x); b = Reshape(a, s); y = Gemm(b, w, c)   ->   b = Reshape(x, s); p = MatMul(b, w); y = Add(p, c)
 

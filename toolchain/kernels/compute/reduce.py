@@ -9,6 +9,7 @@ from typing import Any
 from toolchain import te
 from toolchain.core import dtype as dtypes
 from toolchain.core.errors import CodegenError
+from toolchain.graph.einsum import letters
 from toolchain.kernels.compute.shape import unflatten_index
 from toolchain.kernels.op import Compute, Op, broadcast, largest, row_major, smallest, wide
 
@@ -143,19 +144,8 @@ def einsum(op: Op) -> te.Tensor:
 
     An ellipsis stands for broadcast dimensions. Source: ONNX Einsum (NumPy's einsum).
     """
-    equation = str(op.attr("equation")).replace(" ", "")
-    left, arrow, result = equation.partition("->")
     shapes = [op.in_shape(n) for n in range(len(op.node.inputs))]
-    terms = left.split(",")
-    spare = [chr(0x100 + k) for k in range(max(map(len, shapes)))]      # stand-ins for the dimensions of an ellipsis
-    dots = max((len(s) - len(t.replace("...", "")) for t, s in zip(terms, shapes, strict=True) if "..." in t), default=0)
-    terms = [
-        t.replace("...", "".join(spare[dots - (len(s) - len(t) + 3):dots])) for t, s in zip(terms, shapes, strict=True)
-    ]
-    if not arrow:
-        once = sorted(c for c in set("".join(terms)) - {*spare} if "".join(terms).count(c) == 1)
-        result = "..." + "".join(once)
-    result = result.replace("...", "".join(spare[:dots]))
+    terms, result = letters(str(op.attr("equation")), shapes)
     extent: dict[str, int] = {}
     for t, s in zip(terms, shapes, strict=True):
         for c, n in zip(t, s, strict=True):
