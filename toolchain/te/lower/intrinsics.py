@@ -3,14 +3,14 @@
 Stated errors are the largest seen against NumPy's long double over the whole range (tests/te/lower/test_intrinsics.py); one
 ulp is the distance to the next float of the result's type. NaN gives NaN, infinities and zeros what IEEE 754 says.
 
-    float32   exp 1, log 1, tanh 5, sigmoid 3, erf 1 ulp; sin, cos, tan (|x| < 1e9), asin, acos, atan, sinh, cosh, pow 1 ulp:
+    float32   exp 1, log 1, tanh 5, sigmoid 3, erf, asin, acos 1 ulp; sin, cos, tan (|x| < 1e9), atan, sinh, cosh, pow 1 ulp:
               computed in float64
     float64   exp 1, log 1, tanh 2, sigmoid 3, sin, cos 2 (|x| < 1e5), tan, sinh, cosh 4, asin, acos, atan 2 ulp;
               erf 16 ulp; pow 1e-13 relative, exact for whole exponents up to 63 where the result is
     sigmoid is 0 where exp(-x) overflows (its true value is below the smallest normal number there)
 
-Sources: Cephes (S. Moshier) for log, tanh, atan; fdlibm (Sun Microsystems) for log, sin, cos in float64; Eigen for tanh in
-float32; N. Juffa (stackoverflow.com/a/35148199) for erf in float32.
+Sources: Cephes (S. Moshier) for log, tanh, atan; fdlibm (Sun Microsystems) for log, sin, cos in float64 and for asin, acos
+in float32; Eigen for tanh in float32; N. Juffa (stackoverflow.com/a/35148199) for erf in float32.
 """
 
 from __future__ import annotations
@@ -231,6 +231,40 @@ def _acos(x: Expr) -> Expr:
     return _atan(call("sqrt", (1.0 - x) / (1.0 + x))) * 2.0
 
 
+ASIN_FLOAT32 = [3.3921070941654766e-2, 1.7005792282145677e-2, 3.1131918456680720e-2, 4.4596625218107140e-2,
+                7.5001031583053660e-2, 1.6666666294795332e-1]              # (asin(t)/t - 1)/t^2 in t^2 < 1/4: error 4e-9
+HALF_PI = (1.57079637050628662109375, -4.37113900018624283e-8)             # the nearest float32, and what it lacks
+
+
+def _arcs_float32(x: Expr) -> tuple[Expr, Expr, Expr, Expr]:
+    """(far, near, high, low): asin(t) = high + low of t = |x| up to 1/2 (with x's sign), beyond it t = sqrt((1 - |x|)/2);
+    `far` and `near`: x lies beyond 1/2 on the negative, the positive side. fdlibm's scheme: `high` has twelve bits of the
+    square root, so that its square and what is left of it are exact."""
+    near, far = x > 0.5, x < -0.5
+    beyond = Bin("or", near, far)
+    z = select(beyond, (1.0 - call("abs", x)) * 0.5, x * x)
+    root = call("sqrt", z)
+    head = bitcast("float32", Bin("and", bitcast("int32", root), const(-4096, "int32")))
+    rest = (z - head * head) / maximum(root + head, 1e-30)
+    t = select(beyond, root, x)
+    low = horner(z, ASIN_FLOAT32) * z * t
+    return far, near, select(beyond, head, x), select(beyond, low + rest, low)
+
+
+def _acos_float32(x: Expr) -> Expr:
+    """pi/2 - asin(x), and by the half angle 2*asin(sqrt((1 - x)/2)) and pi - 2*asin(sqrt((1 + x)/2))."""
+    far, near, high, low = _arcs_float32(x)
+    y = high + select(near, low, low - HALF_PI[1])
+    return select(near, y, HALF_PI[0] - y) * select(Bin("or", near, far), const(2.0, "float32"), const(1.0, "float32"))
+
+
+def _asin_float32(x: Expr) -> Expr:
+    """Up to 1/2 as it is; beyond it pi/2 - 2*asin(sqrt((1 - |x|)/2)), with x's sign."""
+    far, near, high, low = _arcs_float32(x)
+    outer = (HALF_PI[0] - high * 2.0) - (low * 2.0 - HALF_PI[1])
+    return select(near, outer, select(far, -outer, high + low))
+
+
 def _sinh(x: Expr) -> Expr:
     z, h = x * x, exp(call("abs", x) * 0.5)
     near = horner(z, [1 / math.factorial(k) for k in range(21, 1, -2)]) * (z * x) + x
@@ -309,10 +343,18 @@ def isinf(x: Expr) -> Expr:
     return call("abs", x).equal(INF)
 
 
+def _asin_of(x: Expr) -> Expr:
+    return _asin_float32(x) if x.dtype == "float32" else _asin(x)
+
+
+def _acos_of(x: Expr) -> Expr:
+    return _acos_float32(x) if x.dtype == "float32" else _acos(x)
+
+
 CALLS: dict[str, Callable[..., Expr]] = {
     "exp": exp, "log": log, "tanh": tanh, "sigmoid": sigmoid, "erf": erf, "rsqrt": rsqrt, "isinf": isinf, "pow": pow,
-    "sin": in_float64(_sin), "cos": in_float64(_cos), "tan": in_float64(_tan), "asin": in_float64(_asin),
-    "acos": in_float64(_acos), "atan": in_float64(_atan), "sinh": in_float64(_sinh), "cosh": in_float64(_cosh),
+    "sin": in_float64(_sin), "cos": in_float64(_cos), "tan": in_float64(_tan), "asin": _asin_of,
+    "acos": _acos_of, "atan": in_float64(_atan), "sinh": in_float64(_sinh), "cosh": in_float64(_cosh),
     "fmod": in_float64(_fmod),
 }
 OPERATORS: dict[str, Callable[..., Expr]] = {"pow": pow, "%": in_float64(_floor_mod), "//": floor_divide}
