@@ -257,8 +257,12 @@ def _quantized_pool(op: str, *attrs: str) -> Recipe:
 
 
 def _quantized_softmax(b: Body) -> list[str]:
-    _require(b.attr("opset", 13) >= 13)
-    return list(_quantized_unary("Softmax", "axis")(b))
+    """Before opset 13 over all dimensions from the axis on."""
+    x, axis = b.dequantized(0), b.attr("axis", -1)
+    if b.attr("opset", 13) >= 13:
+        return [b.quantized(b.op("Softmax", x, axis=axis), 3)]
+    flat = b.op("Softmax", b.op("Flatten", x, axis=axis), axis=1)
+    return [b.quantized(b.op("Reshape", flat, b.op("Shape", x)), 3)]
 
 
 def _quantized_concat(b: Body) -> list[str]:
@@ -295,6 +299,20 @@ def _matmul_integer_to_float(b: Body) -> list[str]:
     return _integer_product(b, b.get(0), b.get(1), b.op("Mul", b.get(2), b.get(3)), b.get(4), b.get(5), 6)
 
 
+def _dynamic_quantize_lstm(b: Body) -> list[str]:
+    """With its weights as numbers again: ONNX Runtime also rounds the input and each step's state to 8 bits, which is faster
+    there and less exact. W and R are transposed, their scales and zero points of a direction or of each of its columns."""
+    def weight(n: int, scale: int) -> str:
+        shape = b.ints(0, 1, -1)
+        values = b.op("Cast", b.get(n), to=TensorProto.FLOAT)
+        if b.has(scale + 1):
+            values = b.op("Sub", values, b.op("Cast", b.op("Reshape", b.get(scale + 1), shape), to=TensorProto.FLOAT))
+        return b.op("Transpose", b.op("Mul", values, b.op("Reshape", b.get(scale), shape)), perm=[0, 2, 1])
+    own = ("activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size", "input_forget")
+    return b.several("LSTM", 3, b.get(0), weight(1, 8), weight(2, 10), *(b.get(n) for n in range(3, 8)),
+                     **{k: b.attrs[k] for k in own if k in b.attrs})
+
+
 def _same(op: str, *attrs: str) -> Recipe:
     """An operator that ONNX has since taken over."""
     return lambda b: [b.op(op, *b.inputs, **{a: b.attrs[a] for a in attrs if a in b.attrs})]
@@ -303,6 +321,7 @@ def _same(op: str, *attrs: str) -> Recipe:
 RECIPES: dict[str, Recipe] = {
     "BiasGelu": _bias_gelu,
     "DequantizeLinear": _same("DequantizeLinear", "axis"),
+    "DynamicQuantizeLSTM": _dynamic_quantize_lstm,
     "DynamicQuantizeMatMul": _dynamic_quantize_matmul,
     "EmbedLayerNormalization": _embed_layer_normalization,
     "FastGelu": _fast_gelu,
