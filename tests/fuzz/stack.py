@@ -24,6 +24,7 @@ from toolchain.graph.passes import (
     choosing_algorithms,
     decomposing,
     fuse_operators,
+    narrowing_dequantized,
     narrowing_products,
     plan_memory,
     planning_layouts,
@@ -165,7 +166,8 @@ class Stack:
         choose = algorithms(variant.target) if variant.winograd is None else lambda node, graph: variant.winograd
         fusion = FUSION if variant.fusion else tuple(fuse_nothing if p is fuse_operators else p for p in FUSION)
         graph = run_passes(graph, (
-            decomposing(supported), *variant.passes, choosing_algorithms(choose),
+            narrowing_dequantized(integer_forms(variant.target)), decomposing(supported), *variant.passes,
+            choosing_algorithms(choose),
             narrowing_products(integer_forms(variant.target)), *layouts, *fusion))
         self.workloads: dict[str, optimize.Workload] = {}
         return optimize._with_keys(graph, self.workloads)

@@ -14,6 +14,7 @@ from toolchain.graph.passes import (
     PASSES,
     choosing_algorithms,
     decomposing,
+    narrowing_dequantized,
     narrowing_products,
     planning_layouts,
     run_passes,
@@ -47,7 +48,7 @@ class Workload:
 def optimize_graph(graph: Graph, target: Target) -> tuple[Graph, Mapping[str, Workload]]:
     """The graph with layouts planned and operators fused, each Fused node carrying its kernel's key; and those kernels."""
     graph = run_passes(graph, (
-        decomposing(KERNELS | CONTROL_FLOW), *PASSES,
+        narrowing_dequantized(integer_forms(target)), decomposing(KERNELS | CONTROL_FLOW), *PASSES,
         choosing_algorithms(algorithms(target)), narrowing_products(integer_forms(target)),
         planning_layouts(layout_options(target)), *FUSION,
     ))

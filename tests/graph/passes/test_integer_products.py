@@ -13,7 +13,7 @@ from toolchain.core.errors import ImportModelError
 from toolchain.graph.infer import infer
 from toolchain.graph.interpret import interpret
 from toolchain.graph.ir import Graph, Node, array_type
-from toolchain.graph.passes import Form, integer_products, narrowing_products
+from toolchain.graph.passes import Form, dequantized_products, integer_products, narrowing_dequantized, narrowing_products
 from toolchain.graph.text import to_text
 
 WORDS = Form("int16", "int16", 2, 4, 8)
@@ -153,3 +153,78 @@ def test_types_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ImportModelError, match="does not fit its inputs"):
         infer(Node("IntegerConv", ("x", "w"), ("y",), {"columns": 5, "strides": (1, 1), "dilations": (1, 1)}, "n"),
               {"x": image, "w": array_type(np.zeros((5, 4, 3, 3), np.int8))}, {})
+
+
+# --- products of dequantized values ---
+
+SCALES = st.sampled_from((0.02, 0.5))
+
+
+def dequantized(
+    op: str, left: np.ndarray, right: np.ndarray, zeros: tuple[np.ndarray | None, np.ndarray | None], scale: float,
+    axis: int | None, bias: np.ndarray | None, **attrs: Any,
+) -> tuple[Graph, dict[str, np.ndarray]]:
+    """op(DequantizeLinear(left), DequantizeLinear(right)) with constant weights; axis: of their scales, None: one scale."""
+    rng = np.random.default_rng(0)
+    many = rng.uniform(0.01, 0.03, right.shape[axis]).astype(np.float32) if axis is not None else np.float32(0.02)
+    params = {"w": right, "sw": np.asarray(many), "sx": np.asarray(np.float32(scale))}
+    names = {"x": ["x", "sx"], "w": ["w", "sw"]}
+    for name, zero_point in zip(("x", "w"), zeros, strict=True):
+        if zero_point is not None:
+            full = np.full(many.shape, zero_point) if name == "w" else zero_point
+            params[f"z{name}"] = np.asarray(full, zero_point.dtype)
+            names[name].append(f"z{name}")
+    if bias is not None:
+        params["bias"] = bias
+    types = {"x": array_type(left)} | {n: array_type(a) for n, a in params.items()}
+    nodes = [Node("DequantizeLinear", tuple(names["x"]), ("dx",), {}, "dx", ("dx",)),
+             Node("DequantizeLinear", tuple(names["w"]), ("dw",), {"axis": 0 if axis is None else axis}, "dw", ("dw",)),
+             Node(op, ("dx", "dw", *(["bias"] if bias is not None else [])), ("y",), attrs, "node", ("node",))]
+    for node in nodes:
+        types[node.output] = infer(node, types, params)[0]
+    return Graph("g", tuple(nodes), ("x",), ("y",), types, params), {"x": left}
+
+
+def assert_in_integers(graph: Graph, arrays: dict[str, np.ndarray], forms: Any, op: str) -> None:
+    after = narrowing_dequantized(forms)(graph)
+    assert [n.op for n in after.nodes if n.op.startswith("Integer")] == [op]
+    want = interpret(graph, arrays)["y"]
+    np.testing.assert_allclose(interpret(after, arrays)["y"], want, rtol=1e-5, atol=1e-6 * max(1.0, np.abs(want).max()))
+
+
+@settings(max_examples=40)
+@given(channels=st.integers(1, 9), outputs=st.integers(2, 9), x=KINDS, w=KINDS, zx=ZEROS, zw=ZEROS, scale=SCALES,
+       many=st.booleans(), bias=st.booleans(), pads=st.tuples(*[st.integers(0, 2)] * 4),
+       forms=st.sampled_from((both, words)), depthwise=st.booleans(), seed=st.integers(0, 99))
+def test_dequantized_convolutions_mean_the_same(
+    channels, outputs, x, w, zx, zw, scale, many, bias, pads, forms, depthwise, seed
+):
+    if depthwise:
+        outputs = channels = max(channels, 2)
+    image = draw_bytes(seed, (1, channels, 7, 6), x)
+    weight = draw_bytes(seed + 1, (outputs, 1 if depthwise else channels, 3, 2), w)
+    added = np.random.default_rng(seed).standard_normal(outputs).astype(np.float32) if bias else None
+    graph, arrays = dequantized("Conv", image, weight, (zero(zx, x), zero(zw, w)), scale, 0 if many else None, added,
+                                pads=pads, group=channels if depthwise else 1)
+    assert_in_integers(graph, arrays, forms, "IntegerConv")
+
+
+@settings(max_examples=40)
+@given(m=st.integers(1, 7), k=st.integers(1, 9), n=st.integers(2, 9), a=KINDS, b=KINDS, za=ZEROS, zb=ZEROS, scale=SCALES,
+       many=st.booleans(), kind=st.sampled_from(("MatMul", "Gemm", "turned", "biased")),
+       forms=st.sampled_from((both, words)), seed=st.integers(0, 99))
+def test_dequantized_matrix_products_mean_the_same(m, k, n, a, b, za, zb, scale, many, kind, forms, seed):
+    turned = kind in ("turned", "biased")
+    left, right = draw_bytes(seed, (m, k), a), draw_bytes(seed + 1, (n, k) if turned else (k, n), b)
+    added = np.random.default_rng(seed).standard_normal(n).astype(np.float32) if kind == "biased" else None
+    axis = (0 if turned else 1) if many else None
+    op, attrs = "MatMul" if kind == "MatMul" else "Gemm", {"transB": 1} if turned else {}
+    graph, arrays = dequantized(op, left, right, (zero(za, a), zero(zb, b)), scale, axis, added, **attrs)
+    assert_in_integers(graph, arrays, forms, "IntegerMatMul")
+
+
+@pytest.mark.parametrize("axis", [1, None])
+def test_scales_along_the_sum_stay_floats(axis):
+    image, weight = draw_bytes(0, (1, 4, 5, 5), "uint8"), draw_bytes(1, (4, 4, 3, 3), "int8")
+    graph, _ = dequantized("Conv", image, weight, (None, None), 0.5, axis, None, group=1 if axis == 1 else 2)
+    assert dequantized_products(graph, both) is graph

@@ -164,7 +164,7 @@ class Sweep(Scope):
             if name:
                 self.model.check_value(name, t, here)
                 self.types[name] = t
-        known = node.op not in RANDOM and node.op not in CONTROL
+        known = node.op not in RANDOM and node.op not in CONTROL and not _is_narrow(node, types)
         if node.op in BY_SHAPE or (known and all(i in self.params for i in node.inputs if i)):
             self._fold(node, types, here)
         else:
@@ -384,6 +384,11 @@ class Sweep(Scope):
         self._read_initializers(body, inner)
         self._read_nodes(body.node, inner)
         return [self.resolve(o.name, inner, here) for o in body.output]
+
+
+def _is_narrow(node: Node, types: tuple[TensorType, ...]) -> bool:
+    """Weights stated in few bits: whether they are needed as numbers, the target's products decide."""
+    return node.op == "DequantizeLinear" and len(types[0].shape) > 1
 
 
 def _trimmed(names: tuple[str, ...]) -> tuple[str, ...]:

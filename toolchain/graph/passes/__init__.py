@@ -1,10 +1,10 @@
 """Graph passes: plain functions Graph -> Graph, one file each, and the order they run in.
 
 `PASSES` brings an imported graph into the form that layout planning expects. Those with options follow, made by functions:
-decomposing(supported) before them, then choosing algorithms, narrowing integer products, planning layouts, fusing and
-planning memory for a target:
+narrowing dequantized products and decomposing(supported) before them, then choosing algorithms, narrowing integer products,
+planning layouts, fusing and planning memory for a target:
 
-    graph = run_passes(graph, (decomposing(supported), *PASSES), on_pass)
+    graph = run_passes(graph, (narrowing_dequantized(forms), decomposing(supported), *PASSES), on_pass)
     graph = run_passes(graph, (choosing_algorithms(choose), narrowing_products(forms), planning_layouts(options), *FUSION))
     plan = plan_memory(graph, workspace)
 """
@@ -29,7 +29,7 @@ from toolchain.graph.passes.fold_batch_norm import fold_batch_norm
 from toolchain.graph.passes.fold_constants import fold_constants
 from toolchain.graph.passes.fold_empty import fold_empty
 from toolchain.graph.passes.fuse_operators import fuse_operators
-from toolchain.graph.passes.integer_products import Form, Forms, integer_products
+from toolchain.graph.passes.integer_products import Form, Forms, dequantized_products, integer_products
 from toolchain.graph.passes.layout_options import ANY, LayoutOption, Options, pass_through
 from toolchain.graph.passes.memory_plan import MemoryPlan, Slot, Weight
 from toolchain.graph.passes.plan_layouts import plan_layouts
@@ -120,6 +120,18 @@ def narrowing_products(forms: Forms) -> GraphPass:
     return integer_products_for
 
 
+def narrowing_dequantized(forms: Forms) -> GraphPass:
+    """`dequantized_products` in the forms a target's kernels have, as a pass. First of all, while weights are bytes; what
+    stays in floats is folded."""
+
+    def dequantized_products_for(graph: Graph) -> Graph:
+        return fold_constants(dequantized_products(graph, forms))
+
+    dequantized_products_for.__name__ = "dequantized_products"
+    dequantized_products_for.__doc__ = dequantized_products.__doc__
+    return dequantized_products_for
+
+
 def run_passes(graph: Graph, passes: Iterable[GraphPass], on_pass: Callable[[PassRun], None] | None = None) -> Graph:
     """Run passes in order, bodies of control flow included; verify what each one changed, and tell `on_pass` about it.
 
@@ -196,6 +208,7 @@ __all__ = [
     "count_nodes",
     "decompose",
     "decomposing",
+    "dequantized_products",
     "eliminate_common_subexpressions",
     "eliminate_dead_code",
     "fold_batch_norm",
@@ -203,6 +216,7 @@ __all__ = [
     "fold_empty",
     "fuse_operators",
     "integer_products",
+    "narrowing_dequantized",
     "narrowing_products",
     "pass_through",
     "plan_layouts",

@@ -326,4 +326,100 @@ RULES: dict[str, Callable[[Node, Rewriting, Forms], Sequence[Node] | None]] = {
 }
 
 
-__all__ = ["Form", "Forms", "integer_products"]
+# --- products of dequantized values ---
+
+
+def dequantized_products(graph: Graph, forms: Forms) -> Graph:
+    """Products of bytes that a model states in floats: in integers, for which `forms` has an answer, their scales behind.
+
+        y = Conv(DequantizeLinear(x, sx, zx), DequantizeLinear(w, sw, zw), b)
+            ->  y = float(IntegerConv(x', w', start)) * (sx*sw) + b
+
+    MatMul and Gemm likewise. Exact but for the rounding of float sums, which are none any more. Scales: one of x, one or one
+    per column (output channel) of w. Needs: weights not yet folded to floats; explicit pads. What QuantizeLinear does behind
+    is elementwise.
+    """
+    table = {op: (lambda node, state, rule=rule: rule(node, state, forms),) for op, rule in DEQUANTIZED_RULES.items()}
+    return rewrite_graph(graph, table)
+
+
+@dataclass(frozen=True, slots=True)
+class _Dequantized:
+    """Bytes, their scale (one, or one per element of a dimension) and their zero point ("": none)."""
+
+    value: str
+    scale: str
+    zero: str
+
+
+def _dequantized(state: Rewriting, value: str, axis: int | None) -> _Dequantized | None:
+    """What a value was before DequantizeLinear. axis: the dimension that may have a scale per element."""
+    node = state.made_by(value, "DequantizeLinear")
+    if node is None or state.types[node.inputs[0]].dtype not in ("int8", "uint8") or state.types[value].dtype != "float32":
+        return None
+    shape, rank = state.shape(node.inputs[1]), len(state.shape(value))
+    if math.prod(shape) != 1:
+        stated = int(node.attrs.get("axis", 1)) % max(rank, 1)
+        if axis is None or len(shape) != 1 or stated != axis % rank or node.attrs.get("block_size"):
+            return None
+    return _Dequantized(node.inputs[0], node.inputs[1], _present(node, 2))
+
+
+def _in_integers(op: str, node: Node, x: _Dequantized, w: _Dequantized) -> Node:
+    return Node(op, (x.value, w.value, x.zero, w.zero), node.outputs, node.attrs, node.name, node.sources)
+
+
+def _rescaled(make: _Maker, total: str, x: _Dequantized, w: _Dequantized, bias: str, shape: Sequence[int]) -> Sequence[Node]:
+    """total * (scale of x * scale of w) + bias; `shape`: that of scales per channel, and of the bias."""
+    many = math.prod(make.shape(w.scale)) > 1
+    scale = make.add("Mul", make.reshaped(x.scale, ()), make.reshaped(w.scale, shape if many else ()))
+    if not bias:
+        return make.finish("Mul", make.cast(total, "float32"), scale)
+    return make.finish("Add", make.add("Mul", make.cast(total, "float32"), scale), make.reshaped(bias, shape))
+
+
+def _dequantized_conv(node: Node, state: Rewriting, forms: Forms) -> Sequence[Node] | None:
+    x, w = _dequantized(state, node.inputs[0], None), _dequantized(state, node.inputs[1], 0)
+    if x is None or w is None:
+        return None
+    found = _convolution(_in_integers("ConvInteger", node, x, w), state, forms, (0, 1, 2, 3), "")
+    if found is None:
+        return None
+    per_channel = (-1, *(1 for _ in state.shape(node.output)[2:]))
+    return _rescaled(*found, x, w, _present(node, 2), per_channel)
+
+
+def _dequantized_matmul(node: Node, state: Rewriting, forms: Forms) -> Sequence[Node] | None:
+    right = len(state.shape(node.inputs[1]))
+    x, w = _dequantized(state, node.inputs[0], None), _dequantized(state, node.inputs[1], 1 if right == 2 else None)
+    if x is None or w is None:
+        return None
+    found = _product(_in_integers("MatMulInteger", node, x, w), state, forms, (0, 1, 2, 3))
+    return found and _rescaled(*found, x, w, "", (-1,))
+
+
+def _dequantized_gemm(node: Node, state: Rewriting, forms: Forms) -> Sequence[Node] | None:
+    """A MatMul of it, for the rule above: the bytes are transposed, not the numbers."""
+    attrs, w = node.attrs, state.made_by(node.inputs[1], "DequantizeLinear")
+    plain = attrs.get("alpha", 1.0) == attrs.get("beta", 1.0) == 1.0 and not attrs.get("transA", 0)
+    axis = 0 if attrs.get("transB", 0) else 1
+    if not plain or w is None or any(
+            _dequantized(state, node.inputs[n], scaled) is None for n, scaled in ((0, None), (1, axis))):
+        return None
+    make, right = _Maker(node, state), node.inputs[1]
+    if axis == 0:
+        turned = make.add("Transpose", w.inputs[0], perm=(1, 0))
+        right = make.add("DequantizeLinear", turned, *w.inputs[1:], axis=1)
+    bias = _present(node, 2)
+    if not bias:
+        return make.finish("MatMul", node.inputs[0], right)
+    return make.finish("Add", make.add("MatMul", node.inputs[0], right), bias)
+
+
+DEQUANTIZED_RULES: dict[str, Callable[[Node, Rewriting, Forms], Sequence[Node] | None]] = {
+    "Conv": _dequantized_conv,
+    "Gemm": _dequantized_gemm,
+    "MatMul": _dequantized_matmul,
+}
+
+__all__ = ["Form", "Forms", "dequantized_products", "integer_products"]
