@@ -278,10 +278,10 @@ def check_after(world: World) -> list[str]:
 
 
 def _left_files(world: World) -> list[str]:
-    """Files on the board. A folder that was made just before the connection broke, its runner not yet whole, may be there:
+    """Files on the board. A folder that was made just before the connection broke, its runner not yet started, may be there:
     the first session after ten minutes removes it."""
     for folder in world.sshd.board_folder.iterdir():
-        if folder.is_dir() and all(p.name == "run.part" for p in folder.iterdir()):
+        if folder.is_dir() and {p.name for p in folder.iterdir()} <= {"run", "run.part"}:
             os.utime(folder, (0, time.time() - 3600))
     works(world)
     return [f"left behind: {p.relative_to(world.sshd.folder)}" for p in world.sshd.board_folder.rglob("*")]

@@ -221,7 +221,7 @@ def test_a_refused_build_is_a_failed_trial(measured):
     measurer, space = measured
     (tile,) = (q for q in space.default.questions if q.name == "tile")
     nonsense = replace(space.default, questions=(replace(tile, answer="1x1x1"),), signature="nonsense")
-    measurer._files[("task", "nonsense")] = measurer._file("task", nonsense)         # "built", but no kernel lies there
+    measurer._files[("task", "nonsense")] = measurer.file("task", nonsense)         # "built", but no kernel lies there
     (trial,) = measurer.measure("task", [nonsense], math.inf)
     assert trial.cause == "crash" and "FileNotFoundError" in trial.error and math.isinf(trial.best_us)
 

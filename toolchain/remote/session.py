@@ -28,12 +28,13 @@ from typing import TypeVar
 
 from toolchain.core.errors import DeviceError, ToolchainError
 from toolchain.remote.board import Board, CrashError, LostError, OtherCpuError, TooLongError
-from toolchain.remote.frames import PROTOCOL, DamagedFrame, Decoder, Frame, Kind, Status
+from toolchain.remote.frames import HEADER_BYTES, PROTOCOL, DamagedFrame, Decoder, Frame, Kind, Status
 from toolchain.remote.transport import Stream, Transport, run
 
 E = TypeVar("E", bound=DeviceError)
 FOLDER_PREFIX = "tc-session-"
 LEASE_FILE = "tc-board.lease"
+AHEAD_BYTES = 24 << 10               # of requests whose answers have not come: half of what a pipe holds
 PIECE_BYTES = 1 << 18               # of an upload: a frame
 SIGNALS = {4: "SIGILL (an instruction that this CPU does not have)", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE",
            9: "SIGKILL (out of memory?)", 11: "SIGSEGV (it reads or writes where nothing is)", 31: "SIGSYS"}
@@ -166,17 +167,27 @@ class Session:
         return self._payload(answer)
 
     def requests(self, asked: Sequence[tuple[Kind, bytes, int]], *, limit_s: float = 0.0) -> list[Frame]:
-        """Several in one round trip, each with that limit; the answers as they are, in order."""
+        """Several in one round trip, each with that limit; the answers as they are, in order.
+
+        The runner answers one after the other. No more is sent ahead than lies in the system's buffers: two that both only
+        write would wait for each other.
+        """
         limit_s = limit_s or self.limits.request_s
+        answers: list[Frame] = []
         with self._turn:
             self._check()
-            frames = []
+            waiting: list[Frame] = []
+            ahead = 0
             for kind, payload, slot in asked:
-                frames.append(Frame(kind, slot, self._next_id, max(1, int(limit_s * 1000)), payload))
+                frame = Frame(kind, slot, self._next_id, max(1, int(limit_s * 1000)), payload)
                 self._next_id = self._next_id % 0x7fffffff + 1
-            size = sum(len(f.payload) for f in frames)
-            self._send(b"".join(f.encode() for f in frames), self._transfer_s(size))
-            return [self._answer(f, limit_s) for f in frames if f.kind != Kind.PUT_DATA]
+                while waiting and ahead + len(payload) > AHEAD_BYTES:
+                    ahead -= len(waiting[0].payload) + HEADER_BYTES
+                    answers.append(self._answer(waiting.pop(0), limit_s))
+                self._send(frame, self._transfer_s(len(payload)))
+                waiting.append(frame)
+                ahead += len(payload) + HEADER_BYTES
+            return answers + [self._answer(frame, limit_s) for frame in waiting]
 
     def payload_of(self, answer: Frame) -> bytes:
         return self._payload(answer)

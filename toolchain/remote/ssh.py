@@ -381,13 +381,14 @@ class SshTransport:
         self.host_key = transport.get_remote_server_key().asbytes()
 
     @contextmanager
-    def limited(self, doing: str, limit_s: float) -> Iterator[None]:
-        """Raises LostError when the connection breaks meanwhile, or has not done it in time."""
+    def limited(self, doing: str, limit_s: float, *, files: bool = False) -> Iterator[None]:
+        """Raises LostError when the connection breaks meanwhile, or has not done it in time. files: an OSError may also be the
+        board's answer to what was asked of its files, and is passed on."""
         try:
             with self.watchdog.limit(limit_s):
                 yield
         except (paramiko.SSHException, EOFError, OSError) as error:
-            if isinstance(error, OSError) and not self.watchdog.expired and self._transport.is_active():
+            if files and isinstance(error, OSError) and not self.watchdog.expired and self._transport.is_active():
                 raise
             how = f"no answer within {limit_s:g} s" if self.watchdog.expired else "the connection was cut"
             raise LostError(f"{how} while {doing}", where=self.where, fix=(
@@ -417,7 +418,7 @@ class SshTransport:
             self._put_by_shell(path, part, data, limit_s)
             return
         try:
-            with self.limited("uploading", limit_s):
+            with self.limited("uploading", limit_s, files=True):
                 with sftp.open(part, "wb") as file:
                     file.set_pipelined(True)
                     file.write(data)
@@ -456,7 +457,7 @@ class SshTransport:
     def make_folder(self, path: str, limit_s: float) -> None:
         try:
             if (sftp := self._files(limit_s)) is not None:
-                with self.limited("making a folder", limit_s):
+                with self.limited("making a folder", limit_s, files=True):
                     sftp.mkdir(path, 0o700)
                 return
         except OSError as error:

@@ -82,7 +82,7 @@ class LocalMeasurer:
     def measure(self, task: str, points: Sequence[Point], best_us: float) -> Iterator[Trial]:
         """See `Measurer`. A batch is built side by side, then timed one by one on a machine left alone."""
         begun = time.monotonic()
-        errors = self._build(task, points)
+        errors = self.build(task, points)
         times: list[dict[str, Any]] = []
         if task not in self._canary and not errors[0]:
             self._run(task, points[0], 0)                    # dropped: the arrays were made a moment ago
@@ -121,9 +121,9 @@ class LocalMeasurer:
 
     def compare(self, task: str, points: Sequence[Point], rounds: int) -> list[list[float]]:
         """Samples of several points taken in turns. Raises TuneError: one of them fails now."""
-        if error := next(filter(None, self._build(task, points)), ""):
+        if error := next(filter(None, self.build(task, points)), ""):
             raise TuneError(error)
-        answer = self._ask("compare", {"key": task, "files": [str(self._file(task, p)) for p in points], "rounds": rounds,
+        answer = self._ask("compare", {"key": task, "files": [str(self.file(task, p)) for p in points], "rounds": rounds,
                                        "timing": asdict(self.timing)}, self.timing.timeout_s * (len(points) + 1))
         if answer["error"]:
             raise TuneError(answer["error"])
@@ -132,21 +132,21 @@ class LocalMeasurer:
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
-    def _build(self, task: str, points: Sequence[Point]) -> list[str]:
-        """Errors of building, "" where there is none. What was built before is not built again."""
+    def build(self, task: str, points: Sequence[Point]) -> list[str]:
+        """Errors of building, "" where there is none. What was built before is not built again. `file` has a kernel then."""
         if error := self._prepare(task):
             return [error] * len(points)
         missing = [p for p in points if (task, p.signature) not in self._files]
-        files = [str(self._file(task, p)) for p in missing]
+        files = [str(self.file(task, p)) for p in missing]
         request = {"key": task, "answers": [p.answers for p in missing], "files": files, "jobs": self.builders,
                    "timeout_s": BUILD_TIMEOUT_S}
         answer = self._ask("build", request, BUILD_TIMEOUT_S * (len(missing) + 1)) if missing else {"errors": []}
         errors = dict(zip(missing, answer.get("errors") or [answer.get("error", "")] * len(missing), strict=True))
-        self._files.update({(task, p.signature): self._file(task, p) for p in missing if not errors[p]})
+        self._files.update({(task, p.signature): self.file(task, p) for p in missing if not errors[p]})
         return [errors.get(p, "") for p in points]
 
     def _run(self, task: str, point: Point, best_us: float) -> dict[str, Any]:
-        return self._run_file(task, self._file(task, point), best_us)
+        return self._run_file(task, self.file(task, point), best_us)
 
     def _run_file(self, task: str, file: Path, best_us: float) -> dict[str, Any]:
         if error := self._prepare(task):
@@ -159,7 +159,7 @@ class LocalMeasurer:
         """Time the canary: has it become slower? One that has become faster was measured badly before."""
         if task not in self._canary:
             if not times[0]["error"]:
-                self._canary[task] = (self._file(task, points[0]), min(times[0]["times_us"]))
+                self._canary[task] = (self.file(task, points[0]), min(times[0]["times_us"]))
             return False
         file, before_us = self._canary[task]
         found = self._run_file(task, file, 0)                # two samples: nothing beats zero
@@ -181,7 +181,7 @@ class LocalMeasurer:
         self._prepared = task
         return ""
 
-    def _file(self, task: str, point: Point) -> Path:
+    def file(self, task: str, point: Point) -> Path:
         return Path(self._folder.name) / f"{task[:12]}-{point.signature[:24]}"
 
     # -- the process --------------------------------------------------------------------------------------------------

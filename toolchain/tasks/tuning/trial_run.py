@@ -151,9 +151,20 @@ def _poison(workload: Workload, n: int) -> np.ndarray:
     return inside
 
 
+def compare_output(workload: Workload, n: int, data: bytes) -> None:
+    """Output `n` as it came from elsewhere, in its layout. Raises WrongError."""
+    t = workload.types[workload.n_inputs + n]
+    storage = np.frombuffer(data, to_numpy(t.dtype))
+    inside = t.layout.pack(np.ones(t.layout.padded(t.shape), np.uint8)).reshape(-1) != 0
+    _compare_storage(t, n, storage[:inside.size], inside, workload.expected[n])
+
+
 def _compare(workload: Workload, n: int, inside: np.ndarray, expected: np.ndarray) -> None:
     at = workload.n_inputs + n
-    t, storage = workload.types[at], workload.copies[0][at]
+    _compare_storage(workload.types[at], n, workload.copies[0][at], inside, expected)
+
+
+def _compare_storage(t: TensorType, n: int, storage: np.ndarray, inside: np.ndarray, expected: np.ndarray) -> None:
     if storage[~inside].any():
         raise WrongError(f"wrong: it spoils the zero halo of output {n}")
     finite = np.abs(expected[np.isfinite(expected)]) if expected.dtype.kind == "f" else np.zeros(0)
