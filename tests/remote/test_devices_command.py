@@ -174,6 +174,25 @@ def check_no_secrets(world: World, *folders: Path) -> None:
         assert not [p for p in folder.rglob("*") if p.is_file() and secret in p.read_bytes()]
 
 
+def test_tuning_on_a_device(project, world, capfd, monkeypatch, tmp_path):
+    """Measured and confirmed there; what was found is of that device. An emulated one is refused."""
+    monkeypatch.setenv("TC_STORE", str(tmp_path / "store"))             # records are the store's: none of another test's
+    accept(world)
+    edit(project, "device: near", "device: near, more_devices: [near2]")
+    edit(project, "  away:", f"  near2: {{host: 127.0.0.1, port: {world.sshd.port}, key_file: {world.sshd.key}, "
+                             f"folder: {tmp_path}}}\n  away:")
+    assert main(["tune", "net@desk", "--trials", "6"]) == 0
+    capfd.readouterr()
+    assert main(["tune", "--export", "records.jsonl"]) == 0
+    assert "devices near, near2" in (project / "records.jsonl").read_text()
+    assert main(["build", "net@desk"]) == 0
+    assert main(["tune", "net@board", "--trials", "3"]) == 2
+    assert "is emulated (runs in qemu-aarch64-static): what it runs has no times to tune by" in capfd.readouterr().err
+    assert main(["tune", "--trials", "3"]) == 2
+    assert "builds that are tuned in different places" in capfd.readouterr().err
+    assert list(world.sshd.board_folder.iterdir()) == []
+
+
 def test_a_board_that_is_away_is_exit_code_5(project, world, capfd):
     edit(project, "device: near", "device: away")
     assert main(["build", "net@desk"]) == 5

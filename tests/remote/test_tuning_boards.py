@@ -151,7 +151,7 @@ def test_an_emulated_board_has_no_times_to_tune_by(world: World):
     program("qemu-aarch64-static")
     target = presets.target("cortex-a53")
     board = world.sshd.board(exec_prefix="qemu-aarch64-static -cpu cortex-a53")
-    with pytest.raises(UsageError, match="is emulated .* no times to tune by"):
+    with pytest.raises(UsageError, match=r"is emulated .* no times to tune by"):
         BoardMeasurer([Job("task", body(), target, (1,))], [board], QUICK)
 
 

@@ -278,6 +278,8 @@ class TargetSpec(Section):
                        "(cpu: host), else four", default=0, ge=0, le=1024)
     device: str | None = key("name of the device (see `devices`) it is measured and verified on; left out: this machine",
                              default=None, refers="devices")
+    more_devices: tuple[str, ...] = key("other devices of the same kind: they share the work of `tc tune`", factory=tuple,
+                                        refers="devices")
     host: str | None = key("for accelerators: the target that runs what the accelerator cannot",
                            default=None, refers="targets", not_yet="accelerators")
 

@@ -12,6 +12,7 @@ from toolchain.build.records import Records
 from toolchain.build.store import Store
 from toolchain.cli.screen import count, near
 from toolchain.core.artifact import Artifact
+from toolchain.core.errors import UsageError
 from toolchain.tasks.plan import BuildTasks
 
 TRIALS, SEEDS = 64, 3       # per search, per method and kernel, where nobody says how many
@@ -27,6 +28,9 @@ def compare_methods(
     from toolchain.tasks.tuning.kernels import kernels
     from toolchain.tasks.tuning.local import LocalMeasurer
 
+    if away := [b.name for b in default if b.devices]:
+        raise UsageError(f"search methods are compared on this machine, and {', '.join(away)} is tuned on a device", fix=(
+            "compare on a target without one"))
     picked = chosen(kernels(default, artifacts, store), pattern)
     total, done = len(picked) * len(searchers) * seeds, 0
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,6 +27,9 @@ from toolchain.core.errors import TuneError, UsageError
 from toolchain.core.settings import settings
 from toolchain.tasks.plan import BuildTasks, Tuned
 from toolchain.te.tune.searchers import SEARCHERS
+
+if TYPE_CHECKING:
+    from toolchain.remote.board import Board
 
 INTERRUPTED = 130
 NO_MODEL = ("candidates are ranked by the analytic model alone: xgboost is not installed "
@@ -122,12 +125,13 @@ def _tune(
         if trial.cause in MISCOMPILED and (
                 kept := keep_reproducer(by_key[task.key], trial, project.state / "failed" / "tune")):
             screen.note(f"{task.name}: {trial.error}; kept in {near(str(kept))}")
-    tuning = Tuning(found_kernels, len(default), records, options, on_trial)
+    boards = boards_of(project, default)
+    tuning = Tuning(found_kernels, len(default), records, options, on_trial, boards)
     screen.begin({k.key: k.name for k in tuning.open}, len(found_kernels))
     screen.note(f"candidates are ranked by a model that learns, so far from {count(tuning.taught, 'earlier trials')}"
                 if tuning.learns else NO_MODEL)
     interrupted = False
-    with tuning.measurer() as measurer, screen.shown():
+    with tuning.measurer(screen.note) as measurer, screen.shown():
         try:
             tuning.search(measurer)
         except KeyboardInterrupt:
@@ -147,13 +151,24 @@ def _tune(
     return INTERRUPTED if interrupted else 0
 
 
+def boards_of(project: Project, tasks: Sequence[BuildTasks]) -> list[Board]:
+    """The devices that all these builds are tuned on; none: this machine. Raises UsageError: they are not the same."""
+    from toolchain.tasks.boards import board_of
+
+    used = list(dict.fromkeys(b.devices for b in tasks))
+    if len(used) > 1:
+        where = [f"{', '.join(b.name for b in tasks if b.devices == d)} on {', '.join(d) or 'this machine'}" for d in used]
+        raise UsageError(f"builds that are tuned in different places: {'; '.join(where)}", fix="tune one after the other")
+    return [board_of(name, project.deployfile.devices[name]) for devices in used for name in devices]
+
+
 def _slower_networks(
     project: Project, names: Sequence[str], default: Sequence[BuildTasks], artifacts: Mapping[str, Artifact], store: Store,
     tuned: Tuned,
 ) -> dict[str, tuple[str, bool]]:
     """Per build: what comparing it with the default one showed, in words, and whether its winners are refused for it."""
     from toolchain.core.target import Target
-    from toolchain.tasks.tuning.confirm import compare_networks
+    from toolchain.tasks.tuning.confirm import compare_networks, compare_networks_on
 
     tasks = project.tasks(names, tuned)
     built = execute(project, {b.name: (b.module,) for b in tasks}, keep_going=True, is_result=False, noun="tuned builds")
@@ -166,7 +181,9 @@ def _slower_networks(
         if a.digest == b.digest:
             continue
         target = Target.from_json(artifacts[before.target.name].meta["target"])
-        verdict = compare_networks(a, b, store, target.cores)
+        boards = boards_of(project, [before])
+        verdict = (compare_networks_on(boards[0], a, b, store, target.cores) if boards else
+                   compare_networks(a, b, store, target.cores))
         if verdict is None:
             told[after.name] = ("the tuned artifact does not compute the same", True)
         else:

@@ -382,8 +382,8 @@ class SshTransport:
 
     @contextmanager
     def limited(self, doing: str, limit_s: float, *, files: bool = False) -> Iterator[None]:
-        """Raises LostError when the connection breaks meanwhile, or has not done it in time. files: an OSError may also be the
-        board's answer to what was asked of its files, and is passed on."""
+        """Raises LostError when the connection breaks meanwhile, or has not done it in time. files: an OSError may also be
+        the board's answer to what was asked of its files, and is passed on."""
         try:
             with self.watchdog.limit(limit_s):
                 yield

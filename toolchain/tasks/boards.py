@@ -119,12 +119,12 @@ class BoardModule:
     buckets, labels, bucket_of and run are those of `Module`.
     """
 
-    def __init__(self, session: Session, artifact: ArtifactFiles, threads: int = 0) -> None:
+    def __init__(self, session: Session, artifact: ArtifactFiles, threads: int = 0, slot: int = 0) -> None:
         self.session, self.artifact, self.buckets = session, artifact, artifact.plans
         self.name: str = artifact.manifest["name"]
         check_cpu(session, artifact.target)
-        names = upload_artifact(session, artifact.library, artifact.folder / WEIGHTS_FILE)
-        self._model = RemoteModel(session, 0, *names, threads=threads)
+        names = upload_artifact(session, artifact.library, artifact.folder / WEIGHTS_FILE, slot)
+        self._model = RemoteModel(session, slot, *names, threads=threads)
         self.threads, self._bucket = self._model.threads, 0
 
     def __enter__(self) -> BoardModule:

@@ -26,10 +26,9 @@ from toolchain.report.facts import (
     VerifyFacts,
     from_json,
 )
-from toolchain.targets.fingerprint import host_fingerprint
 from toolchain.tasks.machine import FACTS_FILE as MACHINE_FILE
 from toolchain.tasks.measure import FACTS_FILE
-from toolchain.tasks.plan import BucketTasks, BuildTasks, target_digest
+from toolchain.tasks.plan import BucketTasks, BuildTasks, machine_name, target_digest
 from toolchain.tasks.verify import REPRO
 
 VERSIONS = ("toolchain", "numpy", "onnx", "llvmlite", "ziglang")
@@ -54,7 +53,7 @@ def _bucket_report(
     b: BuildTasks, bucket: BucketTasks, artifacts: Mapping[str, Artifact], store: Store, project: Path | None,
 ) -> BuildReport:
     measured, layers = _measured(artifacts.get(bucket.measure.name), store)
-    elsewhere = tuned_elsewhere(artifacts[b.target.name].meta["target"])
+    elsewhere = tuned_elsewhere(artifacts[b.target.name].meta["target"], b.devices)
     layers = tuple(replace(x, schedule="transferred") if x.schedule == "tuned" and x.workload in elsewhere else x
                    for x in layers)
     build, verified = _build_facts(b, bucket, artifacts, store, project), _verified(bucket, artifacts, project)
@@ -63,11 +62,11 @@ def _bucket_report(
     return BuildReport(build, verified, layers, measured, machine)
 
 
-def tuned_elsewhere(target: Mapping[str, Any]) -> frozenset[str]:
-    """Workloads whose schedule for a target was confirmed on another machine than this one, as its records say."""
+def tuned_elsewhere(target: Mapping[str, Any], devices: Sequence[str] = ()) -> frozenset[str]:
+    """Workloads whose schedule for a target was confirmed elsewhere than here, or on its devices, as records say."""
     if not records_path(settings().store).exists():
         return frozenset()
-    here = host_fingerprint()
+    here = machine_name(devices)
     with Records(settings().store) as records:
         return frozenset(c.workload for c in records.choices(target_digest(target)).values()
                          if c.answers and c.provenance.get("machine") != here)

@@ -74,7 +74,8 @@ class BuildTasks:
     """The tasks of one build that others ask for by role; at least one bucket.
 
     runs: whether something here can run the artifact. Else it is made, and neither verified nor measured.
-    device: where that happens; empty: on this machine, whose ceilings (`machine`) its layers are then held against.
+    devices: where that happens is the first (`device`), all of them tune; none: this machine, whose ceilings (`machine`) its
+    layers are then held against.
     """
 
     build: Build
@@ -84,7 +85,11 @@ class BuildTasks:
     machine: Task
     buckets: tuple[BucketTasks, ...]
     runs: bool = True
-    device: str = ""
+    devices: tuple[str, ...] = ()
+
+    @property
+    def device(self) -> str:
+        return next(iter(self.devices), "")
 
     @property
     def name(self) -> str:
@@ -187,7 +192,7 @@ class _Planner:
             checks = self._verify(about), self._measure(about)
             buckets.append(BucketTasks(about.name, graphs[label], optimized[label], *checks))
         return BuildTasks(build, source, target, module, self._machine(spec), tuple(buckets),
-                          spec.kind == host_kind() or spec.device is not None, spec.device or "")
+                          spec.kind == host_kind() or spec.device is not None, tuning_devices(spec))
 
     def _verify(self, about: _About) -> Task:
         """The verdict on what a comparison found: the facts stay when it is bad."""
@@ -331,6 +336,16 @@ def recorded(build: str, target: str) -> dict[str, Answers]:
             raise TuneError("the tuning records were damaged, and are no longer used", where=str(records.damaged),
                             fix="`tc tune --import FILE` where you have exported them; else the next build takes defaults")
         return {workload: choice.answers for workload, choice in found.items()}
+
+
+def tuning_devices(spec: TargetSpec) -> tuple[str, ...]:
+    """The target's device, then those that share its tuning."""
+    return tuple(dict.fromkeys((spec.device, *spec.more_devices))) if spec.device is not None else ()
+
+
+def machine_name(devices: Sequence[str]) -> str:
+    """What tuning records know the machine by that they were made on: these devices, or this one."""
+    return f"devices {', '.join(sorted(devices))}" if devices else host_fingerprint()
 
 
 def target_digest(target: Mapping[str, Any]) -> str:

@@ -302,7 +302,8 @@ class _Seat:
         """Its CPU's name. Raises UsageError: it is emulated; DeviceError: it is away, or lacks what the code needs."""
         facts = board_facts(self.session())
         if facts.emulated:
-            raise UsageError(f"device {self.board.name!r} is emulated ({facts.emulated}): what it runs has no times to tune by",
+            what = f"device {self.board.name!r} is emulated ({facts.emulated}): what it runs has no times to tune by"
+            raise UsageError(what,
                              fix="tune on a board; its records serve every machine: tc tune --export, --import")
         if self._target is not None:
             check_cpu(self.session(), self._target)

@@ -19,10 +19,15 @@ from toolchain.build.task import Input
 from toolchain.core.artifact import Artifact
 from toolchain.core.dtype import to_numpy
 from toolchain.core.errors import TuneError
-from toolchain.report.facts import Comparison
+from toolchain.remote.board import Board
+from toolchain.remote.model import Sampling
+from toolchain.report.facts import Comparison, ContenderFacts
 from toolchain.report.measure import measure
-from toolchain.report.statistics import bootstrap_interval
+from toolchain.report.statistics import bootstrap_interval, compare, output_error, summarize
 from toolchain.targets.llvm.module import Module
+from toolchain.targets.llvm.plan import Value
+from toolchain.targets.llvm.runner_program import machine_of
+from toolchain.tasks.boards import BoardModule, open_session, read_artifact
 from toolchain.tasks.contender import artifact_entry
 from toolchain.tasks.steps import assembled_folder
 from toolchain.te.tune.space import Point
@@ -32,6 +37,7 @@ ROUNDS = 12
 GAIN = 1.01             # what is less than this faster is not worth another kernel
 NETWORK_ROUNDS = 8
 BURST_S = 0.2
+BURST_SAMPLES = 4       # of a burst on a board
 
 
 class Comparing(Protocol):
@@ -74,11 +80,38 @@ def compare_networks(default: Artifact, tuned: Artifact, store: Store, threads: 
         folders = [assembled_folder(Input(a.kind, a.meta, store.blobs.paths(a.files)), Path(temporary) / name)
                    for name, a in (("default", default), ("tuned", tuned))]
         with Module.load(folders[0], 1) as module:
-            random = np.random.default_rng(0)
-            inputs = {v.name: (random.uniform(-1, 1, v.shape) if to_numpy(v.dtype).kind == "f"
-                               else random.integers(0, 2, v.shape)).astype(to_numpy(v.dtype)) for v in module.inputs}
+            inputs = _random_inputs(module.inputs)
         entries = [artifact_entry(folders[1], name="tuned"), replace(artifact_entry(folders[0], name="default"), ours=False)]
         facts = measure(entries, inputs, threads=threads, rounds=NETWORK_ROUNDS, burst_s=BURST_S)
     if facts.ours is None or facts.ours.error or not all(o.passed for o in facts.ours.outputs):
         return None
     return facts.comparisons[0] if facts.comparisons else None
+
+
+def _random_inputs(values: Sequence[Value]) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    return {v.name: (random.uniform(-1, 1, v.shape) if to_numpy(v.dtype).kind == "f"
+                     else random.integers(0, 2, v.shape)).astype(to_numpy(v.dtype)) for v in values}
+
+
+def compare_networks_on(board: Board, default: Artifact, tuned: Artifact, store: Store, threads: int) -> Comparison | None:
+    """As `compare_networks`, on a board: both loaded in one session, their bursts taken in turns."""
+    with tempfile.TemporaryDirectory(prefix="tc-tune-") as temporary:
+        folders = [assembled_folder(Input(a.kind, a.meta, store.blobs.paths(a.files)), Path(temporary) / name)
+                   for name, a in (("tuned", tuned), ("default", default))]
+        files = [read_artifact(folder) for folder in folders]
+        with open_session(board, machine_of(files[0].target)) as session:
+            modules = [BoardModule(session, f, threads, slot) for slot, f in enumerate(files)]
+            inputs = _random_inputs(files[0].plans[0].inputs)
+            results = [module.run(inputs) for module in modules]
+            if not all(output_error(n, a, results[1][n], rtol=1e-3, atol=1e-4 * float(np.abs(a).max(initial=1e-3))).passed
+                       for n, a in results[0].items()):
+                return None
+            once_us = [module.once_us() for module in modules]
+            bursts: list[list[tuple[float, ...]]] = [[], []]
+            for r in range(NETWORK_ROUNDS):
+                for n in (r % 2, 1 - r % 2):
+                    number = max(1, round(BURST_S * 1e6 / BURST_SAMPLES / once_us[n]))
+                    bursts[n].append(tuple(modules[n].benchmark(Sampling(number, BURST_SAMPLES, 0, 1), once_us[n])))
+    ours, theirs = (summarize(ContenderFacts(name, bursts_us=tuple(b))) for name, b in zip(("tuned", "default"), bursts))
+    return compare(ours, theirs)

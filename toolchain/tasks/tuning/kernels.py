@@ -54,7 +54,8 @@ def kernels(tasks: Sequence[BuildTasks], artifacts: Mapping[str, Artifact], stor
     found: dict[str, TunedKernel] = {}
     for build in tasks:
         target = Target.from_json(artifacts[build.target.name].meta["target"])
-        check_runs_here(build.build.target, target)
+        if not build.devices:
+            check_runs_here(build.build.target, target)
         for kernel in _of_build(build, target, artifacts, store):
             if (same := found.get(kernel.key)) is not None:
                 kernel = _together(same, kernel)
@@ -70,7 +71,8 @@ def check_runs_here(name: str, target: Target) -> None:
     if target.kind != host.kind or missing:
         what = f"code for {target.kind}" if target.kind != host.kind else ", ".join(missing[:5])
         raise UsageError(f"target {name!r} cannot be tuned here: this processor has no {what}",
-                         fix="tune on a machine that runs the target, then `tc tune --export` there and `--import` here")
+                         fix="give the target a `device` that runs it; or tune on a machine that does, then `tc tune "
+                             "--export` there and `--import` here")
 
 
 def _of_build(

@@ -2,7 +2,8 @@
 
     kernels.py    what there is to tune               session (te/tune)   what is measured, until the budget is spent
     local.py      how it is measured here             confirm.py          what may take the place of a default
-    boosted.py    what ranks candidates               autotvm.py          hints from other compilers' logs
+    boards.py     how on devices                      boosted.py    what ranks candidates
+                  autotvm.py          hints from other compilers' logs
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from toolchain.core.errors import TuneError, UsageError
 from toolchain.core.versions import installed_version
 from toolchain.graph.serialize import save
 from toolchain.graph.text import to_text
-from toolchain.targets.fingerprint import host_fingerprint
+from toolchain.remote.board import Board
 from toolchain.tasks.code import code_digest
 from toolchain.tasks.machine import peak_gflops
-from toolchain.tasks.plan import Tuned
+from toolchain.tasks.plan import Tuned, machine_name
 from toolchain.tasks.tuning import autotvm, boosted
+from toolchain.tasks.tuning.boards import BoardMeasurer
 from toolchain.tasks.tuning.confirm import CANDIDATES, Confirmed, confirm
 from toolchain.tasks.tuning.kernels import TunedKernel
 from toolchain.tasks.tuning.local import LocalMeasurer
@@ -111,12 +113,14 @@ class Tuning:
 
     def __init__(
         self, kernels: Sequence[TunedKernel], networks: int, records: Records, options: Options,
-        on_trial: Callable[[TuneTask, Trial], None] = lambda task, trial: None,
+        on_trial: Callable[[TuneTask, Trial], None] = lambda task, trial: None, boards: Sequence[Board] = (),
     ) -> None:
-        """networks: how many artifacts will be compared in the end, which the budget has to hold."""
+        """networks: how many artifacts will be compared in the end, which the budget has to hold. boards: what
+        candidates are measured on; none: this machine."""
         self.kernels, self.records, self.options = list(kernels), records, options
         self.open = [k for k in kernels if k.space is not None]
-        self.machine = host_fingerprint()
+        self.boards = list(boards)
+        self.machine = machine_name([board.name for board in boards])
         self.learns, self.taught = boosted.is_installed(), 0        # earlier trials that the model knows
         self.session_id = _session_id(self.open, self.machine, options, self.learns)
         self.earlier_s, begun_with = records.begin(self.session_id, {
@@ -151,14 +155,21 @@ class Tuning:
         return self.earlier_s + budget_s - reserve_s
 
     @contextmanager
-    def measurer(self) -> Iterator[LocalMeasurer]:
-        """Raises nothing of its own; the worker process ends with the block."""
+    def measurer(self, told: Callable[[str], None] = lambda text: None) -> Iterator[LocalMeasurer | BoardMeasurer]:
+        """The worker process, and sessions with boards, end with the block. told: what the user may want to know of boards.
+
+        Raises UsageError: a board is emulated; DeviceError: one is away.
+        """
         jobs = [k.job for k in self.open]
+        if self.boards:
+            with BoardMeasurer(jobs, self.boards, told=told) as boards:
+                yield boards
+            return
         peak = (lambda: peak_gflops(jobs[0].target, 1)) if jobs else None
         with LocalMeasurer(jobs, peak=peak) as measurer:
             yield measurer
 
-    def search(self, measurer: LocalMeasurer) -> None:
+    def search(self, measurer: LocalMeasurer | BoardMeasurer) -> None:
         """Until the budget is spent, or every kernel has its trials. Raises TuneError (see Session.run).
 
         May be interrupted at any time: what was measured is in the records, and `confirm` works with it.
@@ -177,7 +188,7 @@ class Tuning:
         return dict(zip((k.key for k in self.open), self.session.standings(), strict=True))
 
     def confirm(
-        self, measurer: LocalMeasurer, on_kernel: Callable[[TunedKernel], None] = lambda kernel: None,
+        self, measurer: LocalMeasurer | BoardMeasurer, on_kernel: Callable[[TunedKernel], None] = lambda kernel: None,
     ) -> list[Found]:
         """Every kernel, with its winner where one has beaten the default side by side. Those that promise most come first;
         when the budget ends, the others keep what the records had for them."""
