@@ -493,7 +493,8 @@ class SshStream:
         channel.settimeout(None)
         self._arrived = threading.Event()
         channel.in_buffer.set_event(self._arrived)
-        threading.Thread(target=self._drain, name="tc-ssh-stderr", daemon=True).start()
+        self._drainer = threading.Thread(target=self._drain, name="tc-ssh-stderr", daemon=True)
+        self._drainer.start()
 
     def _drain(self) -> None:
         with suppress(Exception):
@@ -523,6 +524,8 @@ class SshStream:
         return data
 
     def errors(self) -> str:
+        if self._channel.eof_received or self._channel.closed:
+            self._drainer.join(1.0)                     # what it said last is on its way
         return self._errors.decode(errors="replace")
 
     def exit_code(self, limit_s: float) -> int | None:
