@@ -65,7 +65,8 @@ where the first line of a deployfile points editors to.
 - A build's name is `model@target`, or `model@target.precision` where the precision is not fp32.
 
 Only `version` and one model are required; everything else has a default. Where no tolerance is declared, the built-in one of
-the precision holds: for fp32, rtol 0.001 and an atol of 0.0001 times the largest magnitude of the output.
+the precision holds: for fp32, rtol 0.001 and an atol of 0.0001 times the largest magnitude of the output; for networks that
+round to 8 bits inside, 0.01 and 1/64 of it.
 """
 
 

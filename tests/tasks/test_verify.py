@@ -17,6 +17,7 @@ from toolchain.build.deployfile import Data
 from toolchain.build.task import Input
 from toolchain.core.errors import VerificationError
 from toolchain.graph.importers.onnx import import_onnx
+from toolchain.graph.ir import Graph, Node
 from toolchain.graph.serialize import save
 from toolchain.kernels import table
 from toolchain.kernels.compute.elementwise import pointwise
@@ -24,7 +25,7 @@ from toolchain.report.facts import OutputError, VerifyFacts, to_json
 from toolchain.tasks import verify as verify_module
 from toolchain.tasks.measure import hot_times_us, profile
 from toolchain.tasks.reference import reference
-from toolchain.tasks.verify import compare, tolerance, verify
+from toolchain.tasks.verify import compare, rounds_inside, tolerance, verify
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -44,6 +45,15 @@ def test_the_built_in_tolerance_goes_with_the_size_of_the_output():
     assert tolerance(built_in, np.zeros(3)) == (1e-3, 1e-7)
     declared = {"tolerance": {"rtol": 0.5, "atol": 0.25}, "precision": "fp32"}
     assert tolerance(declared, np.array([250.0])) == (0.5, 0.25)
+
+
+def test_a_network_that_rounds_inside_may_differ_by_a_few_steps():
+    def graph(*ops: str) -> Graph:
+        return Graph("g", tuple(Node(op, ("x",), (f"y{n}",)) for n, op in enumerate(ops)), ("x",), ("y0",), {})
+    assert rounds_inside(graph("Conv", "QuantizeLinear")) and not rounds_inside(graph("Conv", "DequantizeLinear"))
+    outer = Graph("g", (Node("If", ("c",), ("y",), {"then_branch": graph("DynamicQuantizeLinear")}),), ("c",), ("y",), {})
+    assert rounds_inside(outer)
+    assert tolerance({"tolerance": None, "precision": "quantized"}, np.array([255])) == (1e-2, 4.0)
 
 
 def compared(model: Path, folder: Path, expected: np.ndarray, check: bool = False, onnxruntime: np.ndarray | None = None):

@@ -33,6 +33,7 @@ from toolchain.report.statistics import geometric_mean
 
 Level = Literal["pass", "fail", "warn", "note"]
 NAME_WIDTH = 48
+REFERENCE_WIDTH = 120
 SHOWN_LAYERS = 20
 EXPLAINED_LAYERS = 10
 ABOVE_ROOF = 1.1            # of the measured ceilings: what lies above was measured on another, calmer machine
@@ -160,7 +161,7 @@ def _accuracy_verdict(b: BuildReport) -> Verdict:
     if verify.error:
         return Verdict("fail", f"{name}: cannot be verified: {show_name(verify.error, 200)}")
     bad = [show_name(o.output) for o in verify.outputs if not o.passed]
-    text = f"{name}: disagrees with {show_name(verify.reference)} in {', '.join(bad[:3]) or 'every output'}"
+    text = f"{name}: disagrees with {show_name(verify.reference, REFERENCE_WIDTH)} in {', '.join(bad[:3]) or 'every output'}"
     if verify.first_bad_node:
         text += f"; the first wrong node is {show_name(verify.first_bad_node)}"
     return Verdict("fail", text + (f"; to reproduce: {printable(verify.repro)}" if verify.repro else ""))
@@ -269,7 +270,7 @@ def accuracy(report: Report) -> Section:
     for b in report.builds:
         name = show_name(b.build.name)
         if v := b.verify:
-            against = f"{show_name(v.reference)}, rtol {v.rtol:g}, atol {v.atol:g}"
+            against = f"{show_name(v.reference, REFERENCE_WIDTH)}, rtol {v.rtol:g}, atol {v.atol:g}"
             rows += [(name, "ours", *_errors(o), "pass" if o.passed else "FAIL", against) for o in v.outputs]
         if b.measure and b.measure.reference:
             judge = show_name(b.measure.reference)

@@ -51,7 +51,7 @@ DEVICE_CODE = ("remote", "targets/llvm/runner")     # of steps that run the arti
 VERIFY_CODE = ("core", "graph/interpret.py", "graph/numpy_ops.py", "graph/winograd.py", "report/statistics.py", "tasks")
 RIVALS = {"torch": ("torch", "onnx2torch")}      # what a rival is made of, where not of the one package of its name
 ARRAYS = ("numpy", "ml_dtypes")     # packages that compute and write constants
-SOURCE, IMPORT, TARGET, OPTIMIZE, KERNEL, WEIGHTS, LINK, VERIFY, MEASURE = 1, 1, 1, 1, 1, 1, 1, 2, 1   # versions of steps
+SOURCE, IMPORT, TARGET, OPTIMIZE, KERNEL, WEIGHTS, LINK, VERIFY, MEASURE = 1, 1, 1, 1, 1, 1, 1, 3, 1   # versions of steps
 
 
 GRAPH = "graph "                    # the optimized graphs among the inputs of a step: "graph 0", "graph 1", ... per bucket
