@@ -157,3 +157,17 @@ def test_a_product_keeps_its_tile_before_a_function_read_twice(target: Target):
     want = interpret(body, arrays)["y"]
     for got in (*defined(body, arrays), *compiled(body, arrays, target)):
         close(got, want, RTOL, RTOL, "y")
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+def test_a_scalar_added_to_a_product_of_many_dimensions(target: Target):
+    """A value of no dimensions is contiguous along none, and is no operand to turn."""
+    rng = np.random.default_rng(0)
+    arrays = {"a": rng.uniform(-1, 1, (1, 38, 1, 64, 1)).astype(np.float32), "b": np.full((1, 1), 0.5, np.float32),
+              "f": np.array(2.0, np.float32)}
+    wide = array_type(arrays["a"])
+    nodes = (Node("MatMul", ("a", "b"), ("m",)), Node("Add", ("f", "m"), ("y",)))
+    types = {**{name: array_type(a) for name, a in arrays.items()}, "m": wide, "y": wide}
+    body = Graph("b", nodes, ("a", "b", "f"), ("y",), types)
+    (got,) = compiled(body, arrays, target)
+    close(got, interpret(body, arrays)["y"], RTOL, RTOL, "y")

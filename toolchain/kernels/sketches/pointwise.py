@@ -60,7 +60,7 @@ def _turned_operands(
     found: dict[Tensor, te.Var] = {}
     size = min(LARGEST_TILE, target.lanes(dtypes.bits(stage.dtype)), block or LARGEST_TILE)
     for load in (n for n in distinct(definition.body) if isinstance(n, Load)):
-        if load.tensor in s.func.stages:
+        if load.tensor in s.func.stages or not load.index:
             continue
         last, source_block = layout_of(s, load.tensor).dims[-1]
         along = _variable(load.index[last])
