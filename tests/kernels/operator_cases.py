@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ml_dtypes
@@ -392,6 +392,8 @@ def placed() -> dict[str, list[Case]]:
         "DeformSample": deformed(),
         "Det": [c(d(2, 2)), c(d(3, 3, 3), rtol=1e-5), c(d(2, 1, 4, 4), rtol=1e-4), c(d(5, 1, 1))],
         "GridSample": samples,
+        "GridSampleLast": [replace(s, arrays=(np.ascontiguousarray(np.moveaxis(s.arrays[0], 1, -1)), *s.arrays[1:]))
+                           for s in samples],
         "MaxUnpool": [*(c(pooled, places, constants=k, kernel_shape=(2, 2), strides=(2, 2), exact=True) for k in ([], [1])),
                       *unpooled()],
         "RoiSample": [c(*boxes, output_height=3, output_width=4, sampling_ratio=2, spatial_scale=s, mode=m,

@@ -286,11 +286,19 @@ def _infer_roi_sample(
     return (TensorType.plain((types[node.inputs[1]].shape[0], *cells, x.shape[3]), x.dtype),)
 
 
+def _infer_grid_sample_last(
+    node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray],
+) -> tuple[TensorType, ...]:
+    x, grid = (types[v] for v in node.inputs)
+    return (TensorType.plain((*grid.shape[:-1], x.shape[-1]), x.dtype),)
+
+
 Rule = Callable[[Node, Mapping[str, TensorType], Mapping[str, np.ndarray]], tuple[TensorType, ...]]
 
 RULES: dict[str, Rule] = {
     "BoundedNonMaxSuppression": _infer_non_max_suppression,
     "DeformSample": _infer_deform_sample,
+    "GridSampleLast": _infer_grid_sample_last,
     "FlatNonZero": _infer_flat_non_zero,
     "IntegerConv": _infer_integer_conv,
     "IntegerMatMul": _infer_integer_matmul,

@@ -220,9 +220,18 @@ def _roi_sample(node: Node, arrays: Arrays) -> tuple[np.ndarray, ...]:
     return (np.ascontiguousarray(made.transpose(0, 2, 3, 1)),)
 
 
+def _grid_sample_last(node: Node, arrays: Arrays) -> tuple[np.ndarray, ...]:
+    """GridSample with channels last."""
+    x, grid = arrays
+    assert x is not None
+    (made,) = evaluate(Node("GridSample", node.inputs, node.outputs, node.attrs), [np.moveaxis(x, -1, 1), grid])
+    return (np.ascontiguousarray(np.moveaxis(made, 1, -1)),)
+
+
 RULES: dict[str, Callable[[Node, Arrays], tuple[np.ndarray, ...]]] = {
     **numpy_bounded.RULES, **numpy_deform.RULES,
     "Layout": _layout,
+    "GridSampleLast": _grid_sample_last,
     "RoiSample": _roi_sample,
     "WinogradConv": _winograd_conv,
     "WinogradConvTranspose": _winograd_conv,

@@ -49,8 +49,9 @@ INTERNAL: dict[str, OpInfo] = {
     "IntegerConv": OpInfo(_C, "conv"),
     "WinogradConv": OpInfo(_C, "conv"),             # x, weights (side, side, O, I), bias; attrs: m, taps, pads (winograd.py)
     "WinogradConvTranspose": OpInfo(_C, "conv"),    # weights (s, s, side, side, O, I); size: (H, W) of the output
-    "DeformSample": OpInfo(_O, "resize"),               # these two: x with channels last; see kernels/sampled.py
+    "DeformSample": OpInfo(_O, "resize"),               # these three: x with channels last; see kernels/sampled.py,
     "RoiSample": OpInfo(_O, "pool"),
+    "GridSampleLast": OpInfo(_O, "resize"),             # and compute/sampling.py
     "FlatNonZero": OpInfo(_O, "select"),                # these three: see kernels/loops.py
     "BoundedNonMaxSuppression": OpInfo(_O, "select"),
     "UniqueRows": OpInfo(_O, "select"),

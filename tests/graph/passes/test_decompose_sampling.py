@@ -106,3 +106,23 @@ def test_roi_align_like_onnx_runtime(mode: str, constant: bool) -> None:
     (want,) = session.run(None, given_)
     for target in ("x86-64-v3", "x86"):
         np.testing.assert_allclose(toolchain.compile(made, target, threads=1).run(given_)["y"], want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [3, 16, 37])
+@pytest.mark.parametrize("attrs", [
+    {}, {"mode": "cubic", "padding_mode": "reflection"}, {"mode": "nearest", "align_corners": 1}])
+def test_grid_sample_of_many_channels_reads_rows(channels: int, attrs: dict[str, object]) -> None:
+    rng = np.random.default_rng(channels)
+    x = rng.standard_normal((2, channels, 6, 5)).astype(np.float32)
+    grid = rng.uniform(-1.3, 1.3, (2, 4, 7, 2)).astype(np.float32)
+    node = helper.make_node("GridSample", ["x", "grid"], ["y"], name="n", **attrs)
+    inputs = [helper.make_tensor_value_info(n, 1, a.shape) for n, a in (("x", x), ("grid", grid))]
+    graph = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("y", 1, None)])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    after = decompose(import_model(proto, Path(), {}, {}, KERNELS), KERNELS)
+    assert ("GridSampleLast" in [n.op for n in after.nodes]) == (channels >= 16)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    (want,) = session.run(None, {"x": x, "grid": grid})
+    np.testing.assert_allclose(interpret(after, {"x": x, "grid": grid})["y"], want, rtol=1e-4, atol=1e-4)
+    with toolchain.compile(proto, threads=1) as module:
+        np.testing.assert_allclose(module.run({"x": x, "grid": grid})["y"], want, rtol=1e-4, atol=1e-4)

@@ -16,7 +16,7 @@ from toolchain.graph.ir import Graph, Node
 from toolchain.graph.passes.decompose_loops import decompose_loop, decompose_scan
 from toolchain.graph.passes.decompose_recurrent import CELLS, decompose_recurrent, is_simple
 from toolchain.graph.passes.decompose_recurrent_general import decompose_recurrent_general
-from toolchain.graph.passes.decompose_sampling import SAMPLED
+from toolchain.graph.passes.decompose_sampling import SAMPLED, sample_rows
 from toolchain.graph.passes.decompose_spectral import SPECTRAL, decompose_spectral
 from toolchain.graph.passes.rewriting import Rewriting
 from toolchain.graph.protos import OPSET, node_proto, tensor_proto, type_proto
@@ -35,9 +35,9 @@ def decompose(graph: Graph, supported: Collection[str]) -> Graph:
         y = Mish(x)            ->   s = Softplus(x); t = Tanh(s); y = Mul(x, t)         (its ONNX function body)
 
     LSTM, GRU and RNN: see decompose_recurrent.py and decompose_recurrent_general.py; Loop and Scan: decompose_loops.py;
-    DFT and STFT: decompose_spectral.py; DeformConv and RoiAlign: decompose_sampling.py. Others: the function ONNX defines
-    them by. Left alone: supported operators, and those ONNX has no function for. Raises ImportModelError naming the node:
-    activations with parameters, a function of unsupported operators.
+    DFT and STFT: decompose_spectral.py; DeformConv, RoiAlign and GridSample: decompose_sampling.py. Others: the function
+    ONNX defines them by. Left alone: supported operators, and those ONNX has no function for. Raises ImportModelError naming
+    the node: activations with parameters, a function of unsupported operators.
     """
 
     def rule(node: Node, state: Rewriting) -> Sequence[Node] | None:
@@ -45,6 +45,8 @@ def decompose(graph: Graph, supported: Collection[str]) -> Graph:
             return decompose_loop(node, state)
         if node.op == "Scan":
             return decompose_scan(node, state)
+        if node.op == "GridSample" and "GridSampleLast" in supported:
+            return sample_rows(node, state)
         if node.op in supported:
             return None
         if node.op in CELLS:

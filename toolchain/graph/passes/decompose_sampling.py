@@ -1,8 +1,9 @@
-"""DeformConv and RoiAlign by samples with channels innermost: rules of `decompose`.
+"""DeformConv, RoiAlign and GridSample by samples with channels innermost: rules of `decompose`.
 
     y = DeformConv(x, w, offset, b, mask)   ->   s = DeformSample(Transpose(x), offset, mask)     each sample taken once
                                                  y = Transpose(MatMul(s, w') + b)
     y = RoiAlign(x, regions, image)         ->   y = Transpose(RoiSample(Transpose(x), regions, image))
+    y = GridSample(x, grid)                 ->   y = Transpose(GridSampleLast(Transpose(x), grid))     of enough channels
 
 A sample is four rows of channels, mixed; of DeformConv then a row of the product's left side.
 """
@@ -17,6 +18,8 @@ from toolchain.core.layout import TensorType
 from toolchain.graph.infer import where
 from toolchain.graph.ir import Node
 from toolchain.graph.passes.rewriting import Rewriting
+
+ENOUGH_CHANNELS = 16        # to read rows of channels: a vector of them
 
 
 def decompose_deform(node: Node, state: Rewriting) -> Sequence[Node]:
@@ -75,6 +78,22 @@ def decompose_roi(node: Node, state: Rewriting) -> Sequence[Node]:
         Node("Transpose", (x,), (moved,), {"perm": (0, 2, 3, 1)}, f"{label}.transpose"),
         Node("RoiSample", (moved, *node.inputs[1:]), (cells,), node.attrs, f"{label}.samples"),
         Node("Transpose", (cells,), (node.output,), {"perm": (0, 3, 1, 2)}, f"{label}.back"),
+    ]
+
+
+def sample_rows(node: Node, state: Rewriting) -> Sequence[Node] | None:
+    """GridSample of many channels, see the module: each place is read in rows, not gathered channel by channel."""
+    x, grid, label = *node.inputs, node.name or node.op
+    shape, made, kind = state.shape(x), state.shape(node.output), state.types[x].dtype
+    if shape[1] < ENOUGH_CHANNELS:
+        return None
+    rank = len(shape) - 2
+    moved = state.value(f"{label}.transpose", TensorType.plain((shape[0], *shape[2:], shape[1]), kind))
+    samples = state.value(f"{label}.samples", TensorType.plain((made[0], *made[2:], made[1]), kind))
+    return [
+        Node("Transpose", (x,), (moved,), {"perm": (0, *range(2, rank + 2), 1)}, f"{label}.transpose"),
+        Node("GridSampleLast", (moved, grid), (samples,), node.attrs, f"{label}.samples"),
+        Node("Transpose", (samples,), (node.output,), {"perm": (0, rank + 1, *range(1, rank + 1))}, f"{label}.back"),
     ]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from toolchain import te
 from toolchain.core.errors import CodegenError
-from toolchain.kernels.op import Compute, Op, injective, row_major
+from toolchain.kernels.op import STORED, Compute, Op, injective, row_major
 
 At = tuple[Any, ...]
 
@@ -71,7 +72,18 @@ class _Padding:
 
 def grid_sample(op: Op) -> te.Tensor:
     """x at the places a grid names in [-1, 1], last spatial dimension first. Source: ONNX GridSample."""
-    grid, dims = op.tensor(1), op.in_shape()[2:]
+    return _sampled(op, op.in_shape()[2:], "injective", lambda n, c, at: (n, c, *at))
+
+
+def grid_sample_last(op: Op) -> te.Tensor:
+    """GridSample of x (N, H, W, C) to (N, oh, ow, C): a place is found once, and read for all of its channels."""
+    return _sampled(op, op.in_shape()[1:-1], STORED, lambda n, c, at: (n, *at, c))
+
+
+def _sampled(op: Op, dims: Sequence[int], places: str, order: Callable[[Any, Any, At], At]) -> te.Tensor:
+    """`dims`: the spatial extents of x; `places`: the tag of the stages that say where to read; `order`: an index of x or of
+    the result from its batch, channel and spatial indices."""
+    grid = op.tensor(1)
     rank, align = len(dims), bool(op.attr("align_corners", 0))
     mode = op.attr("mode", "linear")
     if mode not in ("nearest", "linear", "cubic"):
@@ -83,7 +95,7 @@ def grid_sample(op: Op) -> te.Tensor:
         g, n = grid[(*at, rank - 1 - d)].astype(kind), dims[d]
         v = (g + 1.0) * ((n - 1) / 2) if align else ((g + 1.0) * float(n) - 1.0) * 0.5
         return padding.coordinate(te.round(v) if mode == "nearest" else v, n)
-    where = [te.compute(grid.shape[:-1], lambda *at, d=d: coordinate(d, at), name=op.name(f"at{d}"), tag="injective")
+    where = [te.compute(grid.shape[:-1], lambda *at, d=d: coordinate(d, at), name=op.name(f"at{d}"), tag=places)
              for d in range(rank)]
 
     def taps(v: te.Expr) -> list[tuple[te.Expr, te.Expr]]:
@@ -98,11 +110,12 @@ def grid_sample(op: Op) -> te.Tensor:
         return [(base + float(k), w) for k, w in zip((-1, 0, 1, 2), _cubic_weights(f), strict=True)]
 
     def value(i: At) -> te.Expr:
-        n, c, *o = i
+        numbers = order(0, rank + 1, tuple(range(1, rank + 1)))             # what each index of the result is
+        n, *o, c = (i[numbers.index(k)] for k in range(rank + 2))
 
         def mix(d: int, at: At, inside: te.Expr) -> te.Expr:
             if d == rank:
-                return te.select(inside, op.x[(n, c, *at)].astype(kind), te.const(0, kind))
+                return te.select(inside, op.x[order(n, c, at)].astype(kind), te.const(0, kind))
             total: te.Expr | None = None
             for position, weight in taps(where[d][(n, *o)]):
                 index, counts = padding.pixel(position, dims[d])
@@ -160,4 +173,5 @@ SAMPLING: dict[str, Compute] = {
     "AffineGrid": affine_grid,
     "Col2Im": col2im,
     "GridSample": grid_sample,
+    "GridSampleLast": grid_sample_last,
 }

@@ -19,13 +19,14 @@ from toolchain.core.layout import Layout, default_axes
 from toolchain.core.target import Target
 from toolchain.kernels.sketches.asks import Asks
 from toolchain.kernels.sketches.stages import definitions, is_reduction, layout_of
-from toolchain.te.expr import Bin, Compare, Index, Load, Select, distinct, variables
+from toolchain.te.expr import Bin, Compare, Dynamic, Index, Load, Select, distinct, variables
 from toolchain.te.tensor import Tensor
 from toolchain.te.tune.choices import Choices
 
 PARALLEL_ELEMENTS = 16 * 1024        # below this, waking another core costs more than it brings
 LARGEST_TILE = 16                    # vectors of a tile that is turned: half of the registers there are
 SMALLEST_TILE = 4
+FEW_VECTORS = 4                      # of a row, that may stand in one basic block
 
 
 def pointwise(s: te.Schedule, target: Target, choices: Choices) -> None:
@@ -154,10 +155,17 @@ def _plain_nest(s: te.Schedule, stage: Tensor, target: Target, asks: Asks) -> No
     else:
         s[stage].reorder(*outer, io, *reduce, ii)
     s[stage].vectorize(ii)
+    if outer and not ragged and 1 < io.extent <= FEW_VECTORS and _reads_where_told(s, stage):
+        s[stage].unroll(io)                                  # the place is found once for all of them
     cut = ragged or (bool(outer) and _chooses(s, stage, last))
     _share(s, stage, [io, *outer] if ragged and not outer else outer if cut else [*outer, io], reduce)
     if cut:
         s[stage].partition(io)
+
+
+def _reads_where_told(s: te.Schedule, stage: Tensor) -> bool:
+    """Whether it reads at places that are computed at run time."""
+    return any(isinstance(n, Dynamic) for n in distinct(s.func.stages[stage].body))
 
 
 def _chooses(s: te.Schedule, stage: Tensor, axis: te.Var) -> bool:
