@@ -84,6 +84,26 @@ def test_prefetch_of_blocks_in_blocks_asks_for_each_line_once():
     assert "prefetch(X[16*ax0, 8*k_0 + 4*ax1 + 8], int32(2))" in te.to_text(s.func)
 
 
+def test_iterations_of_a_loop_around_share_the_lines_of_a_prefetch(golden):
+    """Three tiles of rows read one panel: each asks for a third of the next one's lines."""
+    A, B = te.placeholder((12, 8), name="A"), te.placeholder((8, 64), name="B")
+    k = te.reduce_axis(8, "k")
+    Y = te.compute((12, 64), lambda i, j: te.sum(A[i, k] * B[k, j], axis=k), name="Y")
+    s = te.create_schedule(Y)
+    s.set_layout(B, Layout.parse("NK32n", axes="KN"))
+    (i, j), (k,) = s[Y].op.axis, s[Y].op.reduce_axis
+    io, ii = s[Y].split(i, factor=4)
+    jo, ji = s[Y].split(j, factor=32)
+    ko, ki = s[Y].split(k, factor=4)
+    s[Y].reorder(jo, io, ko, ki, ii, ji)
+    lines = s[Y].prefetch(B, ko, ko.extent, level=2, over=io)
+    assert [axis.extent for axis in lines] == [3]                    # four steps of two lines in three shares
+    golden(te.to_text(s.func))
+    Workload(Y, (A, B), lambda a, b: a @ b).check(s.func)
+    with pytest.raises(ScheduleError, match="prefetch: 'k_1' is no loop around"):
+        s[Y].prefetch(B, ko, 1, over=ki)
+
+
 def test_storage_align_pads_rows():
     work = chain(4, 6)
     s = te.create_schedule(work.output)

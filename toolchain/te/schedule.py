@@ -24,6 +24,7 @@ from toolchain.te.intrin import Intrin
 from toolchain.te.loop_ir import PrimFunc, loops
 from toolchain.te.primitives import PRIMITIVES
 from toolchain.te.primitives.loops import root_nest
+from toolchain.te.primitives.prefetch import LINE_BYTES
 from toolchain.te.tensor import Compute, Tensor
 from toolchain.te.text import to_text
 
@@ -299,9 +300,14 @@ class Stage:
         """Cut a loop where its conditions change; one loop variable per piece, in order."""
         return self._apply("partition", axis)
 
-    def prefetch(self, tensor: Tensor, axis: Var | str, distance: int, level: int = 1) -> tuple[Var, ...]:
-        """In each iteration of `axis` prefetch what a later one reads of `tensor`, into the cache of that level."""
-        more = () if level == 1 else (level,)
+    def prefetch(
+        self, tensor: Tensor, axis: Var | str, distance: int, level: int = 1, over: Var | str | None = None,
+    ) -> tuple[Var, ...]:
+        """In each iteration of `axis` prefetch what a later one reads of `tensor`, into the cache of that level; the
+        iterations of `over`, a loop around it, share the lines."""
+        more: tuple[int | str, ...] = () if level == 1 and over is None else (level,)
+        if over is not None:
+            more = (level, LINE_BYTES, self.schedule.loop(over))
         return self.schedule.apply("prefetch", tensor.name, self.schedule.loop(axis, self.tensor), distance, *more)
 
     def set_layout(self, layout: Layout) -> None:

@@ -30,7 +30,6 @@ from toolchain.te.tune.choices import Choices
 
 UNROLLED_K = 4
 HIDDEN = 4                      # multiply-adds per line of weights, below which memory is the limit whoever asks first
-REUSED = 8                      # row tiles per panel of weights, above which its misses are few among its hits
 
 
 def matmul(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> None:
@@ -64,7 +63,7 @@ def matmul(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> 
         s[acc].unroll(axis)
     for axis in (*inner, jv):
         s[out].unroll(axis)
-    _stream(s, acc, ko, io.extent if outer else 1, tile, target, choices)
+    _stream(s, acc, ko, io if outer and io in order and io is not shared else None, tile, target, choices)
     s[acc].vectorize(al)
     s[out].vectorize(jl)
     s[out].parallel(shared)
@@ -79,20 +78,19 @@ def _order(panel: te.Var, rows: te.Var, choices: Choices) -> list[te.Var]:
 
 
 def _stream(
-    s: te.Schedule, acc: Tensor, ko: te.Var, tiles: int, tile: Tile, target: Target, choices: Choices,
+    s: te.Schedule, acc: Tensor, ko: te.Var, rows: te.Var | None, tile: Tile, target: Target, choices: Choices,
 ) -> None:
-    """Prefetch weights that are too many for a core's cache: at each step of k the same place in the next panel (the
-    hardware waits for each panel's first misses), where few row tiles use a panel and a quarter of the cache holds it."""
+    """Prefetch weights: at each step of k the same place in the next panel (the hardware waits for each panel's first
+    misses), where a quarter of the cache holds it. The row tiles of a panel share its lines."""
     w = operands(s, acc)[1]
     column_bytes = packed_columns(s, acc) * dtypes.itemsize(w.dtype)
     steps = math.prod(r.extent for r in s.func.stages[acc].reduce_axis)
-    few = math.prod(w.shape) * dtypes.itemsize(w.dtype) < target.l2_bytes
     if not column_bytes or not steps:
         return
-    gains = not few and tiles <= REUSED and tile.columns >= HIDDEN and steps * column_bytes <= target.l2_bytes // 4
+    gains = tile.columns >= HIDDEN and steps * column_bytes <= target.l2_bytes // 4
     if not choices.one_of("prefetch", (False, True), gains):
         return
-    for lines in s[acc].prefetch(w, ko, ko.extent, level=2):
+    for lines in s[acc].prefetch(w, ko, ko.extent, level=2, over=rows):
         s[acc].unroll(lines)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from toolchain.core import dtype as dtypes
@@ -10,12 +12,14 @@ from toolchain.te.create import fresh
 from toolchain.te.expr import Call, Index, IndexLike, Var, const, index
 from toolchain.te.loop_ir import Evaluate, For, PrimFunc, Stmt, block
 from toolchain.te.primitives.compute_at import boxes_read
-from toolchain.te.primitives.loops import loop_at, names, path_to_loop, put, tensor_named
+from toolchain.te.primitives.loops import Path, loop_at, names, path_to_loop, put, tensor_named
 from toolchain.te.substitute import substitute_index
+
+LINE_BYTES = 64
 
 
 def prefetch(
-    func: PrimFunc, tensor: str, loop: str, distance: int, level: int = 1, line_bytes: int = 64
+    func: PrimFunc, tensor: str, loop: str, distance: int, level: int = 1, line_bytes: int = LINE_BYTES, over: str = ""
 ) -> tuple[PrimFunc, tuple[Var, ...]]:
     """At the head of each iteration of `loop`, prefetch what iteration + `distance` reads of `tensor`, line by line.
 
@@ -25,7 +29,13 @@ def prefetch(
 
     The dimensions that lie together in storage advance by whole lines. `level`: the cache that gets them, 1 or 2. Addresses
     past the end are harmless: the instruction never faults. Returns the new loops. Called: prefetch in TVM and Halide.
-    Raises ScheduleError: the loop does not read the tensor, or reads no box of constant size.
+
+    over: a loop around, whose iterations do not move that place: they share its lines, a few for each, the first ones again
+    where iterations are left.
+
+        for t (8): for k: f(W[k])     ->     for t: for k: prefetch(W[k + 32, 16*t]); f(W[k])       W[k] has 8 lines
+
+    Raises ScheduleError: the loop does not read the tensor, or reads no box of constant size; `over` is not around it.
     """
     source = tensor_named(func, tensor, "prefetch")
     path = path_to_loop(func, loop, "prefetch")
@@ -37,18 +47,41 @@ def prefetch(
     steps = _line(func, source, line_bytes)
     locality = () if level == 1 else (const(4 - level, "int32"),)
     taken = names(func)
-    axes: list[Var] = []
-    at: list[Index] = []
-    for d, part in enumerate(box):
-        stride = steps.get(d, 1)
-        var = Var(fresh(f"ax{d}", taken), -(-(part.width + 1) // stride))
-        axes.append(var)
-        at.append(index(substitute_index(part.low, ahead) + var * stride))
+    counts = [-(-(part.width + 1) // steps.get(d, 1)) for d, part in enumerate(box)]
+    if over:
+        axes, places = _shared(_around(path, over), counts, taken)
+    else:
+        axes = [Var(fresh(f"ax{d}", taken), n) for d, n in enumerate(counts)]
+        places = [index(var) for var in axes]
+    at = [index(substitute_index(part.low, ahead) + place * steps.get(d, 1))
+          for d, (part, place) in enumerate(zip(box, places, strict=True))]
     stmt: Stmt = Evaluate(Call("prefetch", (source[tuple(at)], *locality), source.dtype))
     for var in reversed(axes):
         stmt = For(var, stmt) if var.extent > 1 else stmt
     made = tuple(v for v in axes if v.extent > 1)
     return replace(func, body=put(path, replace(host, body=block(stmt, host.body)))), made
+
+
+def _around(path: Path, name: str) -> Var:
+    """The variable of the loop of that name on the path, its end left out."""
+    around = [s.var for s in path[:-1] if isinstance(s, For)]
+    if (found := next((v for v in around if v.name == name), None)) is None:
+        raise ScheduleError(f"prefetch: '{name}' is no loop around '{loop_at(path).var.name}'",
+                            fix=f"pick one of: {', '.join(v.name for v in around) or 'none'}")
+    return found
+
+
+def _shared(over: Var, counts: Sequence[int], taken: set[str]) -> tuple[list[Var], list[Index]]:
+    """(the loop of one iteration's lines, their places): the lines of all dimensions as one row, cut into pieces."""
+    lines = math.prod(counts)
+    each = -(-lines // over.extent)
+    var = Var(fresh("ax", taken), each)
+    row = index(over * each + (var if each > 1 else 0)) % lines
+    places: list[Index] = []
+    for n in reversed(counts):
+        places.insert(0, index(row % n))
+        row = index(row // n)
+    return [var], places
 
 
 def _line(func: PrimFunc, tensor: object, line_bytes: int) -> dict[int, int]:
