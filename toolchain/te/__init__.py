@@ -44,6 +44,7 @@ from toolchain.te.math import (
     isinf,
     isnan,
     log,
+    normal_cdf,
     pow,
     round,
     rsqrt,
@@ -78,7 +79,7 @@ __all__ = [
     "Tensor", "Thread", "TupleReduce", "Var", "abs", "acos", "all", "all_of", "any", "any_of", "asin", "atan", "call",
     "cast", "ceil", "collapse", "comm_reducer", "compute", "const", "cos", "cosh", "create_schedule", "erf", "exp", "floor",
     "fma", "if_then_else", "index", "interpret", "intrin", "isinf", "isnan", "log", "max", "max_value", "maximum", "min",
-    "min_value", "minimum", "placeholder", "pow", "prod", "reduce_axis", "replay", "round", "rsqrt", "select", "sigmoid",
-    "sin", "sinh", "sqrt", "stages_of", "steps_from_json", "steps_to_json", "sum", "tan", "tanh",
+    "min_value", "minimum", "normal_cdf", "placeholder", "pow", "prod", "reduce_axis", "replay", "round", "rsqrt", "select",
+    "sigmoid", "sin", "sinh", "sqrt", "stages_of", "steps_from_json", "steps_to_json", "sum", "tan", "tanh",
     "thread_axis", "to_text", "trunc",
 ]

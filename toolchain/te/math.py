@@ -70,6 +70,11 @@ def erf(x: ExprLike) -> Expr:
     return call("erf", x)
 
 
+def normal_cdf(x: ExprLike) -> Expr:
+    """The standard normal distribution, (1 + erf(x/sqrt(2)))/2."""
+    return call("normal_cdf", x)
+
+
 def abs(x: ExprLike) -> Expr:
     return call("abs", x)
 
@@ -111,5 +116,6 @@ def fma(a: ExprLike, b: ExprLike, c: ExprLike) -> Expr:
 
 __all__ = [
     "abs", "acos", "all_of", "any_of", "asin", "atan", "ceil", "cos", "cosh", "erf", "exp", "floor", "fma", "isinf", "isnan",
-    "log", "maximum", "minimum", "pow", "round", "rsqrt", "select", "sigmoid", "sin", "sinh", "sqrt", "tan", "tanh", "trunc",
+    "log", "maximum", "minimum", "normal_cdf", "pow", "round", "rsqrt", "select", "sigmoid", "sin", "sinh", "sqrt", "tan",
+    "tanh", "trunc",
 ]

@@ -141,7 +141,16 @@ def sigmoid(x: Any) -> Any:
 
 
 def erf(x: Any) -> Any:
-    return np.vectorize(math.erf, otypes=[np.float64])(np.asarray(x).astype(np.float64)).astype(np.asarray(x).dtype)[()]
+    return _by_element(math.erf, x)
+
+
+def normal_cdf(x: Any) -> Any:
+    return _by_element(lambda v: 0.5 * math.erfc(v * -math.sqrt(0.5)), x)
+
+
+def _by_element(fn: Callable[[float], float], x: Any) -> Any:
+    """A function of Python's math, in float64."""
+    return np.vectorize(fn, otypes=[np.float64])(np.asarray(x).astype(np.float64)).astype(np.asarray(x).dtype)[()]
 
 
 def rsqrt(x: Any) -> Any:
@@ -151,7 +160,8 @@ def rsqrt(x: Any) -> Any:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "rsqrt": rsqrt, "sin": np.sin, "cos": np.cos, "tan": np.tan,
     "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh,
-    "sigmoid": sigmoid, "erf": erf, "abs": np.abs, "floor": np.floor, "ceil": np.ceil, "trunc": np.trunc, "round": np.rint,
+    "sigmoid": sigmoid, "erf": erf, "normal_cdf": normal_cdf,
+    "abs": np.abs, "floor": np.floor, "ceil": np.ceil, "trunc": np.trunc, "round": np.rint,
     "isnan": np.isnan, "isinf": np.isinf, "fma": fma, "ldexp": np.ldexp,
 }
 REDUCTIONS = {f"reduce_{name}": OPERATORS[op] for name, op in COMBINERS.items()}

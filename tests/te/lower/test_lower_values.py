@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import ml_dtypes
@@ -115,6 +116,18 @@ def test_the_expansions_themselves_in_the_interpreter(name, low, high, ulps):
     np.testing.assert_array_equal(got[~inside], rounded[~inside])
     error = np.abs(got[inside] - want[inside]) / np.spacing(np.abs(rounded[inside])).astype(np.float64)
     assert error.max() <= ulps + 0.5           # half an ulp more: without fma the polynomials round more often
+
+
+def test_the_normal_distribution_keeps_its_tail():
+    """Above 0 to 1e-7; below 0 relative to itself, where (1 + erf(x/sqrt(2)))/2 has no digit left; 0 and 1 at the ends."""
+    x = np.concatenate([np.linspace(-9, 9, 1021), [-15, 15, np.nan]]).astype(np.float32)
+    func = lower_intrinsics(compute(te.normal_cdf, "float32", n=len(x)), TARGET)
+    got = te.interpret(func, {"A0": x})["C"]
+    want = np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in x.astype(float)])
+    assert np.abs(got - want)[:-1].max() < 1.2e-7
+    assert got[-3] == 0.0 and got[-2] == 1.0 and np.isnan(got[-1])
+    error = np.abs(got[:-3] / want[:-3] - 1)
+    assert error[x[:-3] >= -6].max() < 2e-4 and error[x[:-3] >= -8].max() < 2e-3
 
 
 def test_functions_of_integers_are_refused():

@@ -84,7 +84,7 @@ def hard_swish(x: te.Expr) -> te.Expr:
 def gelu(x: te.Expr, approximate: str) -> te.Expr:
     if approximate == "tanh":
         return x * 0.5 * (te.tanh((x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)) + 1.0)
-    return x * 0.5 * (te.erf(x * math.sqrt(0.5)) + 1.0)
+    return x * te.normal_cdf(x)
 
 
 def leaky_relu(x: te.Expr, alpha: float) -> te.Expr:

@@ -13,7 +13,7 @@ from toolchain.te.expr import Call, Cast, Load, Reduce
 from toolchain.te.substitute import rewrite_loads
 from toolchain.te.tensor import Compute, Tensor
 
-COSTLY = frozenset(("exp", "log", "tanh", "erf", "sigmoid", "pow", "sin", "cos"))
+COSTLY = frozenset(("exp", "log", "tanh", "erf", "normal_cdf", "sigmoid", "pow", "sin", "cos"))
 
 MAX_REPEATED = 2            # stages of costly functions that inline_behind repeats
 
