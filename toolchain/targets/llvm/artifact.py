@@ -2,7 +2,7 @@
 
     lib<name>.so    kernels, plan and runtime; exports the functions of <name>.h, imports nothing
     <name>.h        the C API, with how to use it
-    weights.bin     64 bytes of header (magic, size, SHA-256 of the rest), then the weights, to be mapped
+    weights.bin     64 bytes of header (magic, size, SHA-256 of the rest), then the weights
     plan.json       what the library does, op by op: one plan per shape bucket
     manifest.json   inputs, outputs, target, digests of the files and of all that went in, versions; written last
 

@@ -101,7 +101,8 @@ _TEMPLATE = """\
 @USE@ *     @name@_destroy(model);
  *
  * Arrays are contiguous, in row-major order, aligned as their elements. Calls of one model take turns; create several models
- * to run side by side (they share the pages of the weights file). Results do not depend on the number of threads.
+ * to run side by side (to share weights, map the file and create them from memory). Results do not depend on the number of
+ * threads.
  * After fork() the child may use the model: its first call starts threads of its own.
  */
 #ifndef @NAME@_H

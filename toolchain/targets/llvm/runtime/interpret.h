@@ -40,8 +40,8 @@ typedef struct tc_model {
     /* life */
     _Atomic uint32_t lock;
     _Atomic int32_t pid;
-    void *mapped_weights, *memory;
-    size_t mapped_weights_bytes, memory_bytes, control_bytes;
+    void *own_weights, *memory;
+    size_t own_weights_bytes, memory_bytes, control_bytes;
 } tc_model;
 
 static char *lane_scratch(const tc_model *m, uint32_t lane) { return m->scratch + lane * m->scratch_stride; }

@@ -113,7 +113,7 @@ static tc_model *allocate(const tc_network *network, uint32_t lanes) {
 }
 
 static void release(tc_model *m) {
-    sys_unmap(m->mapped_weights, m->mapped_weights_bytes);
+    sys_unmap(m->own_weights, m->own_weights_bytes);
     sys_unmap(m->memory, m->memory_bytes);
     sys_unmap(m, m->control_bytes);
 }
@@ -143,11 +143,11 @@ API int tc_create(tc_model **model, const char *path, int threads) {
     if (!model || !path) return BAD_ARGUMENT;
     size_t bytes = 0;
     *model = NULL;
-    void *weights = sys_map_file(path, &bytes);
-    if (!weights) return NO_FILE;
+    void *weights = sys_read_file(path, &bytes);
+    if (!weights) return bytes ? NO_MEMORY : NO_FILE;
     int status = tc_create_from_memory(model, weights, bytes, threads);
     if (status) sys_unmap(weights, bytes);
-    else (*model)->mapped_weights = weights, (*model)->mapped_weights_bytes = bytes;
+    else (*model)->own_weights = weights, (*model)->own_weights_bytes = bytes;
     return status;
 }
 

@@ -113,17 +113,22 @@ static void sys_unmap(void *at, size_t bytes) {
     if (at) os_unmap(at, bytes);
 }
 
-/* Map a whole file for reading. Returns NULL when it cannot be opened; an empty file maps to NULL too. */
-static void *sys_map_file(const char *path, size_t *bytes) {
-    enum { AT_CWD = -100, READ_ONLY_CLOEXEC = 02000000, SEEK_TO_END = 2, READ = 1, PRIVATE = 2 };
+/* A whole file in memory of its own, on huge pages where the system has them: a run reads each line of the weights once, and
+ * from small pages it waits for the TLB. Returns NULL when there is no memory for *bytes; or, with 0 of them, when the file
+ * cannot be opened or read, or is empty. */
+static void *sys_read_file(const char *path, size_t *bytes) {
+    enum { AT_CWD = -100, READ_ONLY_CLOEXEC = 02000000, SEEK_TO_END = 2 };
     long fd = SYS4(NR_openat, AT_CWD, path, READ_ONLY_CLOEXEC, 0);
+    *bytes = 0;
     if (sys_failed(fd)) return NULL;
-    long size = SYS3(NR_lseek, fd, 0, SEEK_TO_END);
-    long at = size > 0 ? os_map((size_t)size, READ, PRIVATE, fd) : -1;
+    long size = SYS3(NR_lseek, fd, 0, SEEK_TO_END), done = 0, got = 1;
+    *bytes = size > 0 ? (size_t)size : 0;
+    char *to = *bytes ? sys_map(*bytes) : NULL;
+    SYS3(NR_lseek, fd, 0, 0);
+    for (; to && done < size && got > 0; done += got > 0 ? got : 0) got = SYS3(NR_read, fd, to + done, size - done);
     SYS1(NR_close, fd);
-    if (sys_failed(at)) return NULL;
-    *bytes = (size_t)size;
-    return (void *)at;
+    if (to && done < size) sys_unmap(to, *bytes), *bytes = 0, to = NULL;
+    return to;
 }
 
 static void sys_yield(void) { SYS1(NR_yield, 0); }
