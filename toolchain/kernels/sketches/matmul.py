@@ -29,6 +29,7 @@ from toolchain.te.tensor import Tensor
 from toolchain.te.tune.choices import Choices
 
 UNROLLED_K = 4
+SHARED = 8                      # row tiles per panel of weights, above which they share what each has to prefetch
 HIDDEN = 4                      # multiply-adds per line of weights, below which memory is the limit whoever asks first
 
 
@@ -81,16 +82,19 @@ def _stream(
     s: te.Schedule, acc: Tensor, ko: te.Var, rows: te.Var | None, tile: Tile, target: Target, choices: Choices,
 ) -> None:
     """Prefetch weights: at each step of k the same place in the next panel (the hardware waits for each panel's first
-    misses), where a quarter of the cache holds it. The row tiles of a panel share its lines."""
+    misses), where a quarter of the cache holds it. Few row tiles ask for all its lines each, where a core's cache does not
+    hold the weights anyway; many share them."""
     w = operands(s, acc)[1]
     column_bytes = packed_columns(s, acc) * dtypes.itemsize(w.dtype)
     steps = math.prod(r.extent for r in s.func.stages[acc].reduce_axis)
     if not column_bytes or not steps:
         return
-    gains = tile.columns >= HIDDEN and steps * column_bytes <= target.l2_bytes // 4
+    many = rows is not None and rows.extent > SHARED
+    small = math.prod(w.shape) * dtypes.itemsize(w.dtype) < target.l2_bytes
+    gains = tile.columns >= HIDDEN and steps * column_bytes <= target.l2_bytes // 4 and (many or not small)
     if not choices.one_of("prefetch", (False, True), gains):
         return
-    for lines in s[acc].prefetch(w, ko, ko.extent, level=2, over=rows):
+    for lines in s[acc].prefetch(w, ko, ko.extent, level=2, over=rows if many else None):
         s[acc].unroll(lines)
 
 
