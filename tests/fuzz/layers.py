@@ -226,9 +226,40 @@ def recurrent(b: Builder) -> None:
          linear_before_reset=b.rng.randint(0, 1) if op == "GRU" else None)
 
 
+def dequantized_product(b: Builder, kind: str) -> None:
+    """A product of floats that were bytes, as quantizers write it; its weights with one scale, or one per output."""
+    def dequantized(x: str, axis: int | None) -> str:
+        shape, kind = (b[x].shape[axis],) if axis is not None else (), b[x].dtype
+        scale, zero = b.numpy.uniform(0.002, 0.01, shape).astype(np.float32), b.one_of(0, 3, 128 if kind == "uint8" else 0)
+        given = [b.const(np.asarray(scale)), *([b.const(np.full(shape, zero, kind))] if b.chance(0.7) else [])]
+        made = b.op("DequantizeLinear", x, *given, axis=axis, exact=False)
+        assert made is not None
+        return made[0]
+
+    op, many, other = b.one_of("Conv", "Conv", "MatMul", "Gemm"), b.chance(0.5), b.one_of("int8", "uint8")
+    if op == "Conv":
+        c, o = b.rng.randint(1, 20), b.rng.randint(1, 20)
+        group = c if b.chance(0.3) else 1
+        x = b.given(b.array((1, c, b.rng.randint(3, 9), b.rng.randint(3, 9)), kind))
+        w = dequantized(b.const(b.array((c if group > 1 else o, c // group, 3, 3), other)), 0 if many else None)
+        attrs = {"pads": [b.rng.randint(0, 1) for _ in range(4)], "strides": [b.rng.randint(1, 2), 1], "group": group}
+        outputs = b[w].shape[0]
+    else:
+        k, outputs, turned = b.rng.randint(1, 20), b.rng.randint(1, 20), op == "Gemm" and b.chance(0.5)
+        x = b.given(b.array((b.rng.randint(1, 20), k), kind))
+        shape, axis = ((outputs, k), 0) if turned else ((k, outputs), 1)
+        w = dequantized(b.const(b.array(shape, other)), axis if many else None)
+        attrs = {"transB": 1} if turned else {}
+    bias = [b.const(b.array((outputs,)))] if op != "MatMul" and b.chance(0.6) else []
+    b.op(op, dequantized(x, None), w, *bias, exact=False, **attrs)
+
+
 def quantized(b: Builder) -> None:
     kind = b.one_of("uint8", "int8")
-    match b.one_of("QuantizeLinear", "DequantizeLinear", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv"):
+    match b.one_of("QuantizeLinear", "DequantizeLinear", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv",
+                   "between", "between"):
+        case "between":
+            dequantized_product(b, kind)
         case "QuantizeLinear":
             x = b.some((1, 4), F, exact=True)
             axis = b.rng.randrange(b[x].ndim)
