@@ -29,7 +29,7 @@ from toolchain.te.tensor import Tensor
 from toolchain.te.tune.choices import Choices
 
 UNROLLED_K = 4
-SHARED = 8                      # row tiles per panel of weights, above which they share what each has to prefetch
+SHARED = 8                      # row tiles per panel of weights, from which on they share what each would prefetch
 HIDDEN = 4                      # multiply-adds per line of weights, below which memory is the limit whoever asks first
 
 
@@ -89,7 +89,7 @@ def _stream(
     steps = math.prod(r.extent for r in s.func.stages[acc].reduce_axis)
     if not column_bytes or not steps:
         return
-    many = rows is not None and rows.extent > SHARED
+    many = rows is not None and rows.extent >= SHARED
     small = math.prod(w.shape) * dtypes.itemsize(w.dtype) < target.l2_bytes
     gains = tile.columns >= HIDDEN and steps * column_bytes <= target.l2_bytes // 4 and (many or not small)
     if not choices.one_of("prefetch", (False, True), gains):
