@@ -105,21 +105,28 @@ def _by_position(body: Graph, arrays: Arrays) -> Arrays:
     return {f"x{n}": np.asarray(arrays[name]) for n, name in enumerate(body.inputs)}
 
 
-def close(got: np.ndarray, want: np.ndarray, rtol: float, atol: float, what: str) -> None:
+def close(got: np.ndarray, want: np.ndarray, rtol: float, atol: float | np.ndarray, what: str) -> None:
     """Equal shapes, dtypes and NaN; values within |got - want| <= atol + rtol*|want|; both 0: equal, zeros' signs too."""
     assert (got.shape, from_numpy(got.dtype)) == (want.shape, from_numpy(want.dtype)), what
-    if rtol == atol == 0:
+    if rtol == 0 and np.all(atol == 0):
         wide = np.float64 if want.dtype.kind in "fV" else want.dtype
         np.testing.assert_array_equal(got.astype(wide), want.astype(wide), err_msg=what)
         if want.dtype.kind == "f":
             np.testing.assert_array_equal(np.signbit(got[want == 0]), np.signbit(want[want == 0]),
                                           err_msg=f"{what}: sign of 0")
         return
+    if isinstance(atol, np.ndarray):
+        share = np.abs(got.astype(np.float64) - want) / (atol + rtol * np.abs(want.astype(np.float64)))
+        worst = np.unravel_index(share.argmax(), want.shape)
+        assert share.max() <= 1, f"{what}: {share.max():.3g} times as far as allowed, at {worst}"
+        return
     np.testing.assert_allclose(got.astype(np.float64), want.astype(np.float64), rtol=rtol, atol=atol, err_msg=what)
 
 
-def agree(body: Graph, arrays: Arrays, rtol: float = 0.0, atol: float = 0.0, target: Target = HOST) -> None:
-    """Definition and compiled kernel give what the graph interpreter gives."""
+def agree(
+    body: Graph, arrays: Arrays, rtol: float = 0.0, atol: float | np.ndarray = 0.0, target: Target = HOST,
+) -> None:
+    """Definition and compiled kernel give what the graph interpreter gives. atol: of all elements, or of each."""
     want = expected(body, arrays)
     for what, made in (("definition", defined(body, arrays)), ("kernel", compiled(body, arrays, target))):
         assert len(made) == len(want)
