@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from toolchain.remote.board import Board, CrashError, TooLongError
 from toolchain.remote.facts import board_facts, conditions, missing_features, read_files
 from toolchain.remote.frames import Kind
 from toolchain.remote.model import RemoteModel, Sampling, upload_artifact
-from toolchain.remote.session import Limits, Session
+from toolchain.remote.session import FOLDER_PREFIX, LEASE_FILE, Limits, Session
 from toolchain.remote.transport import LocalTransport
 from toolchain.targets.llvm.runner_program import MACHINES, runner_program
 
@@ -167,6 +168,26 @@ class TestSession:
             assert {p.name for p in Path(s.folder).iterdir()} == {"run", "a"}
             s.remove("a")
             assert {p.name for p in Path(s.folder).iterdir()} == {"run"}
+
+    def test_links_of_others_are_not_followed(self, tmp_path):
+        """In a folder that everybody may write to, somebody may have put links in the way."""
+        precious = tmp_path / "precious"
+        precious.mkdir()
+        (precious / "file").write_text("mine")
+        os.utime(precious, (0, 0))
+        shared = tmp_path / "shared"
+        shared.mkdir()
+        (shared / f"{FOLDER_PREFIX}evil").symlink_to(precious)
+        with session("x86_64", shared):
+            pass
+        (shared / LEASE_FILE).symlink_to(precious / "file")
+        with pytest.raises(DeviceError, match=r"its lease file .* cannot be opened"):
+            session("x86_64", shared)
+        (shared / LEASE_FILE).unlink()
+        (shared / LEASE_FILE).write_text("x" * 1000)        # no file of ours: locked, but not written to
+        with session("x86_64", shared):
+            assert (shared / LEASE_FILE).read_text() == "x" * 1000
+        assert (precious / "file").read_text() == "mine"
 
     def test_several_requests_go_in_one_round_trip(self, tmp_path):
         artifact = board_models.artifact(tmp_path / "artifact")

@@ -143,10 +143,10 @@ typedef struct {
 /* A session's folder whose runner is dead (nobody holds its lock) and that is older than ten minutes. */
 static inline void remove_stale(const char *path, void *about) {
     file_status status;
-    long fd = sys_open(path, O_READ, 0);
+    long fd = sys_open(path, O_READ | O_FOLDER | O_NO_LINK, 0); /* in a folder of everybody: no link to somebody's files */
     if (sys_failed(fd)) return;
     int64_t old = ((staleness *)about)->now_s - 600;
-    if (!SYS2(NR_fstat, fd, &status) && status.modified_s < old &&
+    if (!SYS2(NR_fstat, fd, &status) && status.modified_s < old && status.words[OWNER_WORD] == (uint32_t)SYS1(NR_getuid, 0) &&
         !sys_failed(SYS2(NR_flock, fd, LOCK_EXCLUSIVE | LOCK_AT_ONCE)))
         remove_folder(path);
     sys_close(fd);
@@ -165,9 +165,10 @@ static inline void remove_stale_sessions(const char *pattern) {
 static inline long lease_try(const char *path) {
     for (;;) {
         file_status ours, there;
-        long fd = sys_open(path, O_BOTH, 0); /* not O_CREAT at once: refused for another's file in a sticky folder */
+        long fd = sys_open(path, O_BOTH | O_NO_LINK, 0); /* in a folder of everybody: no link to a file of this user's */
         if (fd == -E_NOENT) {
-            fd = sys_open(path, O_BOTH | O_CREATE, 0666);
+            fd = sys_open(path, O_BOTH | O_CREATE | O_EXCLUSIVE, 0666);
+            if (fd == -E_EXIST) continue;
             if (!sys_failed(fd)) SYS2(NR_fchmod, fd, 0666);
         }
         if (sys_failed(fd)) return fd;
@@ -184,6 +185,8 @@ static inline long lease_try(const char *path) {
     }
 }
 static inline void lease_note(long fd, const char *who) {
+    file_status status;
+    if (SYS2(NR_fstat, fd, &status) || status.size_bytes > 512) return; /* not a file that we made: it is left as it is */
     SYS2(NR_ftruncate, fd, 0);
     write_all(fd, who, text_length(who));
 }

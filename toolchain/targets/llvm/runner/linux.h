@@ -14,6 +14,7 @@ enum {
     NR_prctl = 157, NR_setaffinity = 203, NR_getdents64 = 217, NR_exit_group = 231, NR_unlinkat = 263, NR_renameat = 264,
     NR_newfstatat = 262, NR_ppoll = 271, NR_signalfd4 = 289, NR_dup3 = 292, NR_pipe2 = 293, NR_prlimit64 = 302
 };
+enum { O_FOLDER = 0200000, O_NO_LINK = 0400000, OWNER_WORD = 3 };
 #else
 enum {
     NR_dup3 = 24, NR_fcntl = 25, NR_flock = 32, NR_unlinkat = 35, NR_renameat = 38, NR_statfs = 43, NR_ftruncate = 46,
@@ -21,13 +22,14 @@ enum {
     NR_fstat = 80, NR_fsync = 82, NR_exit_group = 94, NR_nanosleep = 101, NR_setaffinity = 122, NR_kill = 129,
     NR_rt_sigaction = 134, NR_uname = 160, NR_prctl = 167, NR_getuid = 174, NR_wait4 = 260, NR_prlimit64 = 261
 };
+enum { O_FOLDER = 040000, O_NO_LINK = 0100000, OWNER_WORD = 2 };
 #endif
 
 enum { AT_CWD = -100, O_READ = 0, O_WRITE = 1, O_BOTH = 2, O_CREATE = 0100, O_EXCLUSIVE = 0200, O_TRUNCATE = 01000,
        O_NONBLOCKING = 04000, O_CLOSE_ON_EXEC = 02000000 };
 enum { SIGNAL_HUP = 1, SIGNAL_INT = 2, SIGNAL_KILL = 9, SIGNAL_PIPE = 13, SIGNAL_TERM = 15, SIGNAL_CHILD = 17,
        SIGNAL_FILE_SIZE = 25 };
-enum { E_NOENT = 2, E_INTR = 4, E_AGAIN = 11, E_ACCES = 13, E_FBIG = 27, E_NOSPC = 28, E_DQUOT = 122 };
+enum { E_NOENT = 2, E_INTR = 4, E_AGAIN = 11, E_ACCES = 13, E_EXIST = 17, E_FBIG = 27, E_NOSPC = 28, E_DQUOT = 122 };
 
 static inline long sys_open(const char *path, int flags, int mode) {
     return SYS4(NR_openat, AT_CWD, path, flags | O_CLOSE_ON_EXEC, mode);
@@ -82,9 +84,11 @@ static inline void sys_sleep_ns(int64_t ns) {
 /* A child of this process; the calling process has one thread. */
 static inline long sys_fork(void) { return sys_call(NR_clone, SIGNAL_CHILD, 0, 0, 0, 0, 0); }
 
-/* The first words of the kernel's `struct stat` lie alike on both machines: device, inode; size at 48, mtime at 88. */
+/* Much of the kernel's `struct stat` lies alike on both machines: device, inode; size at 48, mtime at 88. The owner is a word
+ * between, words[OWNER_WORD]. */
 typedef struct {
-    uint64_t device, inode, rest[4];
+    uint64_t device, inode;
+    uint32_t words[8];
     int64_t size_bytes, more[4], modified_s, tail[16];
 } file_status;
 
