@@ -41,7 +41,8 @@ def main() -> None:
         sshd = Sshd(Path(folder) / "board")
         try:
             costs(World(sshd, artifact, random.Random(0)))
-            matrix(World(sshd, artifact, random.Random(0)), arguments.faults, arguments.only)
+            if arguments.faults:
+                matrix(World(sshd, artifact, random.Random(0)), arguments.faults, arguments.only)
         finally:
             sshd.power_off()
 

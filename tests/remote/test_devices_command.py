@@ -163,6 +163,10 @@ def test_a_build_is_verified_and_measured_on_its_devices(project, world, capfd):
     assert json.loads(capfd.readouterr().out)["device"] == "near"
     assert main(["bench", "net@board", "--device", "kitchen"]) == 5
     assert "has no times: runs in qemu-aarch64-static" in capfd.readouterr().err
+    command = "qemu-aarch64-static -cpu cortex-a53 ./run libnet.so weights.bin --input x=../../x.npy --output y=y.npy"
+    by_hand = subprocess.run(command.split(), cwd=project / "build" / "net@board", capture_output=True)
+    assert by_hand.returncode == 0, by_hand.stderr
+    np.testing.assert_array_equal(np.load(project / "build" / "net@board" / "y.npy"), theirs)
     assert list(world.sshd.board_folder.iterdir()) == []
     check_no_secrets(world, project, Path(os.environ["TC_STORE"]))
 

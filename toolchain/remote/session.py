@@ -275,16 +275,20 @@ class Session:
             except TimeoutError:
                 raise self._lost("no sign of life") from None
             except DamagedFrame as error:
-                raise self._lost(f"what comes from it is damaged ({error})") from None
+                if self._decoder.started:
+                    raise self._lost(f"what comes from it is damaged ({error})") from None
+                said = self._decoder.preamble[:60].decode(errors="replace").strip().splitlines()
+                raise self._lost(f"something else answers in the runner's place ({error}): {' '.join(said[:1])!r}", fix=(
+                    "files of the login shell may print nothing when it is not interactive; look at `exec_prefix`")) from None
         return self._frames.pop(0)
 
     def _check(self) -> None:
         if self._closed.is_set() or self._broken:
             raise self._error(LostError, self._broken or "the session is closed", "try again")
 
-    def _lost(self, why: str) -> LostError:
+    def _lost(self, why: str, fix: str = "is the board still there? try again") -> LostError:
         self._broken = why
-        error = self._error(LostError, why, "is the board still there? try again")
+        error = self._error(LostError, why, fix)
         self._clean_up()
         return error
 

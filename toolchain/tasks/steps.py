@@ -35,6 +35,7 @@ from toolchain.targets.llvm.artifact import write_artifact
 from toolchain.targets.llvm.link import cached_runtime_object
 from toolchain.targets.llvm.object import llvm_version
 from toolchain.targets.llvm.plan import Call, Copy, Plan, children, walk
+from toolchain.targets.llvm.runner_program import RUNNER_FILE, machine_of, runner_program
 from toolchain.tasks.assemble import Origin, assemble_with_origins, weights_segment, workspaces
 from toolchain.tasks.compile import compile_workload
 from toolchain.tasks.fetch import fetch_wheel_file, run_recipe
@@ -125,9 +126,11 @@ def bucket_graphs(inputs: Inputs) -> list[Graph]:
 
 
 def compile_runtime(params: Params, inputs: Inputs, out: Path) -> Result:
-    """The C runtime as an object file, for every model of a target."""
+    """The C runtime as an object file, for every model of a target; and what runs them by hand, where that is elsewhere."""
     target = Target.from_json(inputs["target"].meta["target"])
     (out / RUNTIME).write_bytes(cached_runtime_object(target).read_bytes())
+    if target.name not in presets.HOST:
+        (out / RUNNER_FILE).write_bytes(runner_program(machine_of(target)))
     return Result("runtime")
 
 
@@ -172,8 +175,10 @@ def link(params: Params, inputs: Inputs, out: Path) -> Result:
                     for i in made.values()},
         "layers": described, "metadata": metadata(inputs["imported"]),
     }
+    made_for_target = inputs["runtime"].files
     write_artifact(out, params["name"], plans, {k.symbol: k.object for k in kernels.values()},
-                   weights.files["weights"], target, extra, inputs["runtime"].files[RUNTIME].read_bytes())
+                   weights.files["weights"], target, extra, made_for_target[RUNTIME].read_bytes(),
+                   made_for_target[RUNNER_FILE].read_bytes() if RUNNER_FILE in made_for_target else None)
     return Result("module", {
         "weights_bytes": weights.meta["size_bytes"], "arena_bytes": max(plan.arena_bytes for plan in plans),
         "kernels": len(kernels), "schedules": {key: answers_text(made[key].meta["answers"]) for key in sorted(tuned)},

@@ -4,6 +4,7 @@
     <name>.h        the C API, with how to use it
     weights.bin     64 bytes of header (magic, size, SHA-256 of the rest), then the weights
     plan.json       what the library does, op by op: one plan per shape bucket
+    run             for targets other than the machine that builds: the static program that runs all this there, by hand
     manifest.json   inputs, outputs, target, digests of the files and of all that went in, versions; written last
 
 Equal inputs give equal bytes, wherever and whenever.
@@ -35,6 +36,7 @@ from toolchain.targets.llvm.link import (
     zig_version,
 )
 from toolchain.targets.llvm.plan import Plan, plans_to_text
+from toolchain.targets.llvm.runner_program import RUNNER_FILE
 
 _BLOCK_BYTES = 1 << 20
 
@@ -48,13 +50,14 @@ def write_artifact(
     target: Target,
     manifest_extra: Mapping[str, Any] | None = None,
     runtime: bytes | None = None,
+    runner: bytes | None = None,
 ) -> None:
     """Link and write the artifact of one network into the folder `out` (made if it is not there).
 
     plans: one per shape bucket, in the order of the C API. objects: object files by kernel name, each once for all plans.
     weights: the weights segment, laid out as the plans' slots say, 64-byte aligned pieces (a file is copied, never held in
     memory). manifest_extra: more for the manifest (schedules, digests of sources). runtime: the C runtime's object, when it
-    was compiled beforehand.
+    was compiled beforehand. runner: the program that runs the artifact where nothing is installed, if it shall have it.
     Raises CodegenError for a plan that cannot run or objects that do not link.
     """
     verify_buckets(plans)
@@ -73,8 +76,12 @@ def write_artifact(
         f"{identifier}.h": header_text(plans, identifier).encode(),
         "plan.json": plans_to_text(plans).encode(),
     }
+    if runner is not None:
+        files[RUNNER_FILE] = runner
     for file, data in files.items():
         write_atomically(out / file, data)
+    if runner is not None:
+        os.chmod(out / RUNNER_FILE, 0o755)
     manifest = {
         "format": FORMAT,
         "runtime_version": RUNTIME_VERSION,

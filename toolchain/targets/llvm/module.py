@@ -208,7 +208,7 @@ class Module:
         target.mkdir(parents=True, exist_ok=True)
         for file in (*self.manifest["files"], "manifest.json"):  # the manifest last: without it nothing is an artifact
             part = target / f".{file}.part"
-            shutil.copyfile(self.folder / file, part)
+            shutil.copy(self.folder / file, part)  # with its mode: `run` is a program
             os.replace(part, target / file)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
