@@ -278,8 +278,8 @@ class Session:
                 if self._decoder.started:
                     raise self._lost(f"what comes from it is damaged ({error})") from None
                 said = self._decoder.preamble[:60].decode(errors="replace").strip().splitlines()
-                raise self._lost(f"something else answers in the runner's place ({error}): {' '.join(said[:1])!r}", fix=(
-                    "files of the login shell may print nothing when it is not interactive; look at `exec_prefix`")) from None
+                raise self._lost(f"something else answers in the runner's place ({error}): {' '.join(said[:1])!r}", (
+                    "files of a login shell may print nothing when it is not interactive; look at `exec_prefix`")) from None
         return self._frames.pop(0)
 
     def _check(self) -> None:

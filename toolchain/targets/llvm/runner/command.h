@@ -53,7 +53,7 @@ static inline void read_input(const char *assignment) {
     const char *path;
     value *v = &command_model.inputs[which_value(assignment, &path, 0)];
     size_t bytes = 0, skip = 0;
-    char *data = sys_map_file(path, &bytes);
+    char *data = map_file(path, &bytes);
     if (!data) stop(2, "cannot be read", path);
     if (bytes > 12 && !memcmp(data, "\223NUMPY", 6)) {
         uint16_t short_length;

@@ -92,6 +92,19 @@ typedef struct {
     int64_t size_bytes, more[4], modified_s, tail[16];
 } file_status;
 
+/* Map a whole file for reading. Returns NULL when it cannot be opened or is empty. */
+SHARED void *map_file(const char *path, size_t *bytes) {
+    enum { SEEK_TO_END = 2, READ = 1, PRIVATE = 2 };
+    long fd = sys_open(path, O_READ, 0);
+    if (sys_failed(fd)) return NULL;
+    long size = SYS3(NR_lseek, fd, 0, SEEK_TO_END);
+    long at = size > 0 ? SYS6(NR_mmap, 0, size, READ, PRIVATE, fd, 0) : -1;
+    sys_close(fd);
+    if (sys_failed(at)) return NULL;
+    *bytes = (size_t)size;
+    return (void *)at;
+}
+
 static inline size_t text_length(const char *s) {
     size_t n = 0;
     while (s[n]) n++;

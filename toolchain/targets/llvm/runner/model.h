@@ -102,7 +102,7 @@ SHARED const char *model_select(model *m, int64_t bucket) {
 /* Returns NULL, or why it cannot be loaded (`detail` says more). */
 SHARED const char *model_load(model *m, const char *library_path, const char *weights_path, int threads) {
     size_t bytes = 0;
-    char *file = sys_map_file(library_path, &bytes);
+    char *file = map_file(library_path, &bytes);
     if (!file) return "the library cannot be read";
     const char *error = library_load(&m->code, file, bytes);
     sys_unmap(file, bytes);
