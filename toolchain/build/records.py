@@ -2,6 +2,8 @@
 
     sessions   one search: on which machine, with what; its trials, with every raw sample, and what cost models learn of them
     choices    per canonical workload and target the answers a build uses: confirmed ones only
+    graphs     per model graph and target what alternatives of its nodes cost, which decides algorithms and layouts: only
+               where a whole network became faster by it
     priors     what other compilers' logs say of an operator: hints for a search, never a build's choice
 
 Emptying the store or bounding it leaves this file alone: what it holds cannot be made again in a moment. `export` writes
@@ -21,7 +23,7 @@ from toolchain.build.database import Database, Statement
 from toolchain.core.errors import TuneError
 
 FORMAT = 1
-TABLES_VERSION = 2                      # 2: samples and priors beside what there was
+TABLES_VERSION = 3                      # 2: samples and priors beside what there was; 3: graphs
 _TABLES = """
 create table if not exists sessions (id text primary key, provenance text, finished_s real) without rowid;
 create table if not exists trials (session text, n integer, workload text, answers text, times_us text, error text,
@@ -31,6 +33,8 @@ create table if not exists choices (workload text, target text, answers text, na
 create table if not exists samples (session text, n integer, sample text, primary key (session, n)) without rowid;
 create table if not exists priors (operator text, target text, knobs text, us real, source text,
     primary key (operator, target)) without rowid;
+create table if not exists graphs (graph text, target text, costs text, name text, default_us real, tuned_us real,
+    provenance text, created_s real, primary key (graph, target)) without rowid;
 """
 MOST_PRIOR_TRIALS = 5000                # of earlier sessions that a new one learns from
 
@@ -80,6 +84,24 @@ class Choice:
     workload: str
     target: str
     answers: Mapping[str, str]
+    name: str
+    default_us: float
+    tuned_us: float
+    created_s: float
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GraphChoice:
+    """What decides algorithms and layouts of a model's graph, and the whole network's times with and without it.
+
+    graph: digest of the imported graph, weights left out. costs: microseconds by key of a node, then by alternative
+    (`kernels.alternatives`); none: the graph by Target facts was confirmed. provenance: machine, versions, what lost.
+    """
+
+    graph: str
+    target: str
+    costs: Mapping[str, Mapping[str, float]]
     name: str
     default_us: float
     tuned_us: float
@@ -194,6 +216,23 @@ class Records:
                              workload, target)
         return [answers for (text,) in rows if (answers := json.loads(text))]
 
+    def choose_graphs(self, choices: Iterable[GraphChoice]) -> None:
+        """Keep what decides graphs; later ones take the place of earlier ones."""
+        self._db.write([
+            ("insert into graphs values (?, ?, ?, ?, ?, ?, ?, ?) on conflict do update set costs = excluded.costs, "
+             "name = excluded.name, default_us = excluded.default_us, tuned_us = excluded.tuned_us, "
+             "provenance = excluded.provenance, created_s = excluded.created_s where excluded.created_s > created_s",
+             (c.graph, c.target, _json(c.costs), c.name, c.default_us, c.tuned_us, _json(c.provenance), c.created_s))
+            for c in choices
+        ])
+
+    def graph_choices(self, target: str | None = None) -> list[GraphChoice]:
+        """Of one target, or all."""
+        where, values = ("where target = ?", (target,)) if target is not None else ("", ())
+        rows = self._db.rows("select graph, target, costs, name, default_us, tuned_us, created_s, provenance "
+                             f"from graphs {where} order by graph, target", *values)
+        return [GraphChoice(g, t, json.loads(c), n, d, u, s, json.loads(p)) for g, t, c, n, d, u, s, p in rows]
+
     # -- priors -------------------------------------------------------------------------------------------------------
 
     def add_priors(self, priors: Iterable[Prior]) -> None:
@@ -221,6 +260,8 @@ class Records:
                 yield _json({"kind": "trial", "session": session, "n": n, **asdict(trial)})
         for choice in self.choices().values():
             yield _json({"kind": "choice", **asdict(choice)})
+        for graph in self.graph_choices():
+            yield _json({"kind": "graph", **asdict(graph)})
         for operator, target, knobs, us, source in self._db.rows("select * from priors order by operator, target"):
             yield _json({"kind": "prior", **asdict(Prior(operator, target, json.loads(knobs), us, source))})
 
@@ -231,6 +272,7 @@ class Records:
         """
         statements: list[tuple[str, tuple[object, ...]]] = []
         choices: list[Choice] = []
+        graphs: list[GraphChoice] = []
         priors: list[Prior] = []
         known = {id_ for (id_,) in self._db.rows("select id from sessions")}
         for number, line in enumerate(lines, 1):
@@ -252,12 +294,15 @@ class Records:
                     priors.append(Prior(**data))
                 elif kind == "choice":
                     choices.append(_checked(Choice(**data)))
+                elif kind == "graph":
+                    graphs.append(_checked_graph(GraphChoice(**data)))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise TuneError(f"line {number}: {error}", where=where,
                                 fix="give a file that `tc tune --export` wrote") from None
         self._db.write(statements)
         self.add_priors(priors)
         self.choose(choices)
+        self.choose_graphs(graphs)
         return len(choices)
 
 
@@ -266,6 +311,18 @@ def _checked(choice: Choice) -> Choice:
     texts = (choice.workload, choice.target, choice.name, *choice.answers, *choice.answers.values())
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("answers are texts by name")
+    if not 0 <= float(choice.tuned_us) <= float(choice.default_us):
+        raise ValueError(f"tuned {choice.tuned_us} us, default {choice.default_us} us")
+    return choice
+
+
+def _checked_graph(choice: GraphChoice) -> GraphChoice:
+    """As `_checked`."""
+    names = (choice.graph, choice.target, choice.name, *choice.costs, *(n for us in choice.costs.values() for n in us))
+    if not all(isinstance(text, str) for text in names):
+        raise ValueError("costs are numbers by name")
+    if not all(0 < float(us) < math.inf for found in choice.costs.values() for us in found.values()):
+        raise ValueError("a cost is no time")
     if not 0 <= float(choice.tuned_us) <= float(choice.default_us):
         raise ValueError(f"tuned {choice.tuned_us} us, default {choice.default_us} us")
     return choice

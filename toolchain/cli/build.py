@@ -18,7 +18,7 @@ from toolchain.cli.commands import command, project_options
 from toolchain.cli.project import Project, open_project
 from toolchain.cli.screen import make_screen
 from toolchain.core.settings import settings
-from toolchain.tasks.lock import declared, locked_schedules, pinned, results
+from toolchain.tasks.lock import declared, locked_tuning, pinned, results
 from toolchain.tasks.plan import BuildTasks
 
 PRELOAD = ("toolchain.tasks.steps", "toolchain.tasks.verify")       # imported once, by the workers' fork server
@@ -57,7 +57,7 @@ def build_command(
 
         return print_plan(project, names, as_json, locked=locked)
     lock = read(lock_path(project.file))
-    tasks = project.tasks(names, locked_schedules(lock) if locked else None)
+    tasks = project.tasks(names, locked_tuning(lock) if locked else None)
     if locked and (code := check_locked(project, lock, tasks, jobs=jobs, json=as_json)):
         return code
     goals = {b.name: b.goals for b in tasks}

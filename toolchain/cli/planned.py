@@ -15,7 +15,7 @@ from toolchain.cli.locked import check_inputs
 from toolchain.cli.project import Project
 from toolchain.cli.screen import count, cut, seconds, style_of
 from toolchain.core.settings import settings
-from toolchain.tasks.lock import locked_schedules
+from toolchain.tasks.lock import locked_tuning
 
 
 def print_plan(
@@ -23,7 +23,7 @@ def print_plan(
 ) -> int:
     """Print what `tc build NAMES` would do, on standard output. Raises LockfileError: `locked`, and something differs."""
     lock = read(lock_path(project.file))
-    builds = project.tasks(names, locked_schedules(lock) if locked else None)
+    builds = project.tasks(names, locked_tuning(lock) if locked else None)
     open_questions = check_inputs(project, lock, builds) if locked else ()
     with_store = Store(settings().store)
     tasks = plan([t for b in builds for t in b.goals], with_store, project.folder)

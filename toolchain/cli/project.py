@@ -47,7 +47,7 @@ class Project(NamedTuple):
         return tuple(b for b in builds if not names or any(_means(name, b) for name in names))
 
     def tasks(self, names: Sequence[str], tuned: Tuned | None = None) -> tuple[BuildTasks, ...]:
-        """The tasks of the builds that `names` mean. tuned: schedules in place of those in the user's records."""
+        """The tasks of the builds that `names` mean. tuned: schedules and costs in place of those in the user's records."""
         return plan(self.deployfile, self.select(names), self.folder, tuned=tuned)
 
 

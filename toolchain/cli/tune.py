@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from toolchain.cli.space import Amount
 from toolchain.core.artifact import Artifact
 from toolchain.core.errors import TuneError, UsageError
 from toolchain.core.settings import settings
-from toolchain.tasks.plan import BuildTasks, Tuned
+from toolchain.tasks.plan import UNTUNED, BuildTasks
 from toolchain.te.tune.searchers import SEARCHERS
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def tune_command(
         raise UsageError("--seeds, --kernels and several --searcher are for comparing search methods",
                          fix="add --compare FOLDER")
     project = open_project(file, folder)
-    default = project.tasks(names, lambda build, target: {})        # whatever the records say
+    default = project.tasks(names, UNTUNED)                         # whatever the records say
     goals = {b.name: (b.module, *(bucket.optimized for bucket in b.buckets)) for b in default}
     built = execute(project, goals, is_result=False)
     if built.exit_code:
@@ -112,21 +113,34 @@ def _tune(
     project: Project, names: Sequence[str], default: Sequence[BuildTasks], artifacts: Mapping[str, Artifact], store: Store,
     records: Records, options: Any,
 ) -> int:
-    from toolchain.tasks.tuning.kernels import kernels
-    from toolchain.tasks.tuning.tune import Tuning, keep_reproducer, require_time, tuned_answers
+    from toolchain.cli.networks import Networks, boards_of
+    from toolchain.tasks.tuning.kernels import kernels, together
+    from toolchain.tasks.tuning.tune import Tuning, keep_reproducer, require_time, tuned_answers, versions
 
     begun = time.monotonic()
+
+    def left_s() -> float:
+        return math.inf if options.budget_s is None else options.budget_s - (time.monotonic() - begun)
     found_kernels = kernels(default, artifacts, store)
     screen = Screen(style_of(sys.stderr, settings(), os.environ.get("TERM", "")), options.budget_s)
-    by_key = {k.key: k for k in found_kernels}
+    boards, networks = boards_of(project, default), Networks(project, names, default, artifacts, store, left_s)
+    by_key: dict[str, Any] = {}
 
     def on_trial(task: Any, trial: Any) -> None:
         screen.trial(task, trial)
         if trial.cause in MISCOMPILED and (
                 kept := keep_reproducer(by_key[task.key], trial, project.state / "failed" / "tune")):
             screen.note(f"{task.name}: {trial.error}; kept in {near(str(kept))}")
-    boards = boards_of(project, default)
-    tuning = Tuning(found_kernels, len(default), records, options, on_trial, boards)
+    try:
+        used_s = weigh_graphs(networks, records, options, screen, by_key, on_trial, boards)
+    except KeyboardInterrupt:
+        screen.note("interrupted while algorithms and layouts were measured: nothing has changed; the same command goes on")
+        return INTERRUPTED
+    if networks.other:
+        found_kernels = together(found_kernels, kernels(networks.other, networks.others, store))
+    by_key |= {k.key: k for k in found_kernels}
+    rest = options if options.budget_s is None else replace(options, budget_s=max(0.0, options.budget_s - used_s))
+    tuning = Tuning(found_kernels, len(default) + len(networks.other), records, rest, on_trial, boards)
     screen.begin({k.key: k.name for k in tuning.open}, len(found_kernels))
     screen.note(f"candidates are ranked by a model that learns, so far from {count(tuning.taught, 'earlier trials')}"
                 if tuning.learns else NO_MODEL)
@@ -140,60 +154,54 @@ def _tune(
         assert tuning.session is not None
         if not interrupted:
             require_time(options, tuning.session)
-        found = tuning.confirm(measurer, lambda k: screen.note(f"confirming {k.name}", keep=False))
-    rejected = _slower_networks(project, names, default, artifacts, store, tuned_answers(found)) if any(
-        f.gain > 1 for f in found) else {}
-    bad = {name for name, (_, slower) in rejected.items() if slower}
+        confirm = tuning.confirm if interrupted else tuning.confirm_and_go_on
+        found = confirm(measurer, lambda k: screen.note(f"confirming {k.name}", keep=False))
+    won = any(f.gain > 1 for f in found)
+    told, graphs = networks.compare(tuned_answers(found)) if won or networks.other else ({}, {})
+    bad = {name for name, verdict in told.items() if verdict.is_refused}
     records.choose([f.choice(tuning.machine, time.time(), rejected=bool(f.kernel.builds & bad)) for f in found
                     if f.is_known])
-    for line in summary(found, rejected, time.monotonic() - begun, tuning.session.spent_s):
+    records.choose_graphs(networks.choices(graphs, tuning.machine, versions()))
+    for line in summary(found, told, graphs, time.monotonic() - begun):
         print(line)
     return INTERRUPTED if interrupted else 0
 
 
-def boards_of(project: Project, tasks: Sequence[BuildTasks]) -> list[Board]:
-    """The devices that all these builds are tuned on; none: this machine. Raises UsageError: they are not the same."""
-    from toolchain.tasks.boards import board_of
+def weigh_graphs(
+    networks: Any, records: Records, options: Any, screen: Screen, by_key: dict[str, Any], on_trial: Any,
+    boards: Sequence[Board],
+) -> float:
+    """Measure the ways to compute heavy nodes (put into `by_key`), and find the graphs they make. The seconds of the budget
+    it has used."""
+    from toolchain.tasks.tuning import graphs
+    from toolchain.tasks.tuning.tune import SOON_S, Tuning
 
-    used = list(dict.fromkeys(b.devices for b in tasks))
-    if len(used) > 1:
-        where = [f"{', '.join(b.name for b in tasks if b.devices == d)} on {', '.join(d) or 'this machine'}" for d in used]
-        raise UsageError(f"builds that are tuned in different places: {'; '.join(where)}", fix="tune one after the other")
-    return [board_of(name, project.deployfile.devices[name]) for devices in used for name in devices]
-
-
-def _slower_networks(
-    project: Project, names: Sequence[str], default: Sequence[BuildTasks], artifacts: Mapping[str, Artifact], store: Store,
-    tuned: Tuned,
-) -> dict[str, tuple[str, bool]]:
-    """Per build: what comparing it with the default one showed, in words, and whether its winners are refused for it."""
-    from toolchain.core.target import Target
-    from toolchain.tasks.tuning.confirm import compare_networks, compare_networks_on
-
-    tasks = project.tasks(names, tuned)
-    built = execute(project, {b.name: (b.module,) for b in tasks}, keep_going=True, is_result=False, noun="tuned builds")
-    told: dict[str, tuple[str, bool]] = {}
-    for before, after in zip(default, tasks, strict=True):
-        if after.module.name not in built.artifacts:
-            told[after.name] = ("could not be built", True)
-            continue
-        a, b = artifacts[before.module.name], built.artifacts[after.module.name]
-        if a.digest == b.digest:
-            continue
-        target = Target.from_json(artifacts[before.target.name].meta["target"])
-        boards = boards_of(project, [before])
-        verdict = (compare_networks_on(boards[0], a, b, store, target.cores) if boards else
-                   compare_networks(a, b, store, target.cores))
-        if verdict is None:
-            told[after.name] = ("the tuned artifact does not compute the same", True)
-        else:
-            interval = f"{verdict.speedup:.2f}x ({verdict.low:.2f} .. {verdict.high:.2f})"
-            told[after.name] = (f"{interval}, {verdict.verdict}", verdict.verdict == "slower")
-    return told
+    nodes = graphs.heavy_nodes(networks.default, networks.artifacts, networks.store)
+    budget_s = None if options.budget_s is None else graphs.BUDGET * options.budget_s
+    if not nodes or (budget_s is not None and budget_s < SOON_S):
+        return 0.0
+    by_key |= {k.key: k for k in graphs.distinct(nodes)}
+    tuning = Tuning(list(by_key.values()), 0, records,
+                    replace(options, trials=min(options.trials, graphs.TRIALS), budget_s=budget_s), on_trial, boards)
+    screen.begin({k.key: k.name for k in tuning.open}, 0)
+    screen.note(f"measuring {count(len(tuning.open), 'ways')} to compute the {count(len(nodes), 'heaviest operators')}")
+    with tuning.measurer(screen.note) as measurer, screen.shown():
+        try:
+            tuning.search(measurer)
+        except TuneError as error:
+            screen.note(f"algorithms and layouts stay: {error.what}")
+            return tuning.used_s()
+    tuning.finish()
+    known = {(g.graph, g.target): g.costs for g in records.graph_choices()}
+    found = graphs.costs(nodes, tuning.standings())
+    networks.decide_graphs({of: {**known.get(of, {}), **found.get(of, {})} for of in {**known, **found}})
+    for b in networks.other:
+        screen.note(f"{b.name}: by what was measured, other algorithms or layouts are worth a try")
+    return tuning.used_s()
 
 
 def summary(
-    found: Sequence[Any], networks: Mapping[str, tuple[str, bool]], wall_s: float, searched_s: float,
+    found: Sequence[Any], networks: Mapping[str, Any], graphs: Mapping[str, Any], wall_s: float,
 ) -> Iterator[str]:
     """What came of it: kernels that won, failures by cause, networks."""
     winners = sorted((f for f in found if f.gain > 1), key=lambda f: f.gain, reverse=True)
@@ -210,9 +218,12 @@ def summary(
         if f.confirmed is not None and f.confirmed.error:
             yield f"{f.kernel.name} could not be compared with its default: {f.confirmed.error}"
     yield f"tuned {len(winners)} of {count(len(found), 'kernels')}: {count(trials, 'trials')}{failed}, {seconds(wall_s)}"
-    for name, (verdict, refused) in networks.items():
-        yield f"{name}: {verdict}" + ("; its default schedules stay" if refused else "")
-    if winners and not all(refused for _, refused in networks.values()):
+    for name, told in networks.items():
+        yield f"{name}: {told.text}" + ("; its default schedules stay" if told.is_refused else "")
+    for name, told in graphs.items():
+        yield f"{name} with other algorithms and layouts: {told.text}" + (
+            "" if told.is_faster else "; those by default stay")
+    if (winners and not all(told.is_refused for told in networks.values())) or any(g.is_faster for g in graphs.values()):
         yield "`tc build` uses what was found"
 
 
@@ -289,7 +300,8 @@ class Screen:
 
     def begin(self, names: Mapping[str, str], kernels: int) -> None:
         self.rows = {key: _Row(name) for key, name in names.items()}
-        self._print(f"tuning {len(names)} of {count(kernels, 'kernels')} (the others leave nothing to choose)")
+        if kernels:
+            self._print(f"tuning {len(names)} of {count(kernels, 'kernels')} (the others leave nothing to choose)")
 
     def trial(self, task: Any, trial: Any) -> None:
         row = self.rows[task.key]

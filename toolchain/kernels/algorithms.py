@@ -85,25 +85,32 @@ def algorithms(target: Target, sizes: Sequence[int] = EVERY_SIZE) -> Callable[[N
     Winograd off.
     """
     def choose(node: Node, graph: Graph) -> int:
-        x, y = graph.types[node.inputs[0]], graph.types[node.output]
-        lanes, channels, size = target.lanes(dtypes.bits(x.dtype)), x.shape[1], graph.types[node.inputs[1]].shape[2]
-        stride = (node.attrs.get("strides") or (1,))[0]
-        if min(channels, y.shape[1]) < lanes:
-            return 0
-        shape = Geometry(x.shape[0], channels, y.shape[1], *y.shape[2:], taps_of(node, graph.types))
-        if node.op == "ConvTranspose":
-            height, width = (tiles(n, stride) for n in y.shape[2:])
-            shape = replace(shape, height=height, width=width, stride=stride,
-                            direct=channels * tiles(size * size, stride ** 2))
-        elif stride > 1:
-            if channels % lanes:                        # a vector of channels would be from several places
-                return 0
-            shape = replace(shape, channels=channels * stride ** 2, direct=channels * size * size)
-        cold = sum(a.nbytes for a in graph.params.values()) > target.l3_bytes
-        costs = {m: winograd_cycles(shape, m, target, cold) for m in sizes_of(shape.taps) if m in sizes}
+        direct, costs = weigh(node, graph, target, sizes)
         best = min(costs, key=lambda m: costs[m], default=0)
-        return best if best and costs[best] * GAIN < direct_cycles(shape, target, cold) else 0
+        return best if best and costs[best] * GAIN < direct else 0
     return choose
+
+
+def weigh(node: Node, graph: Graph, target: Target, sizes: Sequence[int] = EVERY_SIZE) -> tuple[float, dict[int, float]]:
+    """Cycles of direct convolution, and of Winograd's by tile size: none for a convolution of few channels. (0, {}) where
+    there is nothing to weigh. Asked about convolutions that `taps_of` knows."""
+    x, y = graph.types[node.inputs[0]], graph.types[node.output]
+    lanes, channels, size = target.lanes(dtypes.bits(x.dtype)), x.shape[1], graph.types[node.inputs[1]].shape[2]
+    stride = (node.attrs.get("strides") or (1,))[0]
+    if min(channels, y.shape[1]) < lanes:
+        return 0.0, {}
+    shape = Geometry(x.shape[0], channels, y.shape[1], *y.shape[2:], taps_of(node, graph.types))
+    if node.op == "ConvTranspose":
+        height, width = (tiles(n, stride) for n in y.shape[2:])
+        shape = replace(shape, height=height, width=width, stride=stride,
+                        direct=channels * tiles(size * size, stride ** 2))
+    elif stride > 1:
+        if channels % lanes:                        # a vector of channels would be from several places
+            return 0.0, {}
+        shape = replace(shape, channels=channels * stride ** 2, direct=channels * size * size)
+    cold = sum(a.nbytes for a in graph.params.values()) > target.l3_bytes
+    costs = {m: winograd_cycles(shape, m, target, cold) for m in sizes_of(shape.taps) if m in sizes}
+    return (direct_cycles(shape, target, cold), costs) if costs else (0.0, {})
 
 
 def direct_cycles(shape: Geometry, target: Target, cold: bool) -> float:
@@ -226,4 +233,4 @@ def _cold(size: int, target: Target, cold: bool) -> float:
     return size / (target.memory_bytes_per_cycle if cold else target.l3_bytes_per_cycle) / target.cores
 
 
-__all__ = ["Geometry", "Parts", "algorithms", "direct_cycles", "winograd_cycles", "winograd_parts"]
+__all__ = ["Geometry", "Parts", "algorithms", "direct_cycles", "weigh", "winograd_cycles", "winograd_parts"]

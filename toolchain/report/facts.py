@@ -35,8 +35,9 @@ class BuildFacts:
     artifact: the build's name in the deployfile, "reader@x86", which all buckets of an artifact share.
     size_bytes: all files of the artifact; weights_bytes and arena_bytes: parts of what it needs in memory. compile_s: sum
     over the tasks that made it, as if nothing had come from the store. kernels, tuned_kernels: distinct kernels, and how
-    many of them use a schedule from tuning records; transferred_kernels: those of them tuned on another machine. digests: of
-    the model, the artifact, ...; versions: of what took part.
+    many of them use a schedule from tuning records; transferred_kernels: those of them tuned on another machine;
+    tuned_graph: whether measured costs decided algorithms and layouts. digests: of the model, the artifact, ...; versions:
+    of what took part.
     """
 
     name: str
@@ -53,6 +54,7 @@ class BuildFacts:
     versions: Mapping[str, str] = field(default_factory=dict)
     artifact: str = ""
     transferred_kernels: int = 0
+    tuned_graph: bool = False
 
 
 @dataclass(frozen=True, slots=True)

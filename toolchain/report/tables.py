@@ -297,9 +297,10 @@ def _artifacts(report: Report) -> Section:
 
 
 def _schedules(b: BuildFacts) -> str:
-    """"default", "3 of 20 tuned", "3 of 20 tuned, 2 of them elsewhere"."""
+    """"default", "3 of 20 tuned", "3 of 20 tuned, 2 of them elsewhere; graph tuned"."""
     elsewhere = f", {b.transferred_kernels} of them elsewhere" if b.transferred_kernels else ""
-    return f"{b.tuned_kernels} of {b.kernels} tuned{elsewhere}" if b.tuned_kernels else "default"
+    kernels = f"{b.tuned_kernels} of {b.kernels} tuned{elsewhere}" if b.tuned_kernels else "default"
+    return f"{kernels}; graph tuned" if b.tuned_graph else kernels
 
 
 def layer_section(b: BuildReport, limit: int = SHOWN_LAYERS) -> Section:

@@ -28,7 +28,7 @@ from toolchain.report.facts import (
 )
 from toolchain.tasks.machine import FACTS_FILE as MACHINE_FILE
 from toolchain.tasks.measure import FACTS_FILE
-from toolchain.tasks.plan import BucketTasks, BuildTasks, machine_name, target_digest
+from toolchain.tasks.plan import BucketTasks, BuildTasks, graph_digest, machine_name, target_digest
 from toolchain.tasks.verify import REPRO
 
 VERSIONS = ("toolchain", "numpy", "onnx", "llvmlite", "ziglang")
@@ -83,6 +83,7 @@ def _build_facts(
         weights_bytes=module.meta.get("weights_bytes", 0), arena_bytes=module.meta.get("arena_bytes", 0),
         compile_s=round(sum(_duration_s(t, store, project) for t in _made_by(b.module, artifacts)), 3),
         kernels=module.meta.get("kernels", 0), tuned_kernels=len(module.meta.get("schedules", ())),
+        tuned_graph=graph_digest(graph) in module.meta.get("costs", ()),
         digests={"graph": graph.digest, "artifact": module.digest},
     )
 

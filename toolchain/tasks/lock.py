@@ -3,8 +3,8 @@
     [tools]             versions of all packages that shape bytes, and the digest of our own code
     [models.NAME]       what the deployfile says of the model, digests of its files and data, of what a recipe or wheel gave
     [targets.NAME]      what the deployfile says of the target, and everything that was found out about its processor
-    [builds."M@T"]      its model and target, the digest of these three sections, its tuned schedules (which a locked build
-                        takes from here), the digests of the artifact and its files
+    [builds."M@T"]      its model and target, the digest of these three sections, its tuned schedules and what its graph was
+                        decided by (which a locked build takes from here), the digests of the artifact and its files
 
 Sections of models and targets are shared between builds, which may have been made at different times: the digest a build
 keeps of its three sections ("inputs") says whether it was made from what they say now.
@@ -34,6 +34,7 @@ SAID = "deployfile"             # below this key: what the deployfile says
 MADE = "made"                   # ... digests of what a recipe wrote, or a wheel held
 FILES = "files"                 # ... digests of the files a model and its data are read from, or an artifact has
 SCHEDULES = "schedules"         # ... by canonical workload, how kernels with tuned schedules answered their sketch
+COSTS = "costs"                 # ... by imported graph, then by node, the measured costs that decided algorithms and layouts
 TOOLS_SECTION: Name = ("tools", "")
 
 Sections = dict[Name, Section]
@@ -107,17 +108,22 @@ def results(tasks: Iterable[BuildTasks], inputs: Mapping[Name, Section], artifac
         module, model, target = artifacts[b.module.name], b.build.model, b.build.target
         found[build_name(b)] = flatten({
             "model": model, "target": target, "inputs": inputs_digest(inputs, model, target), "artifact": module.digest,
-            SCHEDULES: module.meta.get("schedules", {}), FILES: {name: file.digest for name, file in module.files.items()}})
+            SCHEDULES: module.meta.get("schedules", {}), COSTS: module.meta.get("costs", {}),
+            FILES: {name: file.digest for name, file in module.files.items()}})
     return found
 
 
-def locked_schedules(lock: Lock) -> Tuned:
-    """For `plan`: the tuned schedules of locked builds, in place of what the user's records say."""
-    def answers(build: str, target: str) -> dict[str, dict[str, str]]:
+def locked_tuning(lock: Lock) -> Tuned:
+    """For `plan`: the tuned schedules of locked builds, and what decided their graphs, in place of the user's records."""
+    def below(build: str, prefix: str) -> dict[str, dict[str, str]]:
         section = lock.sections.get(("builds", build), {})
-        said = {key.removeprefix(f"{SCHEDULES}."): str(text) for key, text in section.items() if key.startswith(SCHEDULES)}
+        said = {key.removeprefix(prefix): str(text) for key, text in section.items() if key.startswith(prefix)}
         return {key: dict(pair.split("=", 1) for pair in text.split() if "=" in pair) for key, text in said.items()}
-    return answers
+
+    def costs(build: str, graph: str, target: str) -> dict[str, dict[str, float]]:
+        found = below(build, f"{COSTS}.{graph}.")
+        return {key: {name: float(us) for name, us in pairs.items()} for key, pairs in found.items()}
+    return Tuned(lambda build, target: below(build, f"{SCHEDULES}."), costs)
 
 
 def inputs_digest(sections: Mapping[Name, Section], model: str, target: str) -> str:

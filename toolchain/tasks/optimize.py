@@ -25,6 +25,7 @@ from toolchain.graph.passes.views import view_nodes
 from toolchain.graph.passes.widen_moves import widen_moves
 from toolchain.graph.serialize import to_json
 from toolchain.kernels.algorithms import algorithms
+from toolchain.kernels.alternatives import Costs, choosing_by_costs, measured_options
 from toolchain.kernels.build import anchor_name
 from toolchain.kernels.flops import flops
 from toolchain.kernels.integer_forms import integer_forms
@@ -45,15 +46,30 @@ class Workload:
         return {"name": anchor_name(self.body), "graph": to_json(self.body)}
 
 
-def optimize_graph(graph: Graph, target: Target) -> tuple[Graph, Mapping[str, Workload]]:
-    """The graph with layouts planned and operators fused, each Fused node carrying its kernel's key; and those kernels."""
-    graph = run_passes(graph, (
-        narrowing_dequantized(integer_forms(target)), decomposing(KERNELS | CONTROL_FLOW), *PASSES,
-        choosing_algorithms(algorithms(target)), narrowing_products(integer_forms(target)),
-        planning_layouts(layout_options(target)), *FUSION,
+def optimize_graph(graph: Graph, target: Target, costs: Costs | None = None) -> tuple[Graph, Mapping[str, Workload]]:
+    """The graph with layouts planned and operators fused, each Fused node carrying its kernel's key; and those kernels.
+
+    costs: what tuning has measured of alternatives; algorithms and layouts are then decided by it.
+    """
+    choosing = choosing_by_costs(target, costs) if costs else choosing_algorithms(algorithms(target))
+    options = measured_options(target, costs) if costs else layout_options(target)
+    graph = run_passes(prepare_graph(graph, target), (
+        choosing, narrowing_products(integer_forms(target)), planning_layouts(options), *FUSION,
     ))
     workloads: dict[str, Workload] = {}
     return _with_keys(graph, workloads), workloads
+
+
+def prepare_graph(graph: Graph, target: Target) -> Graph:
+    """What algorithms and layouts are chosen for."""
+    return run_passes(graph, (
+        narrowing_dequantized(integer_forms(target)), decomposing(KERNELS | CONTROL_FLOW), *PASSES))
+
+
+def workload_of(body: Graph) -> Workload:
+    """The kernel of a fused group."""
+    canonical_body, text = canonical(widen_moves(collapse_rows(body)))
+    return Workload(digest_bytes(text.encode())[:32], canonical_body)
 
 
 def _with_keys(graph: Graph, workloads: dict[str, Workload]) -> Graph:
@@ -61,10 +77,9 @@ def _with_keys(graph: Graph, workloads: dict[str, Workload]) -> Graph:
     changes: dict[Node, Node] = {}
     for node in graph.nodes:
         if node.op == "Fused":
-            body, text = canonical(widen_moves(collapse_rows(node.attrs["body"])))
-            key = digest_bytes(text.encode())[:32]
-            workloads.setdefault(key, Workload(key, body))
-            changes[node] = replace(node, attrs={**node.attrs, "kernel": key, "flops": flops(node, graph.types)})
+            workload = workload_of(node.attrs["body"])
+            workloads.setdefault(workload.key, workload)
+            changes[node] = replace(node, attrs={**node.attrs, "kernel": workload.key, "flops": flops(node, graph.types)})
         elif node not in views:
             bodies = {k: _with_keys(v, workloads) for k, v in node.attrs.items() if isinstance(v, Graph)}
             if bodies:

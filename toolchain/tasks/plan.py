@@ -54,6 +54,7 @@ ARRAYS = ("numpy", "ml_dtypes")     # packages that compute and write constants
 SOURCE, IMPORT, TARGET, OPTIMIZE, KERNEL, WEIGHTS, LINK, VERIFY, MEASURE = 1, 1, 1, 1, 1, 1, 1, 3, 1   # versions of steps
 
 
+COSTS = "costs"                     # the input of `optimize` that tuning may give it
 GRAPH = "graph "                    # the optimized graphs among the inputs of a step: "graph 0", "graph 1", ... per bucket
 RECORDED = "test_data_set_0"        # the folder beside a model with inputs and expected outputs, in ONNX's layout
 
@@ -107,7 +108,22 @@ class BuildTasks:
 
 
 Answers = Mapping[str, str]
-Tuned = Callable[[str, str], Mapping[str, Answers]]     # (build, digest of its Target) -> answers by canonical workload
+Costs = Mapping[str, Mapping[str, float]]       # as `kernels.alternatives.Costs`: of algorithms and layouts, measured
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What tuning decides of builds.
+
+    schedules: (build, digest of its Target) -> answers by canonical workload. costs: (build, digest of its imported graph,
+    of its Target) -> what decides algorithms and layouts, where Target facts do not.
+    """
+
+    schedules: Callable[[str, str], Mapping[str, Answers]]
+    costs: Callable[[str, str, str], Costs] = lambda build, graph, target: {}
+
+
+UNTUNED = Tuned(lambda build, target: {})
 
 
 def plan(
@@ -116,8 +132,9 @@ def plan(
 ) -> tuple[BuildTasks, ...]:
     """The tasks of these builds; `project` is the folder that the deployfile's paths are relative to.
 
-    targets: whole Targets in place of what the deployfile says of those names. tuned: the schedules kernels get in place of
-    default ones, those of the user's tuning records unless given (nothing is then demanded of the records).
+    targets: whole Targets in place of what the deployfile says of those names. tuned: schedules of kernels in place of
+    default ones, and costs that decide algorithms and layouts; those of the user's tuning records unless given (nothing is
+    then demanded of the records).
     """
     planner = _Planner(deployfile, project, targets or {}, tuned)
     return tuple(planner.build(b) for b in builds)
@@ -159,7 +176,7 @@ class _Planner:
     def __init__(self, deployfile: Deployfile, project: Path, targets: Mapping[str, Target],
                  tuned: Tuned | None) -> None:
         self.deployfile, self.project, self.targets = deployfile, project, targets
-        self.tuned, self.by_records = cache(tuned or recorded), tuned is None
+        self.tuned, self.by_records = tuned or recorded(), tuned is None
         self.tasks: dict[str, Task] = {}
 
     @cached_property
@@ -175,7 +192,7 @@ class _Planner:
         graphs = {label: self._import(build.model, label, model, b, source) for label, b in bindings.items()}
         optimized = {label: Task(f"optimize:{build.bucket_name(label)}", f"{STEPS}:optimize", OPTIMIZE, {
             "precision": build.precision, "versions": _versions(*ARRAYS), "code": code_digest(*OPTIMIZE_CODE),
-        }, {"graph": graph, "target": target}) for label, graph in graphs.items()}
+        }, {"graph": graph, "target": target}, needs=self._costs(build, label)) for label, graph in graphs.items()}
         inputs = {f"{GRAPH}{n}": task for n, task in enumerate(optimized.values())}
         weights = Task(f"weights:{build.name}", f"{STEPS}:pack_weights", WEIGHTS, {
             "versions": _versions(*ARRAYS), "code": code_digest(*OPTIMIZE_CODE)}, inputs)
@@ -278,6 +295,16 @@ class _Planner:
                   "host": fingerprint, "versions": _versions("llvmlite"), "code": code_digest("core/target.py", "targets")}
         return self._shared(Task(f"target:{name}", f"{STEPS}:resolve_target", TARGET, params))
 
+    def _costs(self, build: Build, label: str) -> Callable[[Mapping[str, Artifact]], Mapping[str, Task]]:
+        """What decides algorithms and layouts becomes an input of `optimize` where tuning has found some: without it, that
+        task's key is the one it always had."""
+        def needs(known: Mapping[str, Artifact]) -> Mapping[str, Task]:
+            graph, target = graph_digest(known["graph"]), target_digest(known["target"].meta["target"])
+            costs = self.tuned.costs(build.name, graph, target)
+            return {COSTS: self._shared(Task(f"costs:{build.bucket_name(label)}", f"{STEPS}:measured_costs", OPTIMIZE, {
+                "graph": graph, "costs": {key: dict(us) for key, us in costs.items()}}))} if costs else {}
+        return needs
+
     def _kernels(self, build: Build, artifacts: Mapping[str, Artifact]) -> Mapping[str, Task]:
         """One task per distinct kernel the optimized graphs ask for; answers are part of its key only where there are some,
         so that tuning makes those kernels anew and no others.
@@ -287,7 +314,7 @@ class _Planner:
         versions, code = _versions("llvmlite"), code_digest(*KERNEL_CODE)
         target = artifacts["target"].meta["target"]
         graphs = [artifact for name, artifact in artifacts.items() if name.startswith(GRAPH)]
-        tuned, found = self.tuned(build.name, target_digest(target)), {}
+        tuned, found = self.tuned.schedules(build.name, target_digest(target)), {}
         asked = {key: body for graph in graphs for key, body in graph.meta["kernels"].items()}
         missing = [body["name"] for key, body in asked.items() if key not in tuned]
         if self.by_records and build.tune.policy == "require_tuned" and missing:
@@ -322,20 +349,31 @@ class _Planner:
         return self.tasks.setdefault(task.name, task)
 
 
-def recorded(build: str, target: str) -> dict[str, Answers]:
-    """What tuning has confirmed for a target, whatever the build. No answers: the default schedule is the best known.
+def recorded() -> Tuned:
+    """What tuning has confirmed for a target, whatever the build. No answers: the default schedule is the best known. Each
+    target's records are read once.
 
-    Raises TuneError: the records were damaged. Once: they are out of the way then, and the next build has default schedules.
+    Both parts raise TuneError: the records were damaged. Once: they are out of the way then, and the next build has default
+    schedules.
     """
-    store = settings().store
-    if not records_path(store).exists():
-        return {}
-    with Records(store) as records:
-        found = records.choices(target)
-        if records.damaged is not None:
-            raise TuneError("the tuning records were damaged, and are no longer used", where=str(records.damaged),
-                            fix="`tc tune --import FILE` where you have exported them; else the next build takes defaults")
-        return {workload: choice.answers for workload, choice in found.items()}
+    @cache
+    def of(target: str) -> tuple[dict[str, Answers], dict[str, Costs]]:
+        store = settings().store
+        if not records_path(store).exists():
+            return {}, {}
+        with Records(store) as records:
+            schedules = {workload: choice.answers for workload, choice in records.choices(target).items()}
+            costs = {choice.graph: choice.costs for choice in records.graph_choices(target)}
+            if records.damaged is not None:
+                raise TuneError("the tuning records were damaged, and are no longer used", where=str(records.damaged),
+                                fix="`tc tune --import FILE` where you have exported them; else the next build has defaults")
+            return schedules, costs
+    return Tuned(lambda build, target: of(target)[0], lambda build, graph, target: of(target)[1].get(graph, {}))
+
+
+def graph_digest(imported: Artifact) -> str:
+    """What tuning records know an imported graph by: all of it but the values of its weights."""
+    return imported.files["graph.json"].digest[:32]
 
 
 def tuning_devices(spec: TargetSpec) -> tuple[str, ...]:

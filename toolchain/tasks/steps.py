@@ -40,7 +40,7 @@ from toolchain.tasks.assemble import Origin, assemble_with_origins, weights_segm
 from toolchain.tasks.compile import compile_workload
 from toolchain.tasks.fetch import fetch_wheel_file, run_recipe
 from toolchain.tasks.optimize import CONTROL_FLOW, optimize_graph
-from toolchain.tasks.plan import GRAPH
+from toolchain.tasks.plan import COSTS, GRAPH
 
 Params = Mapping[str, Any]
 Inputs = Mapping[str, Input]
@@ -92,11 +92,18 @@ def resolve_target(params: Params, inputs: Inputs, out: Path) -> Result:
 
 
 def optimize(params: Params, inputs: Inputs, out: Path) -> Result:
-    """Graph passes for one target; the meta lists the kernels that are needed."""
+    """Graph passes for one target; the meta lists the kernels that are needed, and what tuning has decided them by."""
     target = Target.from_json(inputs["target"].meta["target"])
-    graph, workloads = optimize_graph(load_files(inputs["graph"].files), target)
+    decided = dict(inputs[COSTS].meta) if COSTS in inputs else {}
+    graph, workloads = optimize_graph(load_files(inputs["graph"].files), target, decided.get("costs"))
     save(graph, out)
-    return Result("graph", {"kernels": {key: w.to_json() for key, w in workloads.items()}})
+    return Result("graph", {"kernels": {key: w.to_json() for key, w in workloads.items()}, **(
+        {"decided": decided} if decided else {})})
+
+
+def measured_costs(params: Params, inputs: Inputs, out: Path) -> Result:
+    """What tuning has measured of a graph's alternatives, as an artifact that `optimize` depends on."""
+    return Result("costs", {"graph": params["graph"], "costs": params["costs"]})
 
 
 def compile_kernel_step(params: Params, inputs: Inputs, out: Path) -> Result:
@@ -181,7 +188,8 @@ def link(params: Params, inputs: Inputs, out: Path) -> Result:
                    made_for_target[RUNNER_FILE].read_bytes() if RUNNER_FILE in made_for_target else None)
     return Result("module", {
         "weights_bytes": weights.meta["size_bytes"], "arena_bytes": max(plan.arena_bytes for plan in plans),
-        "kernels": len(kernels), "schedules": {key: answers_text(made[key].meta["answers"]) for key in sorted(tuned)},
+        "kernels": len(kernels), COSTS: costs_text(inputs),
+        "schedules": {key: answers_text(made[key].meta["answers"]) for key in sorted(tuned)},
         "workspaces": {key: list(k.workspace) for key, k in kernels.items()},
     })
 
@@ -189,6 +197,13 @@ def link(params: Params, inputs: Inputs, out: Path) -> Result:
 def answers_text(answers: Mapping[str, str]) -> str:
     """As lock files keep it: "tile=1x6x2 unroll=4"."""
     return " ".join(f"{name}={answer}" for name, answer in answers.items())
+
+
+def costs_text(inputs: Inputs) -> dict[str, dict[str, str]]:
+    """What tuning decided the graphs by, as lock files keep it: by graph, by node, "direct:NCHW:NCHW=912.5 ..."."""
+    decided = [i.meta["decided"] for name, i in inputs.items() if name.startswith(GRAPH) and "decided" in i.meta]
+    return {d["graph"]: {key: " ".join(f"{name}={cost!r}" for name, cost in us.items()) for key, us in d["costs"].items()}
+            for d in decided}
 
 
 def layers(

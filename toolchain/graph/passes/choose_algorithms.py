@@ -28,30 +28,49 @@ def choose_algorithms(graph: Graph, choose: Algorithms) -> Graph:
     taps in each dimension, per phase where there are strides (4x4 with stride 2 has 2).
     Needs: explicit pads; scales and shifts folded into the weights already (`fold_batch_norm`).
     """
-    def conv(node: Node, state: Rewriting) -> Sequence[Node] | None:
+    def wanted(node: Node, state: Rewriting) -> int:
+        """The tile size; 0: it stays as it is."""
         taps = taps_of(node, state.types)
-        if not taps or node.inputs[1] not in state.params or (m := choose(node, graph)) not in sizes_of(taps):
+        if not taps or node.inputs[1] not in state.params:
+            return 0
+        m = choose(node, graph)
+        return m if m in sizes_of(taps) else 0
+
+    def conv(node: Node, state: Rewriting) -> Sequence[Node] | None:
+        if not (m := wanted(node, state)):
             return None
-        x, w, *bias = node.inputs
-        stride = (node.attrs.get("strides") or (1,))[0]
+        w, stride = node.inputs[1], (node.attrs.get("strides") or (1,))[0]
         dense = split_strides(state.params[w], stride) if stride > 1 else state.params[w]
         u = state.param(f"{w}.winograd{m}", transform_weights(dense, m), key=("winograd", w, m, stride))
-        attrs: dict[str, Any] = {"m": m, "taps": taps, "pads": tuple(node.attrs.get("pads") or (0, 0, 0, 0))}
-        if stride > 1:
-            attrs |= {"stride": stride, "size": tuple(state.types[node.output].shape[2:])}
-        return [Node("WinogradConv", (x, u, *bias), node.outputs, attrs, node.name, node.sources)]
+        return [winograd_form(node, state.types, u, m)[0]]
 
     def transposed(node: Node, state: Rewriting) -> Sequence[Node] | None:
-        taps = taps_of(node, state.types)
-        if not taps or node.inputs[1] not in state.params or (m := choose(node, graph)) not in sizes_of(taps):
+        if not (m := wanted(node, state)):
             return None
-        x, w, *bias = node.inputs
-        pads, stride = tuple(node.attrs["pads"][:2]), node.attrs["strides"][0]
+        w, pads, stride = node.inputs[1], tuple(node.attrs["pads"][:2]), node.attrs["strides"][0]
         u = state.param(f"{w}.winograd{m}", transform_phases(state.params[w], m, stride, pads), key=("phases", w, m, pads))
-        attrs = {"m": m, "taps": taps, "pads": pads, "size": tuple(state.types[node.output].shape[2:])}
-        return [Node("WinogradConvTranspose", (x, u, *bias), node.outputs, attrs, node.name, node.sources)]
+        return [winograd_form(node, state.types, u, m)[0]]
 
     return rewrite_graph(graph, {"Conv": (conv,), "ConvTranspose": (transposed,)})
+
+
+def winograd_form(node: Node, types: Mapping[str, TensorType], u: str, m: int) -> tuple[Node, tuple[int, ...]]:
+    """The operator that a convolution becomes, which reads its transformed weights as `u`; and their shape."""
+    x, w, *bias = node.inputs
+    taps, stride = taps_of(node, types), (node.attrs.get("strides") or (1,))[0]
+    side, size = m + taps - 1, tuple(types[node.output].shape[2:])
+    attrs: dict[str, Any] = {"m": m, "taps": taps}
+    shape: tuple[int, ...]
+    if node.op == "ConvTranspose":
+        channels, outputs = types[w].shape[:2]
+        attrs |= {"pads": tuple(node.attrs["pads"][:2]), "size": size}
+        op, shape = "WinogradConvTranspose", (stride, stride, side, side, outputs, channels)
+    else:
+        outputs, channels = types[w].shape[:2]
+        attrs |= {"pads": tuple(node.attrs.get("pads") or (0, 0, 0, 0))} | (
+            {"stride": stride, "size": size} if stride > 1 else {})
+        op, shape = "WinogradConv", (side, side, outputs, channels * stride ** 2)
+    return Node(op, (x, u, *bias), node.outputs, attrs, node.name, node.sources), shape
 
 
 def taps_of(node: Node, types: Mapping[str, TensorType]) -> int:

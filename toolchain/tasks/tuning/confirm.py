@@ -1,11 +1,13 @@
 """What may take the place of a default schedule: what has beaten it side by side, alone and inside the network.
 
     alone       default and the best few take turns; a winner is faster in the whole 95 % interval of paired ratios
-    network     the artifact with all winners beside the one without: when it is slower, none of them is kept
+    network     the artifact with all winners beside the one without: when it is slower, none of them is kept; and the one
+                with other algorithms and layouts beside the better of these two: only when it is faster, they are kept
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +38,7 @@ CANDIDATES = 2          # of the best that are compared with the default, beside
 ROUNDS = 12
 GAIN = 1.01             # what is less than this faster is not worth another kernel
 NETWORK_ROUNDS = 8
+MOST_NETWORK_ROUNDS = 60
 BURST_S = 0.2
 BURST_SAMPLES = 4       # of a burst on a board
 
@@ -73,7 +76,30 @@ def confirm(task: str, default: Point, candidates: Sequence[Point], measurer: Co
     return Confirmed(None, medians[0], medians[0], kept)
 
 
-def compare_networks(default: Artifact, tuned: Artifact, store: Store, threads: int) -> Comparison | None:
+@dataclass(frozen=True, slots=True)
+class NetworkVerdict:
+    """What running two artifacts in turns showed; medians in microseconds."""
+
+    comparison: Comparison
+    default_us: float
+    tuned_us: float
+
+    def __str__(self) -> str:
+        c = self.comparison
+        return f"{c.speedup:.2f}x ({c.low:.2f} .. {c.high:.2f}), {c.verdict}"
+
+
+def network_rounds(seconds: float) -> int:
+    """How many rounds of comparing two networks fill so much time (infinite: nobody waits): never fewer than say something,
+    nor many more."""
+    if math.isinf(seconds):
+        return NETWORK_ROUNDS
+    return max(NETWORK_ROUNDS, min(MOST_NETWORK_ROUNDS, int(seconds / (2 * BURST_S))))
+
+
+def compare_networks(
+    default: Artifact, tuned: Artifact, store: Store, threads: int, rounds: int = NETWORK_ROUNDS,
+) -> NetworkVerdict | None:
     """The artifact with tuned kernels beside the one with default ones, on random inputs. None: one of them did not
     run, or their outputs differ by more than rounding."""
     with tempfile.TemporaryDirectory(prefix="tc-tune-") as temporary:
@@ -82,10 +108,11 @@ def compare_networks(default: Artifact, tuned: Artifact, store: Store, threads: 
         with Module.load(folders[0], 1) as module:
             inputs = _random_inputs(module.inputs)
         entries = [artifact_entry(folders[1], name="tuned"), replace(artifact_entry(folders[0], name="default"), ours=False)]
-        facts = measure(entries, inputs, threads=threads, rounds=NETWORK_ROUNDS, burst_s=BURST_S)
-    if facts.ours is None or facts.ours.error or not all(o.passed for o in facts.ours.outputs):
+        facts = measure(entries, inputs, threads=threads, rounds=rounds, burst_s=BURST_S)
+    if facts.ours is None or facts.ours.error or not all(o.passed for o in facts.ours.outputs) or not facts.comparisons:
         return None
-    return facts.comparisons[0] if facts.comparisons else None
+    before = next(c for c in facts.contenders if not c.ours)
+    return NetworkVerdict(facts.comparisons[0], before.median_us, facts.ours.median_us)
 
 
 def _random_inputs(values: Sequence[Value]) -> dict[str, np.ndarray]:
@@ -94,7 +121,9 @@ def _random_inputs(values: Sequence[Value]) -> dict[str, np.ndarray]:
                      else random.integers(0, 2, v.shape)).astype(to_numpy(v.dtype)) for v in values}
 
 
-def compare_networks_on(board: Board, default: Artifact, tuned: Artifact, store: Store, threads: int) -> Comparison | None:
+def compare_networks_on(
+    board: Board, default: Artifact, tuned: Artifact, store: Store, threads: int, rounds: int = NETWORK_ROUNDS,
+) -> NetworkVerdict | None:
     """As `compare_networks`, on a board: both loaded in one session, their bursts taken in turns."""
     with tempfile.TemporaryDirectory(prefix="tc-tune-") as temporary:
         folders = [assembled_folder(Input(a.kind, a.meta, store.blobs.paths(a.files)), Path(temporary) / name)
@@ -109,9 +138,10 @@ def compare_networks_on(board: Board, default: Artifact, tuned: Artifact, store:
                 return None
             once_us = [module.once_us() for module in modules]
             bursts: list[list[tuple[float, ...]]] = [[], []]
-            for r in range(NETWORK_ROUNDS):
+            for r in range(rounds):
                 for n in (r % 2, 1 - r % 2):
                     number = max(1, round(BURST_S * 1e6 / BURST_SAMPLES / once_us[n]))
                     bursts[n].append(tuple(modules[n].benchmark(Sampling(number, BURST_SAMPLES, 0, 1), once_us[n])))
     ours, theirs = (summarize(ContenderFacts(name, bursts_us=tuple(b))) for name, b in zip(("tuned", "default"), bursts))
-    return compare(ours, theirs)
+    comparison = compare(ours, theirs)
+    return NetworkVerdict(comparison, theirs.median_us, ours.median_us) if comparison is not None else None

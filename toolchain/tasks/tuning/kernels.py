@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,17 @@ def _space(body: Graph, target: Target, facts: Mapping[str, Any]) -> Space | Non
     except ScheduleError:
         return None
     return space if any(len(q.options) > 1 for q in space.default.questions) else None
+
+
+def together(some: Sequence[TunedKernel], more: Sequence[TunedKernel]) -> list[TunedKernel]:
+    """The kernels of two ways to build the same networks: what both need is needed as often as by the one that needs it
+    more often."""
+    found = {k.key: k for k in some}
+    for k in more:
+        if (same := found.get(k.key)) is not None:
+            k = replace(_together(same, k), uses=max(same.uses, k.uses))
+        found[k.key] = k
+    return list(found.values())
 
 
 def _together(a: TunedKernel, b: TunedKernel) -> TunedKernel:

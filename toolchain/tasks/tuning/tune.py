@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from toolchain.build.records import Choice, Records, TrialRow
 from toolchain.core.digest import digest_json
@@ -29,20 +30,22 @@ from toolchain.tasks.machine import peak_gflops
 from toolchain.tasks.plan import Tuned, machine_name
 from toolchain.tasks.tuning import autotvm, boosted
 from toolchain.tasks.tuning.boards import BoardMeasurer
-from toolchain.tasks.tuning.confirm import CANDIDATES, Confirmed, confirm
+from toolchain.tasks.tuning.confirm import CANDIDATES, Comparing, Confirmed, confirm
 from toolchain.tasks.tuning.kernels import TunedKernel
 from toolchain.tasks.tuning.local import LocalMeasurer
 from toolchain.tasks.tuning.samples import sample_text, teach
-from toolchain.te.tune.measure import Trial
+from toolchain.te.tune.measure import Measurer, Trial
 from toolchain.te.tune.model import Analytic, CostModel
 from toolchain.te.tune.session import Entry, Limits, Session, Standing, TuneTask
 from toolchain.te.tune.space import Point
 
 CODE = ("core", "te", "kernels", "targets", "tasks/tuning")      # decides which schedules there are and how fast they run
 RESERVE = 0.4                   # of the budget, at most, for confirming winners
-CONFIRM_S = 0.8                 # what confirming one kernel takes, and
+CONFIRM_S = 0.8                 # what confirming one kernel takes, until it is known better, and
 NETWORK_S = 8.0                 # comparing one network
+SOON_S = 1.0                    # what is not worth another round of searching and confirming
 MOST_HINTS = 3                  # per kernel
+NO_TIME = "no time left"        # the error of a kernel that was not confirmed for that
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,10 @@ class Options:
     trials: int = 1000
     searcher: str = "auto"
     seed: int = 0
+
+
+class MeasuringAndComparing(Measurer, Comparing, Protocol):
+    """What `LocalMeasurer` does."""
 
 
 class RecordLog:
@@ -114,9 +121,11 @@ class Tuning:
     def __init__(
         self, kernels: Sequence[TunedKernel], networks: int, records: Records, options: Options,
         on_trial: Callable[[TuneTask, Trial], None] = lambda task, trial: None, boards: Sequence[Board] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """networks: how many artifacts will be compared in the end, which the budget has to hold. boards: what
-        candidates are measured on; none: this machine."""
+        """networks: how many comparisons of artifacts will follow, which the budget has to hold. boards: what candidates are
+        measured on; none: this machine."""
+        self._clock, self._begun = clock, clock()
         self.kernels, self.records, self.options = list(kernels), records, options
         self.open = [k for k in kernels if k.space is not None]
         self.boards = list(boards)
@@ -133,10 +142,12 @@ class Tuning:
         self.model, self.hints = self._model(begun_with.get("learned_from", {})), begun_with.get("hints", {})
         self.log = RecordLog(records, self.session_id)
         self.limits = Limits(self._search_s(networks), options.trials)
-        self._confirm_until = math.inf if options.budget_s is None else (
-            time.monotonic() + options.budget_s - min(RESERVE * options.budget_s, NETWORK_S * networks))
+        self._budget_s = math.inf if options.budget_s is None else options.budget_s
+        self._network_s = min(RESERVE * self._budget_s, NETWORK_S * networks) if networks else 0.0
+        self._confirm_s: list[float] = []                           # what confirming kernels has taken
         self._on_trial = on_trial
         self.session: Session | None = None
+        self._runs: list[Limits] = []
 
     def _model(self, learned_from: Mapping[str, int]) -> CostModel:
         """What ranks candidates: learned from what the session found when it first began, or the analytic model alone."""
@@ -154,6 +165,15 @@ class Tuning:
         reserve_s = min(RESERVE * budget_s, CONFIRM_S * len(self.open) + NETWORK_S * networks)
         return self.earlier_s + budget_s - reserve_s
 
+    def used_s(self) -> float:
+        """Of the budget: what has passed, and what trials took that a killed run of this session has left."""
+        replayed_s = self.session.replayed_s if self.session is not None else 0.0
+        return self._clock() - self._begun + max(0.0, replayed_s - self.earlier_s)
+
+    def _left_s(self) -> float:
+        """Before networks are compared."""
+        return self._budget_s - self._network_s - self.used_s()
+
     @contextmanager
     def measurer(self, told: Callable[[str], None] = lambda text: None) -> Iterator[LocalMeasurer | BoardMeasurer]:
         """The worker process, and sessions with boards, end with the block. told: what the user may want to know of boards.
@@ -169,18 +189,24 @@ class Tuning:
         with LocalMeasurer(jobs, peak=peak) as measurer:
             yield measurer
 
-    def search(self, measurer: LocalMeasurer | BoardMeasurer) -> None:
+    def search(self, measurer: Measurer) -> None:
         """Until the budget is spent, or every kernel has its trials. Raises TuneError (see Session.run).
 
         May be interrupted at any time: what was measured is in the records, and `confirm` works with it.
         """
         tasks = [replace(k.task, hints=tuple(self.hints.get(k.key, ()))) for k in self.open]
         self.session = Session(tasks, measurer, self.log, searcher=self.options.searcher, seed=self.options.seed,
-                               limits=self.limits, on_trial=self._on_trial, clock=time.monotonic, model=self.model,
+                               limits=self.limits, on_trial=self._on_trial, clock=self._clock, model=self.model,
                                earlier=self.earlier)
         self.session.run()
-        budget_s = self.limits.budget_s if math.isfinite(self.limits.budget_s) else None
-        self.records.finish(self.session_id, self.session.spent_s, (budget_s, self.limits.trials))
+        self._runs = [self.limits]
+
+    def finish(self) -> None:
+        """The session has come to its end: the next one with these kernels gets a budget of its own."""
+        assert self.session is not None
+        for limits in self._runs:
+            budget_s = limits.budget_s if math.isfinite(limits.budget_s) else None
+            self.records.finish(self.session_id, self.session.spent_s, (budget_s, limits.trials))
 
     def standings(self) -> Mapping[str, Standing]:
         """By key."""
@@ -188,21 +214,65 @@ class Tuning:
         return dict(zip((k.key for k in self.open), self.session.standings(), strict=True))
 
     def confirm(
-        self, measurer: LocalMeasurer | BoardMeasurer, on_kernel: Callable[[TunedKernel], None] = lambda kernel: None,
+        self, measurer: Comparing, on_kernel: Callable[[TunedKernel], None] = lambda kernel: None,
     ) -> list[Found]:
         """Every kernel, with its winner where one has beaten the default side by side. Those that promise most come first;
         when the budget ends, the others keep what the records had for them."""
+        confirmed = dict[str, Confirmed]()
+        self._confirm(measurer, self.open, confirmed, on_kernel)
+        return self._found(confirmed)
+
+    def confirm_and_go_on(
+        self, measurer: MeasuringAndComparing, on_kernel: Callable[[TunedKernel], None] = lambda kernel: None,
+    ) -> list[Found]:
+        """`confirm`; what confirming leaves of the budget is searched on, and what that finds confirmed in turn. Where
+        nothing has won, no network has to be compared, and that time goes into trials, too."""
         assert self.session is not None
-        standings, confirmed = self.standings(), dict[str, Confirmed]()
-        for kernel in sorted(self.open, key=lambda k: _promise(k, standings[k.key]), reverse=True):
+        confirmed = dict[str, Confirmed]()
+        self._confirm(measurer, self.open, confirmed, on_kernel)
+        while math.isfinite(left_s := self._left_s()) and left_s > SOON_S:
+            best = {key: s.best_us for key, s in self.standings().items()}
+            if not self._go_on(left_s - min(left_s / 2, self._each_confirm_s() * len(self.open))):
+                break
+            changed = [k for k in self.open if self.standings()[k.key].best_us < best[k.key]
+                       or (k.key in confirmed and confirmed[k.key].error == NO_TIME)]
+            self._confirm(measurer, changed, confirmed, on_kernel)
+        if not any(c.winner for c in confirmed.values()) and math.isfinite(self._budget_s):
+            self._go_on(self._left_s() + self._network_s)
+        self.finish()
+        return self._found(confirmed)
+
+    def _go_on(self, for_s: float) -> bool:
+        """More trials for so long; whether there were any."""
+        assert self.session is not None
+        trials = sum(s.trials for s in self.session.standings())
+        if for_s > 0:
+            self._runs.append(replace(self.limits, budget_s=self.session.spent_s + for_s))
+            self.session.extend(self._runs[-1].budget_s)
+        return sum(s.trials for s in self.session.standings()) > trials
+
+    def _each_confirm_s(self) -> float:
+        return sum(self._confirm_s) / len(self._confirm_s) if self._confirm_s else CONFIRM_S
+
+    def _confirm(
+        self, measurer: Comparing, kernels: Sequence[TunedKernel], confirmed: dict[str, Confirmed],
+        on_kernel: Callable[[TunedKernel], None],
+    ) -> None:
+        standings = self.standings()
+        for kernel in sorted(kernels, key=lambda k: _promise(k, standings[k.key]), reverse=True):
             candidates = self._candidates(kernel)
             if not candidates or kernel.space is None:
                 continue
-            if time.monotonic() > self._confirm_until:
-                confirmed[kernel.key] = Confirmed(None, error="no time left")
+            if self._left_s() < 0:
+                confirmed.setdefault(kernel.key, Confirmed(None, error=NO_TIME))
                 continue
             on_kernel(kernel)
+            begun = self._clock()
             confirmed[kernel.key] = confirm(kernel.key, kernel.space.default, candidates, measurer)
+            self._confirm_s.append(self._clock() - begun)
+
+    def _found(self, confirmed: Mapping[str, Confirmed]) -> list[Found]:
+        standings = self.standings()
         return [Found(k, standings.get(k.key), confirmed.get(k.key)) for k in self.kernels]
 
     def _candidates(self, kernel: TunedKernel) -> list[Point]:
@@ -251,12 +321,12 @@ def require_time(options: Options, session: Session) -> None:
 
 
 def tuned_answers(found: Sequence[Found]) -> Tuned:
-    """For `plan`: the winners' answers by target and workload."""
+    """For `plan`: the winners' answers by target and workload, in graphs that Target facts decide."""
     by_target: dict[str, dict[str, dict[str, str]]] = {}
     for f in found:
         if f.confirmed is not None and f.confirmed.winner is not None:
             by_target.setdefault(f.kernel.target_key, {})[f.kernel.workload] = f.confirmed.winner.answers
-    return lambda build, target: by_target.get(target, {})
+    return Tuned(lambda build, target: by_target.get(target, {}))
 
 
 def hints(kernel: TunedKernel, records: Records) -> list[dict[str, str]]:

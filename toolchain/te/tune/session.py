@@ -138,7 +138,7 @@ class Session:
         for search in self.searches.values():
             search.searcher.hints = list(search.task.hints)
         self.spent_s = 0.0
-        self.replayed = 0
+        self.replayed, self.replayed_s = 0, 0.0         # trials that the log had, and what they have cost once
         self._known: dict[tuple[str, frozenset[tuple[str, str]]], Trial] = {}
 
     def run(self) -> None:
@@ -158,6 +158,11 @@ class Session:
             search.proposed_all = len(points) < wanted
             self._measure(search, points)
             self._stop_if_all_fail()
+
+    def extend(self, budget_s: float) -> None:
+        """After `run`: go on until trials have cost so much. Raises as it does."""
+        self.limits, self._since_s = replace(self.limits, budget_s=budget_s), self._clock()
+        self._until_spent()
 
     def standings(self) -> list[Standing]:
         return [Standing(s.task.name, s.trials, s.default_us, s.best_us, s.searcher.best, s.failures, self._is_done(s))
@@ -218,6 +223,7 @@ class Session:
         for point in points:
             if (trial := known[point]) is not None:
                 self.replayed += 1
+                self.replayed_s += trial.cost_s
             else:
                 trial = next(measured)
             yield point, trial
