@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from toolchain.build import database
-from toolchain.build.records import Choice, KeptSample, Prior, Records, TrialRow, records_path
+from toolchain.build.records import Choice, GraphChoice, KeptSample, Prior, Records, TrialRow, records_path
 from toolchain.core.errors import TaskError, TuneError
 
 TRIAL = TrialRow("w1", {"tile": "1x6x2", "order": "rows"}, (10.5, 11.0), "", 0.2)
@@ -116,11 +116,30 @@ def test_samples_of_earlier_sessions_are_kept_beside_their_trials(tmp_path):
         assert list(b.samples(counts)) == kept and b.trials("old") == [SAMPLED]
 
 
+GRAPH = GraphChoice("g1", "t1", {"n1": {"direct:NCHW:NCHW": 12.5, "winograd4:NCHW8c:NCHW8c": 7.0}}, "net@x86", 150.0, 100.0,
+                    100.0, {"machine": "m"})
+
+
+def test_what_decides_graphs_is_kept_and_exchanged(tmp_path):
+    with Records(tmp_path / "a") as a, Records(tmp_path / "b") as b:
+        a.choose_graphs([GRAPH, replace(GRAPH, target="t2", created_s=50.0)])
+        assert a.graph_choices("t1") == [GRAPH] and len(a.graph_choices()) == 2
+        b.choose_graphs([replace(GRAPH, costs={}, created_s=200.0)])
+        lines = list(a.export())
+        b.merge(lines, "a.jsonl")
+        assert [c.costs for c in b.graph_choices()] == [{}, GRAPH.costs]            # the later one counts
+        bad = [lines[0], lines[1].replace("12.5", "-1")], [lines[0], lines[1].replace("12.5", '"x"')], [
+            lines[0], lines[1].replace("100.0", "300.0", 1)]
+        for broken in bad:
+            with pytest.raises(TuneError, match="line 2: "):
+                b.merge(broken, "x.jsonl")
+
+
 def test_a_file_from_before_there_were_samples_gets_them(tmp_path):
     with Records(tmp_path) as records:
         records.choose([choice()])
     db = sqlite3.connect(records_path(tmp_path))
-    for table in ("samples", "priors"):
+    for table in ("samples", "priors", "graphs"):
         db.execute(f"drop table {table}")
     db.execute("pragma user_version = 1")
     db.commit()
@@ -128,7 +147,7 @@ def test_a_file_from_before_there_were_samples_gets_them(tmp_path):
     with Records(tmp_path) as records:
         assert records.damaged is None and records.choices("t1") == {"w1": choice()}
         records.append("s", SAMPLED)
-        assert records.trials("s") == [SAMPLED] and records.priors("conv") == []
+        assert records.trials("s") == [SAMPLED] and records.priors("conv") == records.graph_choices() == []
 
 
 def test_priors_are_the_fastest_per_operator_and_target(tmp_path):

@@ -156,7 +156,7 @@ def _tune(
             require_time(options, tuning.session)
         confirm = tuning.confirm if interrupted else tuning.confirm_and_go_on
         found = confirm(measurer, lambda k: screen.note(f"confirming {k.name}", keep=False))
-    won = any(f.gain > 1 for f in found)
+    interrupted, won = interrupted or tuning.interrupted, any(f.gain > 1 for f in found)
     told, graphs = networks.compare(tuned_answers(found)) if won or networks.other else ({}, {})
     bad = {name for name, verdict in told.items() if verdict.is_refused}
     records.choose([f.choice(tuning.machine, time.time(), rejected=bool(f.kernel.builds & bad)) for f in found

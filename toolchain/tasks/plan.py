@@ -7,6 +7,7 @@
             └─ runtime ──────────(named by optimize)─┘        └─ measure      (only `tc report` asks for it,
                                                                  machine       and for what the machine can do)
 
+Where tuning has found what decides algorithms and layouts better than Target facts, `costs` is one more input of optimize.
 A model with shape buckets has an import, a reference and an optimize for each; one weights and one link; then a compare, a
 verify, a measure for each. Builds of a model for several targets share imports and references.
 

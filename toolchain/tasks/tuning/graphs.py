@@ -61,7 +61,7 @@ def heavy_nodes(tasks: Sequence[BuildTasks], artifacts: Mapping[str, Artifact], 
         digest = target_digest(target.to_json())
         for bucket in build.buckets:
             imported = artifacts[bucket.graph.name]
-            graph = prepare_graph(load_files(store.blobs.paths(imported.files)))
+            graph = prepare_graph(load_files(store.blobs.paths(imported.files)), target)
             for node in _of_graph(graph, target, digest, build.name):
                 found.setdefault((node.key, digest), node).graphs.add((graph_digest(imported), digest))
     return sorted(found.values(), key=lambda n: -n.weight)

@@ -1,6 +1,7 @@
 """`tc tune` but for its screen: kernels of built artifacts -> a session -> winners confirmed -> choices in the records.
 
-    kernels.py    what there is to tune               session (te/tune)   what is measured, until the budget is spent
+    graphs.py     ways to compute heavy operators     kernels.py          what there is to tune
+    session       (te/tune) what is measured next, until the budget is spent
     local.py      how it is measured here             confirm.py          what may take the place of a default
     boards.py     how on devices                      boosted.py    what ranks candidates
                   autotvm.py          hints from other compilers' logs
@@ -148,6 +149,7 @@ class Tuning:
         self._on_trial = on_trial
         self.session: Session | None = None
         self._runs: list[Limits] = []
+        self.interrupted = False        # while it went on after confirming
 
     def _model(self, learned_from: Mapping[str, int]) -> CostModel:
         """What ranks candidates: learned from what the session found when it first began, or the analytic model alone."""
@@ -227,9 +229,19 @@ class Tuning:
     ) -> list[Found]:
         """`confirm`; what confirming leaves of the budget is searched on, and what that finds confirmed in turn. Where
         nothing has won, no network has to be compared, and that time goes into trials, too."""
-        assert self.session is not None
         confirmed = dict[str, Confirmed]()
         self._confirm(measurer, self.open, confirmed, on_kernel)
+        try:
+            self._spend_the_rest(measurer, confirmed, on_kernel)
+        except KeyboardInterrupt:
+            self.interrupted = True                     # what is confirmed stays so
+            return self._found(confirmed)
+        self.finish()
+        return self._found(confirmed)
+
+    def _spend_the_rest(
+        self, measurer: MeasuringAndComparing, confirmed: dict[str, Confirmed], on_kernel: Callable[[TunedKernel], None],
+    ) -> None:
         while math.isfinite(left_s := self._left_s()) and left_s > SOON_S:
             best = {key: s.best_us for key, s in self.standings().items()}
             if not self._go_on(left_s - min(left_s / 2, self._each_confirm_s() * len(self.open))):
@@ -239,8 +251,6 @@ class Tuning:
             self._confirm(measurer, changed, confirmed, on_kernel)
         if not any(c.winner for c in confirmed.values()) and math.isfinite(self._budget_s):
             self._go_on(self._left_s() + self._network_s)
-        self.finish()
-        return self._found(confirmed)
 
     def _go_on(self, for_s: float) -> bool:
         """More trials for so long; whether there were any."""
