@@ -24,6 +24,7 @@ INT = {"float32": "int32", "float64": "int64"}
 MANTISSA = {"float32": 23, "float64": 52}
 BIAS = {"float32": 127, "float64": 1023}
 INF = float("inf")
+EXP_MAGIC = {d: 1.5 * 2.0**bits for d, bits in MANTISSA.items()}      # adding it leaves a whole number in the low bits
 
 
 def call(name: str, x: Expr) -> Expr:
@@ -50,21 +51,32 @@ def power_of_two(n: Expr, dtype: str) -> Expr:
 def exp(x: Expr) -> Expr:
     """2**n * p(r) with x = n*ln2 + r, |r| <= ln2/2; subnormals come out right."""
     d = x.dtype
+    low, high = (-104.0, 89.0) if d == "float32" else (-746.0, 710.0)
+    p, shifted = _exp_parts(minimum(maximum(x, low), high))
+    bits = bitcast(INT[d], shifted) - bitcast(INT[d], const(EXP_MAGIC[d], d))
+    return Call("ldexp", (p, cast("int32", bits)), d)
+
+
+def exp_normal(x: Expr) -> Expr:
+    """exp(x) of an x whose result is a normal number: n is added to the exponent of p."""
+    p, shifted = _exp_parts(x)
+    d = x.dtype
+    return bitcast(d, bitcast(INT[d], p) + binary("<<", bitcast(INT[d], shifted), MANTISSA[d]))
+
+
+def _exp_parts(x: Expr) -> tuple[Expr, Expr]:
+    """(p(r), a number that holds n in its low bits) of a bounded x."""
+    d = x.dtype
     if d == "float32":
-        low, high, ln2_high, ln2_low = -104.0, 89.0, 0.693359375, -2.12194440e-4
+        ln2_high, ln2_low = 0.693359375, -2.12194440e-4
         coefficients = [1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1]
     else:
-        low, high, ln2_high, ln2_low = -746.0, 710.0, 6.93145751953125e-1, 1.42860682030941723212e-6
+        ln2_high, ln2_low = 6.93145751953125e-1, 1.42860682030941723212e-6
         coefficients = [1 / math.factorial(k) for k in range(13, 1, -1)]
-    clamped = minimum(maximum(x, low), high)
-    # adding 1.5*2^mantissa leaves n, rounded to nearest, in the low bits
-    magic = 1.5 * 2.0 ** MANTISSA[d]
-    shifted = clamped * (1 / math.log(2)) + magic
-    n = shifted - magic
-    r = n * -ln2_low + (n * -ln2_high + clamped)
-    p = horner(r, [*coefficients, 1.0, 1.0])
-    bits = bitcast(INT[d], shifted) - bitcast(INT[d], const(magic, d))
-    return Call("ldexp", (p, cast("int32", bits)), d)
+    shifted = x * (1 / math.log(2)) + EXP_MAGIC[d]
+    n = shifted - EXP_MAGIC[d]
+    r = n * -ln2_low + (n * -ln2_high + x)
+    return horner(r, [*coefficients, 1.0, 1.0]), shifted
 
 
 def exp2(x: Expr) -> Expr:
@@ -142,13 +154,14 @@ def erf(x: Expr) -> Expr:
     """x*p(x*x) near 0, 1 - exp(p(|x|)) elsewhere (float32); exp(-x*x) times a series, from 3 on a fraction (float64)."""
     a = call("abs", x)
     if x.dtype == "float32":
-        t = minimum(a, 10.0)
-        far = horner(t, [-1.72853470e-5, 3.83197126e-4, -3.88396438e-3, 2.42546219e-2, -1.06777877e-1, -6.34846687e-1,
-                         -1.28717512e-1]) * t - t
+        sign = Bin("and", bitcast("int32", x), const(-(2**31), "int32"))
+        u = maximum(bitcast("float32", Bin("or", bitcast("int32", x), const(-(2**31), "int32"))), -4.0)   # -|x|; erf(4) is 1
+        far = horner(u, [1.72853470e-5, 3.83197126e-4, 3.88396438e-3, 2.42546219e-2, 1.06777877e-1, -6.34846687e-1,
+                         1.28717512e-1]) * u + u
         z = x * x
         near = horner(z, [-5.96761703e-4, 4.99119423e-3, -2.67681349e-2, 1.12819925e-1, -3.76125336e-1, 1.28379166e-1])
-        large = 1.0 - exp(far)
-        return select(a < 0.921875, near * x + x, select(x < 0.0, -large, large))
+        large = bitcast("float32", Bin("or", bitcast("int32", 1.0 - exp_normal(far)), sign))
+        return select(a < 0.921875, near * x + x, large)
     z = minimum(a, 3.0) * minimum(a, 3.0)
     series: Expr = const(1.0, x.dtype)
     for n in range(50, 0, -1):
