@@ -11,7 +11,7 @@ from toolchain.graph import winograd
 from toolchain.graph.infer import infer
 from toolchain.graph.interpret import interpret
 from toolchain.graph.ir import Graph, Node
-from toolchain.graph.passes import choose_algorithms, choosing_algorithms, fuse_operators, run_passes
+from toolchain.graph.passes import choose_algorithms, choosing_algorithms, fuse_operators, run_passes, simplify
 from toolchain.graph.serialize import from_json, to_json
 
 
@@ -69,7 +69,6 @@ def test_strided(m: int, kernel: int, stride: int, pads: tuple[int, ...]) -> Non
     (4, 2, (0, 2, 1, 3), (1, 0)),                       # pads of their own, an output that is one row larger
     (3, 2, (1, 0, 1, 0), (1, 1)),                       # the second tap of some phases is none
     (6, 3, (2, 1, 0, 1), (0, 2)),
-    (3, 1, (1, 1, 1, 1), (0, 0)),                       # one phase: the kernel turned around
     (6, 2, (0, 0, 5, 1), (0, 0)),                       # three taps, an odd number of rows
 ])
 def test_transposed(m: int, kernel: int, stride: int, pads: tuple[int, ...], more: tuple[int, int]) -> None:
@@ -79,6 +78,17 @@ def test_transposed(m: int, kernel: int, stride: int, pads: tuple[int, ...], mor
                            group=1))
     after = run_passes(graph, (choosing_algorithms(always(m)),))
     assert ops(after) == ["WinogradConvTranspose"]
+    assert_same(graph, after, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("m", winograd.SIZES)
+def test_transposed_without_stride_is_a_convolution_first(m: int) -> None:
+    b = Builder()
+    graph = b.graph(b.node("ConvTranspose", b.input(2, 5, 6, 7), b.weight(5, 3, 3, 3), b.weight(3), pads=(1, 0, 1, 2),
+                           strides=(1, 1), kernel_shape=(3, 3), dilations=(1, 1), group=1))
+    assert choose_algorithms(graph, always(m)) is graph
+    after = run_passes(graph, (simplify, choosing_algorithms(always(m))))
+    assert ops(after) == ["WinogradConv"]
     assert_same(graph, after, tolerance=1e-4)
 
 

@@ -75,7 +75,8 @@ def winograd_form(node: Node, types: Mapping[str, TensorType], u: str, m: int) -
 
 def taps_of(node: Node, types: Mapping[str, TensorType]) -> int:
     """The taps, in each dimension, of the dense convolutions with stride 1 that a convolution is made of: its kernel, or
-    the share of it of one phase of its strides. 0: it is not made of such, or of ones that no Winograd form is known for."""
+    the share of it of one phase of its strides. 0: it is not made of such, or of ones that no Winograd form is known for, or
+    is a transposed one without phases (`simplify` makes a Conv of those)."""
     x, w = (types[name] for name in node.inputs[:2])
     attrs, rank = node.attrs, len(x.shape)
     if x.dtype != "float32" or rank != 4 or attrs.get("auto_pad", "NOTSET") not in ("NOTSET", ""):
@@ -83,7 +84,7 @@ def taps_of(node: Node, types: Mapping[str, TensorType]) -> int:
     if w.shape[2] != w.shape[3] or any(n != 1 for n in (*(attrs.get("dilations") or ()), attrs.get("group", 1))):
         return 0
     strides = tuple(attrs.get("strides") or (1, 1))
-    if strides[0] != strides[1] or (node.op == "ConvTranspose" and "pads" not in attrs):
+    if strides[0] != strides[1] or (node.op == "ConvTranspose" and ("pads" not in attrs or strides[0] == 1)):
         return 0
     taps = -(-w.shape[2] // strides[0])
     return taps if sizes_of(taps) else 0

@@ -12,6 +12,7 @@ from toolchain.graph.ir import Graph
 from toolchain.graph.passes.recognize import RECOGNIZE_RULES
 from toolchain.graph.passes.rewriting import Rule, rewrite_graph
 from toolchain.graph.passes.simplify_arithmetic import ARITHMETIC_RULES
+from toolchain.graph.passes.simplify_convolutions import CONVOLUTION_RULES
 from toolchain.graph.passes.simplify_einsum import EINSUM_RULES
 from toolchain.graph.passes.simplify_shapes import SHAPE_RULES
 
@@ -28,6 +29,7 @@ RULES = _joined(
     RECOGNIZE_RULES,        # first: merging constants would take the patterns apart
     SHAPE_RULES,
     ARITHMETIC_RULES,
+    CONVOLUTION_RULES,
     EINSUM_RULES,
 )
 
