@@ -21,6 +21,7 @@ from toolchain.cli.project import open_project
 from toolchain.cli.screen import style_of
 from toolchain.core.errors import DeviceError, ToolchainError, UsageError
 from toolchain.core.settings import settings
+from toolchain.tasks.plan import tuning_devices
 
 if TYPE_CHECKING:
     from toolchain.remote.board import Board
@@ -77,7 +78,8 @@ def list_devices(deployfile: Deployfile, boards: list[Board], *, as_json: bool) 
 
     found = [{
         "name": b.name, "address": b.where.partition("(")[2].rstrip(")"), "exec_prefix": b.exec_prefix,
-        "targets": [name for name, spec in deployfile.targets.items() if spec.device == b.name], "quarantine": reason(b),
+        "targets": [name for name, spec in deployfile.targets.items() if b.name in tuning_devices(spec)],
+        "quarantine": reason(b),
     } for b in boards]
     if as_json:
         print(json.dumps(found, indent=2))
@@ -156,7 +158,7 @@ def _targets(deployfile: Deployfile, board: Board, session: Session) -> Iterator
 
     here = machine(session)
     for name, spec in deployfile.targets.items():
-        if spec.device != board.name:
+        if board.name not in tuning_devices(spec):
             continue
         target = with_features(presets.target(spec.cpu), spec.features)
         try:

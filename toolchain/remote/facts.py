@@ -177,6 +177,13 @@ def throttle_flags(text: str) -> str:
     return ", ".join(words for n, words in enumerate(meanings) if bits >> n & 1)
 
 
+def clock_shares(before: Conditions, after: Conditions) -> tuple[tuple[float, float], ...]:
+    """(MHz, share of the time between) of each clock that was used; nothing where the kernel does not count."""
+    spent = {khz: after.residency_ms[khz] - before.residency_ms.get(khz, 0) for khz in sorted(after.residency_ms)}
+    total = sum(ms for ms in spent.values() if ms > 0)
+    return tuple((khz / 1e3, round(ms / total, 4)) for khz, ms in spent.items() if ms > 0) if total >= 200 else ()
+
+
 def disturbances(before: Conditions, after: Conditions) -> tuple[str, ...]:
     """What happened between that makes a measurement unsteady, in words."""
     found = []
@@ -187,9 +194,7 @@ def disturbances(before: Conditions, after: Conditions) -> tuple[str, ...]:
     if before.calibration_ns and abs(after.calibration_ns / before.calibration_ns - 1) > CALIBRATION_LIMIT:
         change = 100 * (after.calibration_ns / before.calibration_ns - 1)
         found.append(f"a loop of integers took {abs(change):.0f} % {'more' if change > 0 else 'less'} after than before")
-    spent = {khz: after.residency_ms[khz] - before.residency_ms.get(khz, 0) for khz in after.residency_ms}
-    total = sum(ms for ms in spent.values() if ms > 0)
-    if total >= 200 and max(spent.values()) < TOP_CLOCK_SHARE * total:
-        shares = ", ".join(f"{khz / 1e3:.0f} MHz {100 * ms / total:.0f} %" for khz, ms in sorted(spent.items()) if ms > 0)
-        found.append(f"the clock changed: {shares}")
+    shares = clock_shares(before, after)
+    if shares and max(share for _, share in shares) < TOP_CLOCK_SHARE:
+        found.append("the clock changed: " + ", ".join(f"{mhz:.0f} MHz {share:.0%}" for mhz, share in shares))
     return tuple(found)

@@ -162,8 +162,9 @@ class MachineFacts:
 class System:
     """The machine while measuring. mhz: lowest and highest clock seen over its cores before and after; steal_percent: time
     the hypervisor gave to others meanwhile; governor "" when the system does not say. Of a device: its name, its hottest
-    sensor before and after (0: it has none), how a calibrated loop of integers changed between (0.02: 2 % more time), what
-    disturbed the measurement, and, where it is no device at all, why (then there are no times)."""
+    sensor before and after (0: it has none), the time between spent at each clock (MHz, share), how a calibrated loop of
+    integers changed between (0.02: 2 % more time), what disturbed the measurement, and, where it is no device at all, why
+    (then there are no times)."""
 
     cpu: str = ""
     cores: int = 0
@@ -174,6 +175,7 @@ class System:
     steal_percent: float = 0.0
     device: str = ""
     temperature_c: tuple[float, float] = (0.0, 0.0)
+    residency: tuple[tuple[float, float], ...] = ()
     calibration_change: float = 0.0
     disturbances: tuple[str, ...] = ()
     emulated: str = ""

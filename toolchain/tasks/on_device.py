@@ -16,7 +16,7 @@ import numpy as np
 from toolchain.build.task import Input, Result
 from toolchain.build.worker import progress
 from toolchain.graph.serialize import load_files
-from toolchain.remote.facts import BoardFacts, Conditions, board_facts, conditions, disturbances
+from toolchain.remote.facts import BoardFacts, Conditions, board_facts, clock_shares, conditions, disturbances
 from toolchain.remote.model import Sampling
 from toolchain.report.facts import ContenderFacts, LayerFacts, MeasureFacts, System, to_json
 from toolchain.report.measure import rounds_for
@@ -115,4 +115,5 @@ def _system(
     return replace(
         known, mhz=(min(clocks), max(clocks)) if clocks else known.mhz, load_average=before.load,
         temperature_c=(before.temperature_c, after.temperature_c), disturbances=tuple(found),
+        residency=clock_shares(before, after),
         calibration_change=round(after.calibration_ns / max(1, before.calibration_ns) - 1, 4))

@@ -2,7 +2,7 @@
 
     candidate   a library of its own whose plan calls the kernel once on each copy of the weights, so that these come from
                 where a network finds them; loaded in a slot (a process) of the board's runner
-    batch       several candidates and the default, the canary; each is one round trip: load, set, run, read, time
+    batch       several candidates and the default, the canary, in one round trip: load, set, run, read, time
     several     boards take what is left from one queue; one that is lost is tried again, then set aside for this run, and
                 what it was at goes to another one, once
 
@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 
 from toolchain.core.errors import CodegenError, DeviceError, ToolchainError, TuneError, UsageError
 from toolchain.core.target import Target
@@ -319,24 +320,34 @@ class _Seat:
             if library:
                 session.upload(f"c{slot}.so", library)
         inputs, n_outputs = input_bytes(workload), len(workload.expected)
-        found: list[tuple[list[float], str]] = []
-        for slot, library in enumerate(libraries):
-            found.append(self._one(session, slot, inputs, n_outputs, workload, limit_s, sampling) if library
-                         else ([], "build: it could not be linked"))
-        return found
+        asked = [request for slot, library in enumerate(libraries) if library
+                 for request in self._requests(slot, inputs, n_outputs, sampling)]
+        answers = iter(session.requests(asked, limit_s=limit_s))
+        each = len(inputs) + n_outputs + 4
+        return [self._judge(list(islice(answers, each)), len(inputs), workload) if library
+                else ([], "build: it could not be linked") for library in libraries]
 
-    def _one(
-        self, session: Session, slot: int, inputs: Sequence[bytes], n_outputs: int, workload: Workload, limit_s: float,
-        sampling: Sampling,
-    ) -> tuple[list[float], str]:
-        load = f"c{slot}.so\0weights.bin\0".encode() + struct.pack("<i", 1)
-        asked = [(Kind.LOAD, load, slot), *((Kind.SET, struct.pack("<q", n) + data, slot) for n, data in enumerate(inputs)),
-                 (Kind.RUN, b"", slot), *((Kind.GET, struct.pack("<q", n), slot) for n in range(n_outputs)),
-                 (Kind.BENCHMARK, sampling.encode(), slot), (Kind.UNLOAD, b"", slot)]
-        *answers, _ = session.requests(asked, limit_s=limit_s)
+    @staticmethod
+    def _requests(
+        slot: int, inputs: Sequence[bytes], n_outputs: int, sampling: Sampling,
+    ) -> Iterator[tuple[Kind, bytes, int]]:
+        """All that one candidate takes."""
+        yield Kind.LOAD, f"c{slot}.so\0weights.bin\0".encode() + struct.pack("<i", 1), slot
+        for n, data in enumerate(inputs):
+            yield Kind.SET, struct.pack("<q", n) + data, slot
+        yield Kind.RUN, b"", slot
+        for n in range(n_outputs):
+            yield Kind.GET, struct.pack("<q", n), slot
+        yield Kind.BENCHMARK, sampling.encode(), slot
+        yield Kind.UNLOAD, b"", slot
+
+    @staticmethod
+    def _judge(answers: Sequence[Frame], n_inputs: int, workload: Workload) -> tuple[list[float], str]:
+        """Of one candidate, from the answers to `_requests`."""
+        *answers, _ = answers
         if error := next((e for a in answers if (e := failure(a))), ""):
             return [], error
-        for n, answer in enumerate(answers[2 + len(inputs):-1]):
+        for n, answer in enumerate(answers[2 + n_inputs:-1]):
             try:
                 compare_output(workload, n, answer.payload[16:])
             except WrongError as wrong:
