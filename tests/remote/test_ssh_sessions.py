@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -62,6 +64,34 @@ def test_the_runner_ends_when_the_client_is_killed(world: World):
     while processes_of(world.sshd.board_folder) and time.monotonic() < end:
         time.sleep(0.02)
     assert list(world.sshd.board_folder.iterdir()) == []
+
+
+def test_a_runner_that_was_stopped_and_goes_on_is_no_loss(world: World):
+    """For less than the client takes for silence; its own clock has run on."""
+    with world.session(limits=replace(LIMITS, silence_s=3.0)) as session, loaded(session, world.artifact) as model:
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for pid in processes_of(world.sshd.board_folder):
+                os.kill(pid, number)
+            time.sleep(1.5)
+        model.run()
+
+
+def test_a_client_that_was_stopped_and_goes_on_is_no_loss(world: World):
+    """The whole process for longer than its limits, while the board works."""
+    code = (f"import sys; sys.path[:0] = {sys.path!r}\n"
+            "from faults import *\nfrom pathlib import Path\n"
+            f"from toolchain.remote.board import Board\nboard = {world.sshd.board()!r}\n"
+            "session = Session(board, ssh.connect(board), runner_program('x86_64'), LIMITS)\n"
+            f"model = loaded(session, Path({str(world.artifact)!r}))\nprint('ready', flush=True)\n"
+            "long_work(session)\nprint('done', flush=True)\nsession.close()\n")
+    client = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert client.stdout is not None and client.stdout.readline() == "ready\n"
+    both = [client.pid, *processes_of(world.sshd.board_folder)]
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        for pid in both:
+            os.kill(pid, number)
+        time.sleep(3.0 if number == signal.SIGSTOP else 0)
+    assert client.communicate(timeout=60)[0] == "done\n" and client.returncode == 0
 
 
 def test_many_measurements_on_one_connection(world: World):

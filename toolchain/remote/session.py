@@ -35,6 +35,7 @@ E = TypeVar("E", bound=DeviceError)
 FOLDER_PREFIX = "tc-session-"
 LEASE_FILE = "tc-board.lease"
 AHEAD_BYTES = 24 << 10               # of requests whose answers have not come: half of what a pipe holds
+STOPPED_S = 1.0                     # a wait that ends this much too late: this process was stopped meanwhile
 PIECE_BYTES = 1 << 18               # of an upload: a frame
 SIGNALS = {4: "SIGILL (an instruction that this CPU does not have)", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE",
            9: "SIGKILL (out of memory?)", 11: "SIGSEGV (it reads or writes where nothing is)", 31: "SIGSYS"}
@@ -266,6 +267,7 @@ class Session:
     def _receive(self, until: float) -> Frame:
         """The next frame; signs of life too. Raises LostError: none by then, the end, or what is no frame."""
         assert self._stream is not None
+        stopped = False
         while not self._frames:
             try:
                 data = self._stream.receive(max(0.0, until - time.monotonic()))
@@ -273,7 +275,10 @@ class Session:
                     raise self._ended()
                 self._frames = self._decoder.feed(data)
             except TimeoutError:
-                raise self._lost("no sign of life") from None
+                late_s = time.monotonic() - until
+                if late_s < STOPPED_S or stopped:
+                    raise self._lost("no sign of life") from None
+                until, stopped = until + late_s + self.limits.silence_s, True       # it was this process that lay still
             except DamagedFrame as error:
                 if self._decoder.started:
                     raise self._lost(f"what comes from it is damaged ({error})") from None

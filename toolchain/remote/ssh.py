@@ -36,6 +36,7 @@ from toolchain.remote.transport import KEPT_ERROR_BYTES, PIECE_BYTES, cannot_wri
 
 logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)        # failures are errors of ours; nothing of keys in logs
 CONNECT_LIMIT_S = 15.0
+STOPPED_S = 1.0                     # a wait that ends this much too late: this process was stopped
 KEY_KINDS = {
     "ed25519": ("ssh-ed25519",), "ecdsa": ("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"),
     "rsa": ("rsa-sha2-512", "rsa-sha2-256"),
@@ -60,13 +61,13 @@ class Watchdog:
     """Calls `expire` when a limit passes that nobody has lifted: the one way out of a call that hangs inside a library."""
 
     def __init__(self, expire: Callable[[], None]) -> None:
-        self._expire, self._changed, self._ends, self._closed = expire, threading.Condition(), list[float](), False
+        self._expire, self._changed, self._ends, self._closed = expire, threading.Condition(), list[list[float]](), False
         self.expired = False
         threading.Thread(target=self._watch, name="tc-ssh-watchdog", daemon=True).start()
 
     @contextmanager
     def limit(self, seconds: float) -> Iterator[None]:
-        end = time.monotonic() + seconds
+        end = [time.monotonic() + seconds]
         with self._changed:
             self._ends.append(end)
             if end <= min(self._ends):
@@ -75,7 +76,7 @@ class Watchdog:
             yield
         finally:
             with self._changed:
-                self._ends.remove(end)
+                self._ends = [other for other in self._ends if other is not end]
 
     def close(self) -> None:
         with self._changed:
@@ -85,11 +86,15 @@ class Watchdog:
     def _watch(self) -> None:
         while True:
             with self._changed:
-                wait = min(self._ends) - time.monotonic() if self._ends else None
+                now = time.monotonic()
+                wait = min(self._ends)[0] - now if self._ends else None
                 if self._closed:
                     return
                 if wait is None or wait > 0:
                     self._changed.wait(wait)
+                    late = time.monotonic() - now - wait if wait is not None else 0.0
+                    for end in self._ends if late > STOPPED_S else ():
+                        end[0] += late                      # this process was stopped meanwhile: nobody was slow
                     continue
                 self.expired = True
             self._expire()

@@ -70,7 +70,8 @@ static inline void server_beat(void) {
 enum { CLOSED_BY_PEER = 0x2000 /* POLLRDHUP: sockets, which sshd gives us; a pipe says POLLHUP unasked */ };
 
 /* Waits until `fd` can be read or the time has come (0: none); ends when the client is gone or a signal says so. Returns
- * whether it can. Requests that come meanwhile wait in the kernel's buffers. */
+ * whether it can. Requests that come meanwhile wait in the kernel's buffers. Time for which this process was stopped (a
+ * debugger, a machine that is moved) is nobody's silence and no model's slowness. */
 SHARED int server_wait(long fd, int64_t until_ns) {
     for (;;) {
         int64_t now = sys_now_ns(), wait = server.silence_ns / 4;
@@ -78,6 +79,11 @@ SHARED int server_wait(long fd, int64_t until_ns) {
         if (wait <= 0) return 0;
         poll_entry e[3] = {{(int32_t)fd, POLL_IN, 0}, {(int32_t)server.signals, POLL_IN, 0}, {0, CLOSED_BY_PEER, 0}};
         sys_poll(e, fd == 0 ? 2 : 3, wait);
+        int64_t stopped = sys_now_ns() - now - wait;
+        if (stopped > server.silence_ns / 4) {
+            server.heard_ns += stopped;
+            if (until_ns) until_ns += stopped;
+        }
         if (e[1].revents || e[2].revents) server_end(0);
         if (e[0].revents) return 1;
         if (fd != 0) server_beat();
