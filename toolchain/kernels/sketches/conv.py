@@ -32,6 +32,7 @@ from toolchain.kernels.tiling import (
     ask_tile,
     ask_unroll,
     conv_tiles,
+    divisors,
     largest_divisor,
     matmul_tiles,
     plane_tiles,
@@ -69,7 +70,7 @@ def conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> No
     _, ao, *at = s[acc].op.axis
     ic, *taps = s[acc].op.reduce_axis
     av, al = s[acc].split(ao, factor=lanes)
-    s[acc].reorder(*_channel_loops(s, acc, ic, taps, lanes, tile, choices), *at, av, al)
+    s[acc].reorder(*_channel_loops(s, acc, ic, taps, lanes, tile, target, choices), *at, av, al)
     s.set_layout(acc, register_layout(len(anchor.shape), lanes))
     for axis in (*at, av):
         s[acc].unroll(axis)
@@ -116,7 +117,8 @@ def _tile_spatial(
 
 
 def _channel_loops(
-    s: te.Schedule, acc: Tensor, ic: te.Var, taps: Sequence[te.Var], lanes: int, tile: Tile, choices: Choices,
+    s: te.Schedule, acc: Tensor, ic: te.Var, taps: Sequence[te.Var], lanes: int, tile: Tile, target: Target,
+    choices: Choices,
 ) -> list[te.Var]:
     """Input channels in blocks outside the taps, a few of them unrolled inside; few channels stay outside whole, and taps of
     a window row are unrolled."""
@@ -131,7 +133,32 @@ def _channel_loops(
     block, channel = s[acc].split(ic, factor=lanes)
     rolled, unrolled = s[acc].split(channel, factor=ask_unroll(choices, lanes, UNROLLED_CHANNELS, tile.accumulators))
     s[acc].unroll(unrolled)
-    return [block, *taps, rolled, unrolled]
+    order = [block, *taps, rolled, unrolled]
+    if not target.lane_multiply or rolled.extent > 1:
+        return order
+    return _unroll_more(s, acc, order, tile.accumulators * unrolled.extent, choices)
+
+
+def _unroll_more(
+    s: te.Schedule, acc: Tensor, order: Sequence[te.Var], multiply_adds: int, choices: Choices,
+) -> list[te.Var]:
+    """Where the lanes of a vector are the unrolled channels: the taps of a window row in one block, which share what they
+    read, or some blocks of channels where there is one tap, so that counting and jumping cost less.
+
+    multiply_adds: of a block as it is.
+    """
+    block, *taps, rolled, unrolled = order
+    beside = next((tap for tap in reversed(taps) if tap.extent > 1), None)
+    if beside is not None:
+        fits = beside.extent * multiply_adds <= MOST_MULTIPLY_ADDS
+        if choices.one_of("unroll_taps", (False, True), fits):
+            s[acc].unroll(beside)
+            return [block, *(tap for tap in taps if tap is not beside), rolled, beside, unrolled]
+        return list(order)
+    options = divisors(block.extent, max(1, MOST_MULTIPLY_ADDS // multiply_adds))
+    block, more = s[acc].split(block, factor=choices.one_of("blocks", options, options[-1]))
+    s[acc].unroll(more)
+    return [block, *taps, rolled, more, unrolled]
 
 
 def conv_share(
@@ -229,8 +256,7 @@ def conv_transpose(s: te.Schedule, anchor: Tensor, target: Target, choices: Choi
     _, ao, *at = s[acc].op.axis
     ic, *taps = s[acc].op.reduce_axis
     av, al = s[acc].split(ao, factor=lanes)
-    block, *_, rolled, unrolled = _channel_loops(s, acc, ic, (), lanes, tile, choices)
-    s[acc].reorder(*taps, block, rolled, unrolled, *at, av, al)
+    s[acc].reorder(*taps, *_channel_loops(s, acc, ic, (), lanes, tile, target, choices), *at, av, al)
     s.set_layout(acc, register_layout(len(anchor.shape), lanes))
     for axis in (*at, av):
         s[acc].unroll(axis)

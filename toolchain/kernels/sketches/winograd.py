@@ -25,6 +25,7 @@ from toolchain.te.tensor import Tensor
 from toolchain.te.tune.choices import Choices
 
 UNROLLED_CHANNELS = 4
+LANES_CHANNELS = 8           # where multiply-adds take lanes: counting and jumping cost as much as a load
 COEFFICIENTS = 3             # of a transform, in registers where instructions take no operand from memory
 SAME_SET = 4096              # bytes: places so far apart share a set of L1, and loads wait for stores to one another's
 
@@ -150,7 +151,8 @@ def _products(
     *_, ao, ay, ax, _, _ = s[acc].op.axis
     (ic,) = s[acc].op.reduce_axis
     av, al = s[acc].split(ao, factor=lanes)
-    unroll = ask_unroll(choices, ic.extent, UNROLLED_CHANNELS, parts.tile.accumulators)
+    most = LANES_CHANNELS if target.lane_multiply and ic.extent % LANES_CHANNELS == 0 else UNROLLED_CHANNELS
+    unroll = ask_unroll(choices, ic.extent, most, parts.tile.accumulators)
     rolled, unrolled = s[acc].split(ic, factor=unroll)
     s[acc].reorder(rolled, unrolled, ay, ax, av, al)
     for axis in (unrolled, ay, ax, av):
