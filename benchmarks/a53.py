@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/a53.py [--cpu cortex-a53]
 
-Each line is an innermost loop of a kernel as a build compiles it: instructions, multiply-adds of vectors, loads, spilled
-vectors, and what `llvm-mca -mcpu=...` (Debian: the package llvm) says of one iteration. These are no times: the model knows no
-caches and no memory.
+Each line is an innermost loop of a kernel as a build compiles it: instructions, multiply-adds of vectors, spilled vectors,
+and what `llvm-mca -mcpu=...` (Debian: the package llvm) says of one iteration. These are no times: the model knows no caches
+and no memory.
 
     products      a matrix product in register tiles of rows x columns, the default first; values of each row for four
                   steps take a register, so that 8x12 with its 24 sums does not fit beside them
@@ -104,8 +104,9 @@ def layer(model: onnx.ModelProto, on: Target) -> list[Graph]:
 def lines(on: Target) -> Iterator[str]:
     yield f"static cycles of {on.name}, one iteration of each innermost loop\n\nproducts of 192x384 and 384x384"
     best = matmul_tiles(192, 384 // on.lanes(), on, streamed=True)[0]
-    for rows, vectors in dict.fromkeys(((best.columns, best.vectors), *TILES)):
-        name = f"  tile {rows}x{vectors * on.lanes()}" + (" (default)" if (rows, vectors) == (best.columns, best.vectors) else "")
+    default = best.columns, best.vectors
+    for rows, vectors in dict.fromkeys((default, *TILES)):
+        name = f"  tile {rows}x{vectors * on.lanes()}" + (" (default)" if (rows, vectors) == default else "")
         for line in loops(product(192, 384, 384, vectors, on), on, {"tile": f"1x{rows}x{vectors}"}):
             yield f"{name:34}{line}"
     yield "\nlayers"

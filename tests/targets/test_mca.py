@@ -45,7 +45,7 @@ def test_loops_of_a_kernel():
 
 
 def test_what_it_cannot_read_is_said():
-    with pytest.raises(CodegenError, match=r"llvm-mca failed \(exit code 1\): .*unrecognized instruction"):
+    with pytest.raises(CodegenError, match=r"llvm-mca failed \(exit code 1\): .*error: "):
         mca.static_cycles([["vfmadd231ps %zmm0, %zmm1, %zmm2"]], A53)
 
 
