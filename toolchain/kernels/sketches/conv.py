@@ -134,7 +134,7 @@ def _channel_loops(
     rolled, unrolled = s[acc].split(channel, factor=ask_unroll(choices, lanes, UNROLLED_CHANNELS, tile.accumulators))
     s[acc].unroll(unrolled)
     order = [block, *taps, rolled, unrolled]
-    if not target.lane_multiply or rolled.extent > 1:
+    if not target.in_order or rolled.extent > 1:
         return order
     return _unroll_more(s, acc, order, tile.accumulators * unrolled.extent, choices)
 
@@ -142,8 +142,8 @@ def _channel_loops(
 def _unroll_more(
     s: te.Schedule, acc: Tensor, order: Sequence[te.Var], multiply_adds: int, choices: Choices,
 ) -> list[te.Var]:
-    """Where the lanes of a vector are the unrolled channels: the taps of a window row in one block, which share what they
-    read, or some blocks of channels where there is one tap, so that counting and jumping cost less.
+    """For a core that hides nothing behind multiply-adds: the taps of a window row in one block, which share what they read,
+    or some blocks of channels where there is one tap, so that counting and jumping cost less.
 
     multiply_adds: of a block as it is.
     """

@@ -30,7 +30,7 @@ from toolchain.te.tune.choices import Choices
 
 UNROLLED_K = 4
 SHARED = 8                      # row tiles per panel of weights, from which on they share what each would prefetch
-LANES_K = 8                     # where multiply-adds take lanes: counting and jumping cost as much as a load
+IN_ORDER_K = 8                  # where counting and jumping are hidden behind nothing
 HIDDEN = 4                      # multiply-adds per line of weights, below which memory is the limit whoever asks first
 
 
@@ -58,7 +58,7 @@ def matmul(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> 
     *an, aj = s[acc].op.axis
     (k,) = s[acc].op.reduce_axis
     av, al = s[acc].split(aj, factor=lanes)
-    most = LANES_K if target.lane_multiply and k.extent % LANES_K == 0 else UNROLLED_K
+    most = IN_ORDER_K if target.in_order and k.extent % IN_ORDER_K == 0 else UNROLLED_K
     ko, ki = s[acc].split(k, factor=ask_unroll(choices, k.extent, most, tile.accumulators))
     s[acc].reorder(ko, ki, *an, av, al)
     s.set_layout(acc, row_registers(len(anchor.shape), lanes))

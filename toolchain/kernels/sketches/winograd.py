@@ -25,7 +25,7 @@ from toolchain.te.tensor import Tensor
 from toolchain.te.tune.choices import Choices
 
 UNROLLED_CHANNELS = 4
-LANES_CHANNELS = 8           # where multiply-adds take lanes: counting and jumping cost as much as a load
+IN_ORDER_CHANNELS = 8        # where counting and jumping are hidden behind nothing
 COEFFICIENTS = 3             # of a transform, in registers where instructions take no operand from memory
 SAME_SET = 4096              # bytes: places so far apart share a set of L1, and loads wait for stores to one another's
 
@@ -151,7 +151,7 @@ def _products(
     *_, ao, ay, ax, _, _ = s[acc].op.axis
     (ic,) = s[acc].op.reduce_axis
     av, al = s[acc].split(ao, factor=lanes)
-    most = LANES_CHANNELS if target.lane_multiply and ic.extent % LANES_CHANNELS == 0 else UNROLLED_CHANNELS
+    most = IN_ORDER_CHANNELS if target.in_order and ic.extent % IN_ORDER_CHANNELS == 0 else UNROLLED_CHANNELS
     unroll = ask_unroll(choices, ic.extent, most, parts.tile.accumulators)
     rolled, unrolled = s[acc].split(ic, factor=unroll)
     s[acc].reorder(rolled, unrolled, ay, ax, av, al)
