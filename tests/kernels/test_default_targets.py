@@ -13,6 +13,7 @@ Depthwise convolutions and pools stand behind a 3x3 convolution and work in its 
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from programs import program
 from running import Arrays, agree
 from test_default_schedules import RUNNABLE, random_inputs, recipe
 
@@ -127,6 +129,28 @@ def test_default_schedules_are_sane(layer: Layer, target: Target, tmp_path: Path
             assert multiplying or "pool" in name
             chunks = max(phase.parallel for phase in split_tasks(func).phases)
             assert chunks >= 0.75 * target.cores, f"{name}: {chunks} chunks"
+
+
+def newer_than_armv8_0(code: str) -> list[str]:
+    """What an assembler for Armv8.0 says of instructions that it does not have."""
+    command = [program("llvm-mc"), "-triple=aarch64", "-mattr=-all,+neon,+fp-armv8", "-filetype=null"]
+    done = subprocess.run(command, input=code, capture_output=True, text=True, timeout=300, check=False)
+    return [line for line in done.stderr.splitlines() if "error:" in line]
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+def test_every_instruction_for_a_board_is_of_armv8_0(layer: Layer, tmp_path: Path) -> None:
+    """Those that never run, too; those that run do so on an emulated Cortex-A53 in tests/targets and test_operators."""
+    target = PRESETS["cortex-a53"]
+    for body, func in kernels(layer, target, tmp_path):
+        code = assembly(str(LLVM.stages[0].run(func, "k", {}, target)), target)
+        assert newer_than_armv8_0(code) == [], anchor_name(body)
+
+
+@pytest.mark.parametrize("newer", ["sdot v0.4s, v1.16b, v2.16b", "fadd v0.8h, v1.8h, v2.8h", "casal x0, x1, [sp]"])
+def test_a_newer_instruction_is_noticed(newer: str) -> None:
+    (error,) = newer_than_armv8_0(f"\tadd x0, x0, #1\n\t{newer}\n")
+    assert "<stdin>:2:2: error: instruction requires: " in error
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
