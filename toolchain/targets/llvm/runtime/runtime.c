@@ -118,13 +118,8 @@ static void release(tc_model *m) {
     sys_unmap(m, m->control_bytes);
 }
 
-API int tc_create_from_memory(tc_model **model, const void *weights, size_t bytes, int threads) {
-    if (!model) return BAD_ARGUMENT;
-    *model = NULL;
-    if (!weights || (uintptr_t)weights % 64) return BAD_ARGUMENT;
-    if (tc_missing_feature()) return MISSING_FEATURE;
-    int status = check_weights(weights, bytes);
-    if (status) return status;
+/* A model whose weights, header and all, lie (or will) at `weights`. */
+static int create(tc_model **model, const void *weights, int threads) {
     if (tc_the_network.amx && !ask_for_amx()) return NO_PERMISSION;
     int lanes = threads > 0 ? threads : sys_cpus();
     tc_model *m = allocate(&tc_the_network, (uint32_t)(lanes < MOST_LANES ? lanes : MOST_LANES));
@@ -139,15 +134,62 @@ API int tc_create_from_memory(tc_model **model, const void *weights, size_t byte
     return OK;
 }
 
+API int tc_create_from_memory(tc_model **model, const void *weights, size_t bytes, int threads) {
+    if (!model) return BAD_ARGUMENT;
+    *model = NULL;
+    if (!weights || (uintptr_t)weights % 64) return BAD_ARGUMENT;
+    if (tc_missing_feature()) return MISSING_FEATURE;
+    int status = check_weights(weights, bytes);
+    return status ? status : create(model, weights, threads);
+}
+
+enum { PIECE = 2 << 20 }; /* bytes of a file that one lane reads at a time: a huge page */
+
+typedef struct {
+    long fd;
+    char *to;
+    size_t bytes;
+    _Atomic int failed;
+} reading;
+
+static void read_piece(void *context, uint32_t piece, uint32_t lane) {
+    reading *r = context;
+    size_t at = (size_t)piece * PIECE, end = at + PIECE < r->bytes ? at + PIECE : r->bytes;
+    (void)lane;
+    if (!sys_read(r->fd, r->to, at, end)) atomic_store(&r->failed, 1);
+}
+
+/* A model with the weights of an open file in memory of its own, on huge pages where the system has them: a run reads each
+ * line of the weights once, and from small pages it waits for the TLB. All lanes read. */
+static int create_from_file(tc_model **model, long fd, size_t bytes, int threads) {
+    weights_header head = {0};
+    if (bytes < sizeof head || !sys_read(fd, (char *)&head, 0, sizeof head)) return NOT_WEIGHTS;
+    int status = check_weights(&head, bytes);
+    if (status) return status;
+    char *weights = sys_map(bytes);
+    if (!weights) return NO_MEMORY;
+    if ((status = create(model, weights, threads)) != OK) {
+        sys_unmap(weights, bytes);
+        return status;
+    }
+    (*model)->own_weights = weights, (*model)->own_weights_bytes = bytes;
+    reading r = {.fd = fd, .to = weights, .bytes = bytes};
+    pool_run(&(*model)->pool, (uint32_t)((bytes + PIECE - 1) / PIECE), read_piece, &r);
+    if (!atomic_load(&r.failed)) return OK;
+    pool_stop(&(*model)->pool);
+    release(*model);
+    *model = NULL;
+    return NOT_WEIGHTS;
+}
+
 API int tc_create(tc_model **model, const char *path, int threads) {
     if (!model || !path) return BAD_ARGUMENT;
     size_t bytes = 0;
     *model = NULL;
-    void *weights = sys_read_file(path, &bytes);
-    if (!weights) return bytes ? NO_MEMORY : NO_FILE;
-    int status = tc_create_from_memory(model, weights, bytes, threads);
-    if (status) sys_unmap(weights, bytes);
-    else (*model)->own_weights = weights, (*model)->own_weights_bytes = bytes;
+    long fd = sys_open(path, &bytes);
+    if (fd < 0) return NO_FILE;
+    int status = !bytes ? NO_FILE : tc_missing_feature() ? MISSING_FEATURE : create_from_file(model, fd, bytes, threads);
+    sys_close(fd);
     return status;
 }
 

@@ -11,8 +11,8 @@
 
 #if defined(__x86_64__)
 enum {
-    NR_read = 0, NR_close = 3, NR_lseek = 8, NR_mmap = 9, NR_mprotect = 10, NR_munmap = 11, NR_sigprocmask = 14, NR_yield = 24,
-    NR_madvise = 28, NR_getpid = 39, NR_clone = 56, NR_arch_prctl = 158, NR_futex = 202, NR_getaffinity = 204,
+    NR_read = 0, NR_close = 3, NR_lseek = 8, NR_mmap = 9, NR_mprotect = 10, NR_munmap = 11, NR_sigprocmask = 14, NR_pread = 17,
+    NR_yield = 24, NR_madvise = 28, NR_getpid = 39, NR_clone = 56, NR_arch_prctl = 158, NR_futex = 202, NR_getaffinity = 204,
     NR_clock_gettime = 228, NR_openat = 257
 };
 
@@ -46,7 +46,7 @@ enum { FP_DEFAULT = 0x1f80 };
 
 #elif defined(__aarch64__)
 enum {
-    NR_openat = 56, NR_close = 57, NR_lseek = 62, NR_read = 63, NR_futex = 98, NR_clock_gettime = 113,
+    NR_openat = 56, NR_close = 57, NR_lseek = 62, NR_read = 63, NR_pread = 67, NR_futex = 98, NR_clock_gettime = 113,
     NR_getaffinity = 123, NR_yield = 124, NR_sigprocmask = 135, NR_getpid = 172, NR_munmap = 215, NR_clone = 220, NR_mmap = 222,
     NR_mprotect = 226, NR_madvise = 233
 };
@@ -113,23 +113,27 @@ static void sys_unmap(void *at, size_t bytes) {
     if (at) os_unmap(at, bytes);
 }
 
-/* A whole file in memory of its own, on huge pages where the system has them: a run reads each line of the weights once, and
- * from small pages it waits for the TLB. Returns NULL when there is no memory for *bytes; or, with 0 of them, when the file
- * cannot be opened or read, or is empty. */
-static void *sys_read_file(const char *path, size_t *bytes) {
+/* Open a file for reading; *bytes is its size. Negative when it cannot be opened. */
+static long sys_open(const char *path, size_t *bytes) {
     enum { AT_CWD = -100, READ_ONLY_CLOEXEC = 02000000, SEEK_TO_END = 2 };
     long fd = SYS4(NR_openat, AT_CWD, path, READ_ONLY_CLOEXEC, 0);
-    *bytes = 0;
-    if (sys_failed(fd)) return NULL;
-    long size = SYS3(NR_lseek, fd, 0, SEEK_TO_END), done = 0, got = 1;
+    if (sys_failed(fd)) return -1;
+    long size = SYS3(NR_lseek, fd, 0, SEEK_TO_END);
     *bytes = size > 0 ? (size_t)size : 0;
-    char *to = *bytes ? sys_map(*bytes) : NULL;
-    SYS3(NR_lseek, fd, 0, 0);
-    for (; to && done < size && got > 0; done += got > 0 ? got : 0) got = SYS3(NR_read, fd, to + done, size - done);
-    SYS1(NR_close, fd);
-    if (to && done < size) sys_unmap(to, *bytes), *bytes = 0, to = NULL;
-    return to;
+    return fd;
 }
+
+/* Read bytes [at, end) of a file to `to` + at. 0 when it has fewer, or cannot be read. */
+static int sys_read(long fd, char *to, size_t at, size_t end) {
+    while (at < end) {
+        long got = SYS4(NR_pread, fd, to + at, end - at, at);
+        if (got <= 0) return 0;
+        at += (size_t)got;
+    }
+    return 1;
+}
+
+static void sys_close(long fd) { SYS1(NR_close, fd); }
 
 static void sys_yield(void) { SYS1(NR_yield, 0); }
 static int32_t sys_pid(void) { return (int32_t)SYS1(NR_getpid, 0); }
