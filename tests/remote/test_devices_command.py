@@ -171,6 +171,27 @@ def test_a_build_is_verified_and_measured_on_its_devices(project, world, capfd):
     check_no_secrets(world, project, Path(os.environ["TC_STORE"]))
 
 
+def test_shape_buckets_and_shapes_that_depend_on_data(project, world, capfd):
+    """Inputs choose the bucket there, too, and outputs come back in their true shapes."""
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("NonZero", ["y"], ["n"])], "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", 8])],
+        [helper.make_tensor_value_info("n", TensorProto.INT64, [2, "count"])])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), project / "net.onnx")
+    edit(project, "data: {inputs: {x: {file: x.npy}}}", "buckets: [{dims: {b: 2}}, {dims: {b: 5}}]")
+    accept(world)
+    assert main(["build", "net@board"]) == 0
+    for rows in (2, 5):
+        x = np.random.default_rng(rows).standard_normal((rows, 8)).astype(np.float32)
+        np.save(project / "x.npy", x)
+        assert main(["run", "net@board", "--device", "kitchen", "-i", "x=x.npy", "-o", "out"]) == 0
+        np.testing.assert_array_equal(np.load(project / "out" / "n.npy"), np.nonzero(np.maximum(x, 0)))
+    np.save(project / "x.npy", np.zeros((3, 8), np.float32))
+    capfd.readouterr()
+    assert main(["run", "net@board", "--device", "kitchen", "-i", "x=x.npy"]) == 2
+    assert "fix: give it: x float32[2, 8]; x float32[5, 8]" in capfd.readouterr().err
+
+
 def check_no_secrets(world: World, *folders: Path) -> None:
     """The private key is in no file that was made."""
     secret = world.sshd.key.read_text().splitlines()[1].encode()

@@ -315,7 +315,8 @@ class _Seat:
     ) -> list[tuple[list[float], str]]:
         """(microseconds per call of the kernel, error) of each. Raises LostError."""
         session = self.session()
-        cool_down(session, self._told)
+        if self.board.cool_below_c:
+            cool_down(session, self._told)
         for slot, library in enumerate(libraries):
             if library:
                 session.upload(f"c{slot}.so", library)

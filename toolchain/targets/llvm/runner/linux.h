@@ -10,7 +10,7 @@
 #if defined(__x86_64__)
 enum {
     NR_write = 1, NR_fstat = 5, NR_rt_sigaction = 13, NR_nanosleep = 35, NR_wait4 = 61, NR_kill = 62, NR_uname = 63,
-    NR_fcntl = 72, NR_flock = 73, NR_fsync = 74, NR_ftruncate = 77, NR_fchmod = 91, NR_getuid = 102, NR_statfs = 137,
+    NR_fcntl = 72, NR_flock = 73, NR_ftruncate = 77, NR_fchmod = 91, NR_getuid = 102, NR_statfs = 137,
     NR_prctl = 157, NR_setaffinity = 203, NR_getdents64 = 217, NR_exit_group = 231, NR_unlinkat = 263, NR_renameat = 264,
     NR_newfstatat = 262, NR_ppoll = 271, NR_signalfd4 = 289, NR_dup3 = 292, NR_pipe2 = 293, NR_prlimit64 = 302
 };
@@ -19,7 +19,7 @@ enum { O_FOLDER = 0200000, O_NO_LINK = 0400000, OWNER_WORD = 3 };
 enum {
     NR_dup3 = 24, NR_fcntl = 25, NR_flock = 32, NR_unlinkat = 35, NR_renameat = 38, NR_statfs = 43, NR_ftruncate = 46,
     NR_fchmod = 52, NR_pipe2 = 59, NR_getdents64 = 61, NR_write = 64, NR_ppoll = 73, NR_signalfd4 = 74, NR_newfstatat = 79,
-    NR_fstat = 80, NR_fsync = 82, NR_exit_group = 94, NR_nanosleep = 101, NR_setaffinity = 122, NR_kill = 129,
+    NR_fstat = 80, NR_exit_group = 94, NR_nanosleep = 101, NR_setaffinity = 122, NR_kill = 129,
     NR_rt_sigaction = 134, NR_uname = 160, NR_prctl = 167, NR_getuid = 174, NR_wait4 = 260, NR_prlimit64 = 261
 };
 enum { O_FOLDER = 040000, O_NO_LINK = 0100000, OWNER_WORD = 2 };
