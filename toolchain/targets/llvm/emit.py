@@ -27,7 +27,7 @@ from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, St
 from toolchain.te.lower.shared import Lanes, nodes
 from toolchain.te.tensor import Tensor
 
-EMITTER_VERSION = 3                # part of every kernel's digest: raise it when the same loop IR would give other text
+EMITTER_VERSION = 4                # part of every kernel's digest: raise it when the same loop IR would give other text
 MAX_LOCAL_BYTES = 64 * 1024        # of stack
 AS_WRITTEN = "#1"                  # attributes of functions in an order of our own; of all others "#0"
 
