@@ -19,7 +19,7 @@ from toolchain import te
 from toolchain.core.layout import Layout, default_axes
 from toolchain.core.target import Target
 from toolchain.kernels.algorithms import Geometry, Parts, copies, winograd_choices
-from toolchain.kernels.sketches.stages import channel_lanes, inline_injective, layout_of, peel, readers, split
+from toolchain.kernels.sketches.stages import channel_lanes, inline_injective, is_costly, layout_of, peel, readers, split
 from toolchain.kernels.tiling import ask_tile, ask_unroll, conv_tiles
 from toolchain.te.tensor import Tensor
 from toolchain.te.tune.choices import Choices
@@ -56,7 +56,8 @@ def winograd(s: te.Schedule, products: Tensor, target: Target, choices: Choices)
     stride, parts = s.func.stages[products].attrs["stride"], _parts(s, products, p, q, lanes, target, choices)
     acc = s.cache_write(products, "local")
     strip, group, tile, ragged = _output_loops(s, out, q.shape[4], stride, parts, lanes, target)
-    _back(s, q, out, tile, lanes, target)
+    branches = sum(extent % (q.shape[4] * stride) != 0 for extent in out.shape[2:]) > len(ragged)
+    _back(s, q, out, tile, lanes, branches, target)
     _products(s, products, acc, out, group, parts, lanes, target, choices)
     _input(s, p, v, out, strip if parts.shared != "groups" else None, parts, lanes, target)
     peel(s, out, ragged)
@@ -114,12 +115,17 @@ def _output_loops(
                                    if extent % (m * stride) and not extent % stride and outer.extent == 1]
 
 
-def _back(s: te.Schedule, q: Tensor, out: Tensor, tile: te.Var, lanes: int, target: Target) -> None:
-    """The vertical output transform of one tile, in registers where they hold it; else column by column, through memory."""
+def _back(s: te.Schedule, q: Tensor, out: Tensor, tile: te.Var, lanes: int, branches: bool, target: Target) -> None:
+    """The vertical output transform of one tile, in registers where they hold it; else column by column, through memory.
+
+    They do not where stores have branches, past which all of it stays alive, or where a costly function behind it wants them
+    for its constants.
+    """
     s[q].compute_at(s[out], tile)
     rows, side = q.shape[4:]
     constants = COEFFICIENTS if target.lane_multiply else 0
-    held = rows * side + side + constants < target.vector_registers
+    fits = rows * side + side + constants < target.vector_registers
+    held = fits and not branches and not is_costly(s.func.stages[out])
     s[q].set_scope("local" if held else "lane")
     s.set_layout(q, channels_last(6, lanes))
     n, o, ty, tx, i, k = s[q].op.axis
