@@ -51,11 +51,13 @@ FREE_REGISTERS = 4           # beside the accumulators: weights, broadcasts, and
 
 def fits(tile: Tile, target: Target) -> bool:
     """Accumulators, one vector of weights per vector column and one broadcast value stay in registers; the values of all
-    points, for STEPS steps, where a multiply-add takes lanes."""
+    points, for STEPS steps, where a multiply-add takes lanes. Weights of a single point come from memory, within the
+    instruction."""
     registers = target.vector_registers
     if target.lane_multiply:
         return tile.accumulators + tile.rows * tile.columns + tile.vectors <= registers
-    return tile.accumulators <= registers - FREE_REGISTERS and tile.accumulators + tile.vectors + 1 < registers
+    weights = tile.vectors if tile.rows * tile.columns > 1 else 0
+    return tile.accumulators <= registers - FREE_REGISTERS and tile.accumulators + weights + 1 < registers
 
 
 def tile_cycles(points: int, vectors: int, target: Target, vector_loads: int = 1, streamed: float = 0) -> float:
