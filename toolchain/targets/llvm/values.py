@@ -16,6 +16,7 @@ from toolchain.core import dtype as dtypes
 from toolchain.core.errors import CodegenError
 from toolchain.core.target import Target
 from toolchain.targets.llvm.arithmetic import ELEMENT_BITS, ORDER, Arithmetic
+from toolchain.targets.llvm.hold_sums import holding, needs_holding
 from toolchain.targets.llvm.spelling import FALSE, MEMORY, TRUE, VALUE, constant, intrinsic, value_type, vector
 from toolchain.te.expr import (
     Bin,
@@ -534,9 +535,8 @@ class Values(Arithmetic):
         args = [self.value(a) for a in e.args]
         if e.name == "fma" and e.dtype in ("float32", "float64"):
             total = self.emit(self.intrinsic(type, "fmuladd", (type,), tuple((type, a) for a in args)))
-            if self.has_lone_broadcast(e):
-                read = ", ".join(f"{type} {a}" for a in (*args[:2], total))
-                self.lines.append(f' call void asm sideeffect "", "x,x,x"({read})')
+            if needs_holding(e, self.env, self.target) and self.places[e.args[2].tensor].local:
+                self.lines.append(f" {holding(type, (*args[:2], total), self.target)}")
             return total
         if e.name == "ldexp":                    # vscalefps, where there is one
             power = self.type(e.args[1])
@@ -551,28 +551,6 @@ class Values(Arithmetic):
             minus = self.arithmetic("-", e.dtype, lanes, constant(0, e.dtype, lanes), args[0])
             return self.arithmetic("max", e.dtype, lanes, args[0], minus)
         raise CodegenError(f"no instruction for {e.name} of {e.dtype}", fix="lower_intrinsics has to expand it")
-
-    def has_lone_broadcast(self, e: Call) -> bool:
-        """Whether a broadcast value is multiplied for one sum of a register tile only, by a vector that others share: the
-        tile is rows of one vector.
-
-        x86's fma overwrites one of its operands, and LLVM takes the first that nobody needs any longer: the broadcast. Then
-        sums wander from register to register with each step, and some are spilled on their way. An empty instruction that
-        reads the factors and the sum leaves the sum's own register, and keeps the loads of the next step behind. AVX-512
-        needs no such help: it broadcasts from memory, within the instruction.
-        """
-        if self.target.kind != "x86" or self.target.has("avx512f"):
-            return False
-        match e.args:
-            case (Broadcast(Load() as lone), Load() as shared, Load() as total) | (
-                    Load() as shared, Broadcast(Load() as lone), Load() as total) if self.places[total.tensor].local:
-                at = [n.index[0].base if isinstance(n.index[0], Ramp) else n.index[0] for n in (lone, shared, total)]
-                if not all(isinstance(i, Index) for i in at):
-                    return False
-                rows = [v for v in at[2].vars() if v.extent > 1 and type(self.env[v]) is int]
-                alone, apart = (any(i.coefficient(v) == 0 for v in rows) for i in at[:2])
-                return apart and not alone
-        return False
 
     def reduce(self, e: Call) -> str:
         """All lanes into one: the upper half joins the lower half until one is left; of an odd number the middle waits."""
