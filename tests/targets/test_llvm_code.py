@@ -85,6 +85,17 @@ def test_the_hot_loop_of_a_convolution_has_no_spill(preset, rows, vectors, regis
     assert stores == []                          # the tile leaves its registers after the loop only
 
 
+@pytest.mark.parametrize("preset,rows,vectors", [("x86-64-v3", 12, 1), ("x86-64-v3", 6, 2), ("x86-64-v4", 9, 3)])
+def test_sums_stay_in_their_registers(preset, rows, vectors):
+    """Rows of one vector, where LLVM would rather overwrite the broadcast, and tiles that leave two registers free."""
+    t = PRESETS[preset]
+    text = code(tiled_conv(t.lanes(), rows, vectors, 48, 2 * rows).func, t)
+    assert spills(text) == []
+    (hot,) = [loop for loop in innermost_loops(text) if any("vfmadd" in line for line in loop)]
+    sums = [line.split("#")[0].rsplit("%", 1)[1].strip() for line in hot if "vfmadd231ps" in line]
+    assert len(sums) == 4 * rows * vectors and len(set(sums)) == rows * vectors
+
+
 def test_overlapping_windows_do_not_share_their_loads():
     """kx unrolled around a tile with stride 2: without the separation AVX2 code moves vectors to the stack 19 times."""
     t = PRESETS["x86-64-v3"]
