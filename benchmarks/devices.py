@@ -17,7 +17,8 @@ import time
 import traceback
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "remote"))
+TESTS = Path(__file__).parents[1] / "tests"
+sys.path[:0] = [str(TESTS / "remote"), str(TESTS)]
 
 import board_models
 from faults import FAULTS, World, check_after

@@ -23,7 +23,7 @@ _Noreturn SHARED void stop(int code, const char *what, const char *which) {
     if (which) add_text(&words, ": "), add_text(&words, which);
     add_text(&words, "\n");
     write_all(2, words.at, words.used);
-    sys_exit(code);
+    end_process(code);
 }
 
 static inline int64_t number_of(const char *s) {
@@ -95,9 +95,9 @@ static inline void write_output(const char *assignment) {
     uint16_t length = (uint16_t)(b.used - 10);
     memcpy(b.at + 8, &length, 2);
     add(&b, command_model.outputs[i].data, tensor_bytes_of(t, shape));
-    long fd = sys_open(path, O_WRITE | O_CREATE | O_TRUNCATE, 0644);
+    long fd = file_open(path, O_WRITE | O_CREATE | O_TRUNCATE, 0644);
     if (sys_failed(fd) || write_all(fd, b.at, b.used) != (long)b.used) stop(1, "cannot be written", path);
-    sys_close(fd);
+    file_close(fd);
     release_buffer(&b);
 }
 
@@ -152,7 +152,7 @@ _Noreturn static inline void command_main(int n, char **arguments) {
     int64_t threads = 0, samples = 0, bucket = 0, layers = 0;
     if (n < 2) {
         write_all(2, usage, sizeof usage - 1);
-        sys_exit(2);
+        end_process(2);
     }
     for (int i = 2; i < n; i++) {
         const char *name = arguments[i], *following = i + 1 < n ? arguments[i + 1] : NULL;
@@ -180,6 +180,6 @@ _Noreturn static inline void command_main(int n, char **arguments) {
     if (samples) print_times(samples);
     if (layers) print_layers();
     command_model.f.destroy(command_model.handle);
-    sys_exit(0);
+    end_process(0);
 }
 #endif

@@ -89,14 +89,14 @@ static inline uint32_t engine_answer(const frame *f, const char *payload, buffer
 _Noreturn static inline void engine_main(long in, long out) {
     for (;;) {
         frame f;
-        if (read_all(in, &f, sizeof f) != (long)sizeof f) sys_exit(0);
+        if (read_all(in, &f, sizeof f) != (long)sizeof f) end_process(0);
         buffer payload = {0}, answer = {0};
-        if (!reserve(&payload, f.length + 1)) sys_exit(3);
-        if (read_all(in, payload.at, f.length) != (long)f.length) sys_exit(0);
+        if (!reserve(&payload, f.length + 1)) end_process(3);
+        if (read_all(in, payload.at, f.length) != (long)f.length) end_process(0);
         f.word = engine_answer(&f, payload.at, &answer);
         if (answer.failed) f.word = fail(&answer, "out of memory", NULL);
         f.length = answer.used;
-        if (write_all(out, &f, sizeof f) < 0 || write_all(out, answer.at, answer.used) < 0) sys_exit(0);
+        if (write_all(out, &f, sizeof f) < 0 || write_all(out, answer.at, answer.used) < 0) end_process(0);
         release_buffer(&payload), release_buffer(&answer);
     }
 }

@@ -8,13 +8,13 @@ enum { MOST_PATH = 1024, MOST_FACT_BYTES = 1 << 16 };
 
 /* Appends at most MOST_FACT_BYTES of a file. Returns 0 when it cannot be opened. */
 SHARED int read_fact(const char *path, buffer *to) {
-    long fd = sys_open(path, O_READ | O_NONBLOCKING, 0);
+    long fd = file_open(path, O_READ | O_NONBLOCKING, 0);
     if (sys_failed(fd)) return 0;
     if (reserve(to, MOST_FACT_BYTES)) {
         long got = read_all(fd, to->at + to->used, MOST_FACT_BYTES);
         to->used += got > 0 ? (size_t)got : 0;
     }
-    sys_close(fd);
+    file_close(fd);
     return 1;
 }
 
@@ -35,7 +35,7 @@ SHARED void each_path(char *path, size_t length, const char *pattern, void (*fou
     size_t middle = 0;
     while (rest[middle] && rest[middle] != '/') middle++;
     path[start] = 0;
-    long fd = sys_open(start ? path : ".", O_READ, 0), got;
+    long fd = file_open(start ? path : ".", O_READ, 0), got;
     if (sys_failed(fd)) return;
     while ((got = SYS3(NR_getdents64, fd, entries, sizeof entries)) > 0) {
         for (long at = 0; at < got;) {
@@ -51,7 +51,7 @@ SHARED void each_path(char *path, size_t length, const char *pattern, void (*fou
             at += size;
         }
     }
-    sys_close(fd);
+    file_close(fd);
 }
 
 /* Adds {u32 length of path, path, u32 length, content} for a file that can be read. */
@@ -89,13 +89,13 @@ static inline int plain_name(const char *name) {
 }
 
 static inline long receive_begin(reception *r, const char *name, uint64_t size, const unsigned char digest[32]) {
-    if (r->fd >= 0) sys_close(r->fd);
+    if (r->fd >= 0) file_close(r->fd);
     *r = (reception){.fd = -1, .expected = size};
     size_t n = text_length(name);
     memcpy(r->name, name, n + 1), memcpy(r->part, name, n), memcpy(r->part + n, ".part", 6);
     memcpy(r->digest, digest, 32);
     sha256_start(&r->hash);
-    r->fd = sys_open(r->part, O_WRITE | O_CREATE | O_TRUNCATE, 0600);
+    r->fd = file_open(r->part, O_WRITE | O_CREATE | O_TRUNCATE, 0600);
     return r->fd;
 }
 static inline void receive_data(reception *r, const void *data, size_t n) {
@@ -110,7 +110,7 @@ static inline long receive_end(reception *r) {
     long result = r->fd < 0 ? 1 : r->error;
     sha256_end(&r->hash, digest);
     if (!result && (r->received != r->expected || memcmp(digest, r->digest, 32))) result = 1;
-    if (r->fd >= 0) sys_close(r->fd);
+    if (r->fd >= 0) file_close(r->fd);
     r->fd = -1;
     if (!result) result = SYS4(NR_renameat, AT_CWD, r->part, AT_CWD, r->name);
     if (result) SYS3(NR_unlinkat, AT_CWD, r->part, 0);
@@ -142,13 +142,13 @@ typedef struct {
 /* A session's folder whose runner is dead (nobody holds its lock) and that is older than ten minutes. */
 static inline void remove_stale(const char *path, void *about) {
     file_status status;
-    long fd = sys_open(path, O_READ | O_FOLDER | O_NO_LINK, 0); /* in a folder of everybody: no link to somebody's files */
+    long fd = file_open(path, O_READ | O_FOLDER | O_NO_LINK, 0); /* in a folder of everybody: no link to somebody's files */
     if (sys_failed(fd)) return;
     int64_t old = ((staleness *)about)->now_s - 600;
     if (!SYS2(NR_fstat, fd, &status) && status.modified_s < old && status.words[OWNER_WORD] == (uint32_t)SYS1(NR_getuid, 0) &&
         !sys_failed(SYS2(NR_flock, fd, LOCK_EXCLUSIVE | LOCK_AT_ONCE)))
         remove_folder(path);
-    sys_close(fd);
+    file_close(fd);
 }
 static inline void remove_stale_sessions(const char *pattern) {
     char path[MOST_PATH];
@@ -164,23 +164,23 @@ static inline void remove_stale_sessions(const char *pattern) {
 static inline long lease_try(const char *path) {
     for (;;) {
         file_status ours, there;
-        long fd = sys_open(path, O_BOTH | O_NO_LINK, 0); /* in a folder of everybody: no link to a file of this user's */
+        long fd = file_open(path, O_BOTH | O_NO_LINK, 0); /* in a folder of everybody: no link to a file of this user's */
         if (fd == -E_NOENT) {
-            fd = sys_open(path, O_BOTH | O_CREATE | O_EXCLUSIVE, 0666);
+            fd = file_open(path, O_BOTH | O_CREATE | O_EXCLUSIVE, 0666);
             if (fd == -E_EXIST) continue;
             if (!sys_failed(fd)) SYS2(NR_fchmod, fd, 0666);
         }
         if (sys_failed(fd)) return fd;
         long locked = SYS2(NR_flock, fd, LOCK_EXCLUSIVE | LOCK_AT_ONCE);
         if (sys_failed(locked)) {
-            sys_close(fd);
+            file_close(fd);
             return locked;
         }
         /* the holder before us may have removed the file: then another is to be locked */
         if (!SYS2(NR_fstat, fd, &ours) && !SYS4(NR_newfstatat, AT_CWD, path, &there, 0) && ours.inode == there.inode &&
             ours.device == there.device)
             return fd;
-        sys_close(fd);
+        file_close(fd);
     }
 }
 static inline void lease_note(long fd, const char *who) {

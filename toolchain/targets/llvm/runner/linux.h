@@ -31,11 +31,11 @@ enum { SIGNAL_HUP = 1, SIGNAL_INT = 2, SIGNAL_KILL = 9, SIGNAL_PIPE = 13, SIGNAL
        SIGNAL_FILE_SIZE = 25 };
 enum { E_NOENT = 2, E_INTR = 4, E_AGAIN = 11, E_ACCES = 13, E_EXIST = 17, E_FBIG = 27, E_NOSPC = 28, E_DQUOT = 122 };
 
-static inline long sys_open(const char *path, int flags, int mode) {
+static inline long file_open(const char *path, int flags, int mode) {
     return SYS4(NR_openat, AT_CWD, path, flags | O_CLOSE_ON_EXEC, mode);
 }
-static inline void sys_close(long fd) { SYS1(NR_close, fd); }
-_Noreturn static inline void sys_exit(int code) {
+static inline void file_close(long fd) { SYS1(NR_close, fd); }
+_Noreturn static inline void end_process(int code) {
     for (;;) SYS1(NR_exit_group, code);
 }
 
@@ -71,18 +71,18 @@ typedef struct {
 enum { POLL_IN = 1, POLL_OUT = 4 };
 
 /* Wait for one of them, at most that long (below 0: for ever). Returns how many are ready. */
-static inline long sys_poll(poll_entry *entries, int n, int64_t limit_ns) {
+static inline long wait_for(poll_entry *entries, int n, int64_t limit_ns) {
     int64_t time[2] = {limit_ns / 1000000000, limit_ns % 1000000000};
     return sys_call(NR_ppoll, (long)entries, n, limit_ns < 0 ? 0 : (long)time, 0, 8, 0);
 }
 
-static inline void sys_sleep_ns(int64_t ns) {
+static inline void sleep_ns(int64_t ns) {
     int64_t time[2] = {ns / 1000000000, ns % 1000000000};
     SYS2(NR_nanosleep, time, 0);
 }
 
 /* A child of this process; the calling process has one thread. */
-static inline long sys_fork(void) { return sys_call(NR_clone, SIGNAL_CHILD, 0, 0, 0, 0, 0); }
+static inline long fork_process(void) { return sys_call(NR_clone, SIGNAL_CHILD, 0, 0, 0, 0, 0); }
 
 /* Much of the kernel's `struct stat` lies alike on both machines: device, inode; size at 48, mtime at 88. The owner is a word
  * between, words[OWNER_WORD]. */
@@ -95,11 +95,11 @@ typedef struct {
 /* Map a whole file for reading. Returns NULL when it cannot be opened or is empty. */
 SHARED void *map_file(const char *path, size_t *bytes) {
     enum { SEEK_TO_END = 2, READ = 1, PRIVATE = 2 };
-    long fd = sys_open(path, O_READ, 0);
+    long fd = file_open(path, O_READ, 0);
     if (sys_failed(fd)) return NULL;
     long size = SYS3(NR_lseek, fd, 0, SEEK_TO_END);
     long at = size > 0 ? SYS6(NR_mmap, 0, size, READ, PRIVATE, fd, 0) : -1;
-    sys_close(fd);
+    file_close(fd);
     if (sys_failed(at)) return NULL;
     *bytes = (size_t)size;
     return (void *)at;

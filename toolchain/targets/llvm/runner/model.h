@@ -138,7 +138,7 @@ SHARED int model_benchmark(model *m, int64_t number, int64_t repeat, int64_t lea
     if (number < 1) number = 1;
     for (int64_t r = 0; r < repeat && !status; r++) {
         int64_t ns;
-        if (r && pause_ns > 0) sys_sleep_ns(pause_ns);
+        if (r && pause_ns > 0) sleep_ns(pause_ns);
         for (;;) {
             int64_t begun = sys_now_ns();
             for (int64_t i = 0; i < number && !status; i++) status = model_run(m);

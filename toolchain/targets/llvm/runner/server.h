@@ -30,7 +30,7 @@ _Noreturn SHARED void server_end(int code) {
         if (server.slots[i].pid > 0) SYS2(NR_kill, server.slots[i].pid, SIGNAL_KILL);
     if (server.folder) remove_folder(server.folder);
     if (server.lease >= 0 && server.lease_path) SYS3(NR_unlinkat, AT_CWD, server.lease_path, 0);
-    sys_exit(code);
+    end_process(code);
 }
 
 /* Write to the client, which must read within the time of its silence. */
@@ -45,7 +45,7 @@ SHARED void server_write(const void *data, size_t n) {
         poll_entry out[2] = {{1, POLL_OUT, 0}, {(int32_t)server.signals, POLL_IN, 0}};
         int64_t left = deadline - sys_now_ns();
         if ((put != -E_AGAIN && put != -E_INTR) || left <= 0) server_end(4);
-        sys_poll(out, 2, left);
+        wait_for(out, 2, left);
         if (out[1].revents) server_end(0);
     }
 }
@@ -78,7 +78,7 @@ SHARED int server_wait(long fd, int64_t until_ns) {
         if (until_ns && until_ns - now < wait) wait = until_ns - now;
         if (wait <= 0) return 0;
         poll_entry e[3] = {{(int32_t)fd, POLL_IN, 0}, {(int32_t)server.signals, POLL_IN, 0}, {0, CLOSED_BY_PEER, 0}};
-        sys_poll(e, fd == 0 ? 2 : 3, wait);
+        wait_for(e, fd == 0 ? 2 : 3, wait);
         int64_t stopped = sys_now_ns() - now - wait;
         if (stopped > server.silence_ns / 4) {
             server.heard_ns += stopped;
@@ -109,7 +109,7 @@ SHARED void slot_close(slot *s) {
     if (s->pid <= 0) return;
     SYS2(NR_kill, s->pid, SIGNAL_KILL);
     SYS4(NR_wait4, s->pid, 0, 0, 0);
-    sys_close(s->in), sys_close(s->out);
+    file_close(s->in), file_close(s->out);
     s->pid = 0;
 }
 
@@ -117,22 +117,22 @@ static inline int slot_open(slot *s) {
     int32_t request[2], answer[2];
     if (sys_failed(SYS2(NR_pipe2, request, O_CLOSE_ON_EXEC))) return 0;
     if (sys_failed(SYS2(NR_pipe2, answer, O_CLOSE_ON_EXEC))) return 0;
-    long pid = sys_fork();
+    long pid = fork_process();
     if (pid == 0) {
         uint64_t none = 0, no_core[2] = {0, 0};
-        long nothing = sys_open("/dev/null", O_BOTH, 0);
+        long nothing = file_open("/dev/null", O_BOTH, 0);
         SYS2(NR_prctl, 1 /* die with the parent */, SIGNAL_KILL);
         SYS4(NR_sigprocmask, 2, &none, 0, 8);
         SYS4(NR_prlimit64, 0, 4 /* core files */, no_core, 0);
         for (int fd = 0; fd < 3; fd++) SYS3(NR_dup3, nothing, fd, 0);
         for (int i = 0; i < MOST_SLOTS; i++)
-            if (server.slots[i].pid > 0) sys_close(server.slots[i].in), sys_close(server.slots[i].out);
-        sys_close(server.lease), sys_close(server.folder_lock), sys_close(server.signals);
-        sys_close(request[1]), sys_close(answer[0]);
+            if (server.slots[i].pid > 0) file_close(server.slots[i].in), file_close(server.slots[i].out);
+        file_close(server.lease), file_close(server.folder_lock), file_close(server.signals);
+        file_close(request[1]), file_close(answer[0]);
         if (server.cpu_words) SYS3(NR_setaffinity, 0, server.cpu_words * 8, server.cpus);
         engine_main(request[0], answer[1]);
     }
-    sys_close(request[0]), sys_close(answer[1]);
+    file_close(request[0]), file_close(answer[1]);
     if (sys_failed(pid)) return 0;
     *s = (slot){.pid = pid, .in = request[1], .out = answer[0]};
     return 1;
@@ -143,7 +143,7 @@ SHARED void slot_crashed(const frame *f, slot *s) {
     int32_t status = 0;
     buffer words = {0};
     SYS4(NR_wait4, s->pid, &status, 0, 0);
-    sys_close(s->in), sys_close(s->out);
+    file_close(s->in), file_close(s->out);
     s->pid = 0;
     add_text(&words, status & 127 ? "signal " : "exit ");
     add_number(&words, status & 127 ? status & 127 : status >> 8 & 255);
@@ -328,7 +328,7 @@ static inline void server_take_lease(void) {
             told = sys_now_ns();
         }
         poll_entry e[2] = {{(int32_t)server.signals, POLL_IN, 0}, {0, CLOSED_BY_PEER, 0}};
-        sys_poll(e, 2, 50000000);
+        wait_for(e, 2, 50000000);
         if (e[0].revents || e[1].revents) server_end(0);
     }
     lease_note(server.lease, server.who);
@@ -367,7 +367,7 @@ _Noreturn static inline void server_main(int n, char **arguments) {
     server.signals = SYS4(NR_signalfd4, -1, &watched, 8, O_CLOSE_ON_EXEC);
     SYS3(NR_fcntl, 1, 4 /* set flags */, O_NONBLOCKING | O_WRITE);
     server.heard_ns = sys_now_ns();
-    server.folder_lock = sys_open(".", O_READ, 0);
+    server.folder_lock = file_open(".", O_READ, 0);
     SYS2(NR_flock, server.folder_lock, LOCK_EXCLUSIVE | LOCK_AT_ONCE);
     if (server.lease_path) server_take_lease();
     if (server.stale) remove_stale_sessions(server.stale);
