@@ -17,8 +17,7 @@ import time
 import traceback
 from pathlib import Path
 
-TESTS = Path(__file__).parents[1] / "tests"
-sys.path[:0] = [str(TESTS / "remote"), str(TESTS)]
+sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("tests/remote", "tests")]
 
 import board_models
 from faults import FAULTS, World, check_after
