@@ -69,7 +69,10 @@ def node_key(node: Node, graph: Graph) -> str:
 
 
 def alternatives(node: Node, graph: Graph, target: Target) -> tuple[Alternative, ...]:
-    """Every way to compute a node that `layout_options` knows ways for; of a graph without layouts and algorithms yet."""
+    """Every way to compute a node that `layout_options` knows ways for; of a graph without layouts and algorithms yet. None
+    for what reads constants as it is built (Resize its sizes): those of convolutions are weights."""
+    if node.op not in CONVOLUTIONS and any(map(graph.is_constant, node.inputs)):
+        return ()
     options = layout_options(target)
     found = tuple(options(node, graph))
     if not found or found == ANY:

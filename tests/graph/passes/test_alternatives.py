@@ -67,6 +67,14 @@ def test_the_body_measured_is_the_kernel_a_network_gets(fast: int) -> None:
     assert workload_of(found[fast].body).key in optimize_graph(graph, TARGET, costs)[1]
 
 
+def test_what_needs_constants_to_be_built_is_not_weighed() -> None:
+    b = Builder()
+    sizes = b.ints(1, 8, 24, 24)
+    graph = b.graph(b.node("Resize", b.input(1, 8, 12, 12), "", "", sizes))
+    assert alternatives(graph.nodes[0], graph, TARGET) == ()
+    assert measured_options(TARGET, {"another": {"direct": 1.0}})(graph.nodes[0], graph)        # Target facts decide
+
+
 def test_equal_nodes_share_a_key_and_others_do_not() -> None:
     b = Builder()
     x = b.input(1, 8, 12, 12)
