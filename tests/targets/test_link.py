@@ -13,6 +13,7 @@ from toolchain.core.target import Target
 from toolchain.targets.llvm import link
 from toolchain.targets.llvm.header import API
 from toolchain.targets.llvm.plan import Call
+from toolchain.targets.llvm.runner_program import MACHINES, runner_program
 
 __all__ = ["own_store"]
 
@@ -120,6 +121,12 @@ def test_a_damaged_runtime_object_is_made_again():
     assert link.cached_runtime_object(HOST).read_bytes() == good
     path.with_suffix(".sha256").unlink()
     assert link.cached_runtime_object(HOST).read_bytes() == good
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_boards_program_compiles_with_the_runtimes_headers(machine):
+    """runner/ takes system calls and memory functions from runtime/: a change there must leave it whole."""
+    assert runner_program(machine)[:4] == b"\x7fELF"
 
 
 def test_the_runtime_compiles_for_aarch64():
