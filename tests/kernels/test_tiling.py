@@ -25,3 +25,12 @@ def test_streaming_costs_what_l2_delivers(target) -> None:
     assert tile_cycles(1, vectors, target, streamed=target.l2_bytes_per_cycle) == 16 > tile_cycles(1, vectors, target)
     assert tile_cycles(16, 2, target, streamed=target.l2_bytes_per_cycle) == tile_cycles(16, 2, target)
     assert matmul_tiles(1, 96, target, streamed=True)[0] == matmul_tiles(1, 96, target)[0] != Tile(1, 1, 1)
+
+
+def test_rows_a_large_power_of_two_apart_are_few_to_a_tile():
+    """25 rows of 4 kB want the same eight lines of L1: a tile of 25 by one vector reads each value from L2 (a quarter of the
+    speed, measured), one of 13 by two hides it. Rows 1536 bytes apart find room."""
+    target = PRESETS["x86-64-v4"]
+    apart = matmul_tiles(25, 514, target, streamed=True, row_bytes=4096)[0]
+    assert apart.columns * target.line_bytes / target.l2_bytes_per_cycle <= apart.accumulators
+    assert matmul_tiles(25, 514, target, streamed=True, row_bytes=1536) == matmul_tiles(25, 514, target, streamed=True)

@@ -260,7 +260,8 @@ def _matmul(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
     if not graph.is_constant(node.inputs[1]) or len(b.shape) != 2 or len(a.shape) < 2:
         return ()
     lanes = _lanes(node, graph, target)
-    tile = matmul_tiles(math.prod(a.shape[:-1]), -(-b.shape[1] // lanes), target, streamed=True)[0]
+    tile = matmul_tiles(math.prod(a.shape[:-1]), -(-b.shape[1] // lanes), target, streamed=True,
+                        row_bytes=a.shape[-1] * dtypes.itemsize(a.dtype))[0]
     return [_option(node, graph, target, BLOCKED, (None, weights("KN", [(1, 0), (0, 0), (1, tile.vectors * lanes)])))]
 
 

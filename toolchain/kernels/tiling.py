@@ -6,6 +6,7 @@ operand is a broadcast load; a core issues `fma_per_cycle` vector FMAs of four c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -14,6 +15,7 @@ from toolchain.core.target import Target
 from toolchain.te.tune.choices import Choices
 
 FMA_LATENCY = 4
+L1_WAYS = 8                 # of x86 cores; with fewer, of larger ways, as many rows find room at most strides
 LOADS_PER_CYCLE = 2
 
 STEPS = 4                    # of a reduction that lane multiplication takes together: the lanes of a vector of float32
@@ -134,13 +136,16 @@ def conv_tiles(height: int, width: int, blocks: int, target: Target, steps: int 
     return tuple(_ranked(candidates, cost))
 
 
-def matmul_tiles(rows: int, blocks: int, target: Target, vector_loads: int = 1, streamed: bool = False) -> list[Tile]:
+def matmul_tiles(
+    rows: int, blocks: int, target: Target, vector_loads: int = 1, streamed: bool = False, row_bytes: int = 0,
+) -> list[Tile]:
     """Tiles of a matrix product: `columns` rows of A (a broadcast each) by `vectors` vectors of B's columns.
 
     vector_loads: loads and shuffles that one vector of B takes (several when its elements are strided in memory).
     streamed: B's panels are longer than L1 holds, as those of a matrix product are (see tile_cycles), and the first row tile
     of each has it from memory: what a network reads once a run is in no cache. So few vectors of many rows are better than
-    many vectors. Of a single row every tile reads as much.
+    many vectors. Of a single row every tile reads as much. row_bytes: from one row of A to the next (0: not known); rows a
+    large power of two apart want the same few places of L1.
     """
     candidates = [
         tile
@@ -155,6 +160,8 @@ def matmul_tiles(rows: int, blocks: int, target: Target, vector_loads: int = 1, 
         bandwidth = target.l2_bytes_per_cycle if streamed and rows > 1 else 0
         steps = cycles(1, rows, blocks, tile, target, vector_loads, bandwidth)
         steps += _first_reads(rows, blocks, tile, target) if bandwidth else 0
+        if row_bytes and tile.columns > _rows_in_l1(row_bytes, target):
+            steps = max(steps, rows * -(-blocks // tile.vectors) * target.line_bytes / target.l2_bytes_per_cycle)
         return steps * (1 + 0.04 * ragged), loads, -tile.accumulators
     return _ranked(candidates, cost)
 
@@ -164,6 +171,13 @@ def _first_reads(rows: int, blocks: int, tile: Tile, target: Target) -> float:
     points = min(rows, tile.columns)
     vector = target.vector_bits / 8 / target.memory_bytes_per_cycle
     return sum(count * max(0.0, v * vector - tile_cycles(points, v, target)) for v, count in _pieces(blocks, tile.vectors))
+
+
+def _rows_in_l1(row_bytes: int, target: Target) -> int:
+    """How many rows can have the line that is being read in L1 at once. More of them push each other out, and every
+    broadcast brings its line from L2 again."""
+    span = target.l1d_bytes // L1_WAYS
+    return L1_WAYS * min(span // math.gcd(row_bytes, span), span // target.line_bytes)
 
 
 def plane_tiles(height: int, vectors: int, target: Target) -> list[Tile]:

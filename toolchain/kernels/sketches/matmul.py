@@ -101,7 +101,8 @@ def _stream(
 
 
 def _tile(s: te.Schedule, anchor: Tensor, rows: int, columns: int, lanes: int, target: Target, choices: Choices) -> Tile:
-    tiles = matmul_tiles(rows, -(-columns // lanes), target, streamed=True)
+    depth = math.prod(r.extent for r in s.func.stages[anchor].reduce_axis)
+    tiles = matmul_tiles(rows, -(-columns // lanes), target, streamed=True, row_bytes=depth * dtypes.itemsize(anchor.dtype))
     packed = packed_columns(s, anchor)
     if packed:
         vectors = packed // lanes
