@@ -157,7 +157,8 @@ def _accuracy_verdict(b: BuildReport) -> Verdict:
     if verify.passed:
         worst = max(o.max_abs_error for o in verify.outputs)
         on = f" on device {show_name(verify.device)}" if verify.device else ""
-        return Verdict("pass", f"{name}: agrees with {show_name(verify.reference, REFERENCE_WIDTH)}{on} (largest error {show_error(worst)})")
+        reference = show_name(verify.reference, REFERENCE_WIDTH)
+        return Verdict("pass", f"{name}: agrees with {reference}{on} (largest error {show_error(worst)})")
     if verify.error:
         return Verdict("fail", f"{name}: cannot be verified: {show_name(verify.error, 200)}")
     bad = [show_name(o.output) for o in verify.outputs if not o.passed]
