@@ -312,3 +312,13 @@ def test_the_checker_finds_a_part_outside_its_concat() -> None:
     damaged = replace(plan, slots={**plan.slots, part: moved}, arena_bytes=plan.arena_bytes + 4096)
     with pytest.raises(InternalError, match="does not lie in its part"):
         check_memory(graph, damaged)
+
+
+def test_a_constant_seen_otherwise_lies_where_the_constant_does() -> None:
+    """Usually folded; a plan must not depend on it."""
+    b = Builder()
+    turned = b.node("Reshape", b.weight(2, 3, 4), b.ints(6, 4))
+    graph = fuse_operators(b.graph(b.node("Add", b.input(6, 4), turned)))
+    plan = plan_memory(graph)
+    assert plan.slots[turned] == plan.slots[next(n for n in graph.nodes if n.output == turned).inputs[0]]
+    check_memory(graph, plan)

@@ -62,12 +62,14 @@ def plan_memory(graph: Graph, workspace: Workspace = lambda node: ()) -> MemoryP
     slots = _slots(graph, storage, {**buffers, **pools}, places)
     moved = {key: _moved(plan, region[key].offset) for key, plan in inner.items()}
     weights, weights_bytes = _weights(graph)
+    packed = {w.name: Slot("weights", w.offset) for w in weights if not w.body}
+    packed |= {view: packed[root] for view, root in storage.items() if root in packed}         # a constant seen otherwise
     cleared: dict[int, int] = {}
     for buffer in pools.values():
         cleared[buffer.offset] = max(buffer.size, cleared.get(buffer.offset, 0))
     zero = tuple(sorted(cleared.items()))
     return MemoryPlan(
-        slots=slots | {w.name: Slot("weights", w.offset) for w in weights if not w.body},
+        slots=slots | packed,
         arena_bytes=arena_bytes,
         weights=weights,
         weights_bytes=weights_bytes,
