@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolchain.report.plot import LEFT, PANEL_HEIGHT, PANEL_WIDTH, RIGHT, TOP, Curve, Panel, _bends, _ticks, svg
+from toolchain.report.plot import LEFT, PANEL_HEIGHT, PANEL_WIDTH, RIGHT, TOP, Curve, Panel, _bends, svg, ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -41,7 +41,7 @@ def test_level_stretches_are_drawn_by_their_ends():
     assert _bends([1, 2, 2, 2, 2, 5, 5]) == [(1, 1), (2, 2), (5, 2), (6, 5), (7, 5)] and _bends([3]) == [(1, 3)]
 
 
-@pytest.mark.parametrize(("low", "high", "ticks"), [
+@pytest.mark.parametrize(("low", "high", "expected"), [
     (0.0, 1.0, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]), (0.85, 1.0, [0.85, 0.9, 0.95, 1.0]), (0.3, 1.0, [0.4, 0.6, 0.8, 1.0])])
-def test_ticks_are_round(low, high, ticks):
-    assert _ticks(low, high) == ticks
+def test_ticks_are_round(low, high, expected):
+    assert ticks(low, high) == expected

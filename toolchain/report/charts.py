@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import escape
 
 from toolchain.report.facts import BuildReport, ContenderFacts, LayerFacts, MachineSpeed, MeasureFacts
-from toolchain.report.roofline import Roof, roofs
+from toolchain.report.plot import ticks
+from toolchain.report.roofline import roofs
 from toolchain.report.statistics import percentile
 from toolchain.report.tables import show_name, show_ratio, show_time
 
@@ -67,7 +68,7 @@ def latencies(name: str, measure: MeasureFacts) -> str:
     x = _linear_scale(low, high, LABELS, WIDTH - 20)
     height = 2 * ROW
     bottom = 14 + height * len(rows)
-    parts = list(_grid(x, _linear_ticks(low, high), 8, bottom, show_time))
+    parts = list(_grid(x, ticks(low, high, most=7), 8, bottom, show_time))
     for n, (c, samples) in enumerate(rows):
         parts += _histogram(c, samples, x, low, high, floor=12 + height * (n + 1), colour=_colour(n))
     return _svg(WIDTH, bottom + 20, f"Times of single calls of {show_name(name)}", parts)
@@ -207,13 +208,6 @@ def _log_scale(low: float, high: float, start: float, end: float) -> Scale:
     return lambda v: linear(math.log(max(v, 1e-30)))
 
 
-def _linear_ticks(low: float, high: float) -> list[float]:
-    """Round numbers in a span, three to eight."""
-    step = 10 ** math.floor(math.log10((high - low) / 2))
-    step = next(s for s in (step, 2 * step, 5 * step, 10 * step) if (high - low) / s <= 7)
-    return [n * step for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-
-
 def _log_ticks(low: float, high: float) -> list[float]:
     """1, 2 and 5 times the powers of ten in a span; only the powers where it is wide."""
     factors = (1, 2, 5) if high / low < 100 else (1,)
@@ -231,4 +225,4 @@ def layers_of(b: BuildReport) -> tuple[Sequence[LayerFacts], MachineSpeed | None
     return b.layers, b.machine.at(b.measure.threads) if b.machine and b.measure else None
 
 
-__all__ = ["STYLE", "Roof", "latencies", "layer_times", "layers_of", "roofline", "speedups"]
+__all__ = ["STYLE", "latencies", "layer_times", "layers_of", "roofline", "speedups"]

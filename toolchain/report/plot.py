@@ -68,7 +68,7 @@ def _panel(panel: Panel, colours: Mapping[str, str], x_label: str, y_label: str)
         part = (max(low, min(high, y)) - low) / (high - low)
         return f"{LEFT + (right - LEFT) * (x - 1) / max(1, last - 1):.1f},{bottom - (bottom - TOP) * part:.1f}"
     yield f'<text x="{(LEFT + right) / 2:g}" y="{TOP - 8}" text-anchor="middle">{escape(panel.title)}</text>'
-    for y in _ticks(low, high):
+    for y in ticks(low, high):
         (_, height) = at(1, y).split(",")
         yield f'<path d="M{LEFT},{height}H{right}" stroke="#ddd" fill="none"/>'
         yield f'<text x="{LEFT - 5}" y="{float(height) + 4:.1f}" text-anchor="end">{y:g}</text>'
@@ -96,9 +96,9 @@ def _bends(values: Sequence[float]) -> list[tuple[int, float]]:
     return [(n + 1, y) for n, y in enumerate(values) if n in (0, last) or not values[n - 1] == y == values[n + 1]]
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers in a span, about five."""
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers in a span, about `most`."""
     step = 10 ** math.floor(math.log10((high - low) / 2))
-    step = next(s for s in (step, 2 * step, 5 * step, 10 * step) if (high - low) / s <= 5)
+    step = next(s for s in (step, 2 * step, 5 * step, 10 * step) if (high - low) / s <= most)
     first = math.ceil(low / step - 1e-9)
     return [round(n * step, 10) for n in range(first, math.floor(high / step + 1e-9) + 1)]

@@ -56,10 +56,10 @@ def compare(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -
     if rounds_inside(graph):
         params = {**params, "precision": "quantized"}
     if "device" in params:
-        return _compare_on_device(params, inputs, sets)
+        return _compare_on_device(params, inputs, graph, sets)
     with tempfile.TemporaryDirectory(prefix="tc-compare-") as folder, Module.load(
             assembled_folder(inputs["module"], Path(folder)), params["threads"] or None) as module:
-        facts, wrong = _compare_all(module, sets, params, inputs)
+        facts, wrong = _compare_all(module, graph, sets, params, inputs)
         finding = _find(module, inputs, wrong or (sets[0] if params["check"] else None), poison=params["check"])
     error = first = ""
     if finding is not None:
@@ -69,12 +69,14 @@ def compare(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -
     return Result("facts", {"facts": to_json(facts), "what": finding.what if finding else ""})
 
 
-def _compare_on_device(params: Mapping[str, Any], inputs: Mapping[str, Input], sets: Sequence[Sample]) -> Result:
+def _compare_on_device(
+    params: Mapping[str, Any], inputs: Mapping[str, Input], graph: Graph, sets: Sequence[Sample],
+) -> Result:
     """The outputs are those that the device computed. Kernels are not looked into one by one there."""
     with tempfile.TemporaryDirectory(prefix="tc-compare-") as folder, load_on(
             board_of(params["device_name"], params["device"]), assembled_folder(inputs["module"], Path(folder)),
             params["threads"], lambda text: progress(0, 0, text)) as module:
-        facts, _ = _compare_all(module, sets, params, inputs)
+        facts, _ = _compare_all(module, graph, sets, params, inputs)
     return Result("facts", {"facts": to_json(replace(facts, device=params["device_name"])), "what": "", "diagnosed": False})
 
 
@@ -99,14 +101,14 @@ def verify(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) ->
 
 
 def _compare_all(
-    module: Module | BoardModule, sets: Sequence[Sample], params: Mapping[str, Any], inputs: Mapping[str, Input],
+    module: Module | BoardModule, graph: Graph, sets: Sequence[Sample], params: Mapping[str, Any],
+    inputs: Mapping[str, Input],
 ) -> tuple[VerifyFacts, Sample | None]:
     """The worst of all samples and references, and the first sample that an output is wrong on."""
     worst: dict[str, OutputError] = {}
     wrong: Sample | None = None
     labels: dict[str, None] = {}
     used_atol = 0.0
-    graph = load_files(inputs["graph"].files)
     for k, sample in enumerate(sets):
         ours = module.run(sample.inputs)
         for label, expected in _expected(sample, k, inputs):
