@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 PACKAGES = {"sshd": "openssh-server", "ssh-keygen": "openssh-client", "qemu-aarch64-static": "qemu-user-static",
+            "qemu-riscv64-static": "qemu-user-static",
             "llvm-mca": "llvm", "llvm-mc": "llvm"}
 
 

@@ -36,6 +36,15 @@ def test_a_missing_package_says_what_it_disables_and_how_to_get_it(monkeypatch):
         "                          fix: pip install no-such-package"]
 
 
+def test_emulators_are_found_or_named(tmp_path, monkeypatch):
+    (tmp_path / "qemu-riscv64-static").write_text("")
+    (tmp_path / "qemu-riscv64-static").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    arm, riscv = doctor.emulators()
+    assert (riscv.status, arm.status, arm.disables) == ("ok", "warning", "emulated 64-bit Arm boards")
+    assert arm.fix == "apt-get install qemu-user-static"
+
+
 @pytest.mark.parametrize(("content", "mode", "status"), [
     ("#!/usr/bin/python\nfrom toolchain.cli import main\n", 0o755, "ok"),
     ("\x7fELF iproute2", 0o755, "warning"), ("", 0, "warning")])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ RUNNABLE = [t for t in PRESETS.values() if set(t.features) <= set(HOST.features)
 BOARD = PRESETS["cortex-a53"]               # emulated
 
 Arrays = Mapping[str, np.ndarray]
+RunnableKernel = Callable[..., None]        # takes the parameters' storage
 
 
 def one_node(
@@ -59,13 +60,15 @@ def interpreted(func: PrimFunc, body: Graph, arrays: Arrays) -> list[np.ndarray]
 
 
 def compiled(
-    body: Graph, arrays: Arrays, target: Target = HOST, sketches: Sequence[Sketcher] = SKETCHES
+    body: Graph, arrays: Arrays, target: Target = HOST, sketches: Sequence[Sketcher] = SKETCHES,
+    called: Callable[[Kernel, PrimFunc, Target], RunnableKernel] | None = None,
 ) -> list[np.ndarray]:
-    """The kernel of the first sketch that fits, in the layouts the types ask for; logical arrays in and out."""
+    """The kernel of the first sketch that fits, in the layouts the types ask for; logical arrays in and out. called: how to
+    run it, where it is neither the host's nor a board's."""
     for n, sketch in enumerate(sketches):
         try:
             func = schedule(body, target, sketch).func
-            kernel = callable_kernel(compile_kernel(func, target), func, target)
+            kernel = (called or callable_kernel)(compile_kernel(func, target), func, target)
         except (ScheduleError, CodegenError):
             if n == len(sketches) - 1:
                 raise
@@ -80,7 +83,7 @@ def callable_kernel(kernel: Kernel, func: PrimFunc, target: Target) -> LoadedKer
     return load(kernel) if target.kind == HOST.kind else EmulatedKernel(kernel, func)
 
 
-def _run(kernel: LoadedKernel | EmulatedKernel, func: PrimFunc, arrays: Arrays) -> list[np.ndarray]:
+def _run(kernel: RunnableKernel, func: PrimFunc, arrays: Arrays) -> list[np.ndarray]:
     """Pack, run, unpack; the halo and the tail of every output still hold zeros afterwards."""
     types = {t: func.buffers[t].type for t in func.params}
     storage = {t: aligned(types[t].layout.size(t.shape), to_numpy(t.dtype)) for t in func.params}

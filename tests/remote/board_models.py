@@ -29,6 +29,8 @@ void beyond(void *const *b, int64_t lo, int64_t hi, void *scratch) {
 void illegal(void *const *b, int64_t lo, int64_t hi, void *scratch) {
 #if defined(__aarch64__)
     __asm__ volatile(".inst 0x4e829420"); /* sdot v0.4s, v1.16b, v2.16b: ARMv8.2 */
+#elif defined(__riscv)
+    __asm__ volatile(".4byte 0x02008057"); /* vadd.vv v0, v0, v1: no vectors in RV64GC */
 #else
     __asm__ volatile("ud2");
 #endif

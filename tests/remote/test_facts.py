@@ -25,6 +25,7 @@ def test_cpus_are_named():
     assert cpu_name(RK3399) == "4 x Cortex-A53 + 2 x Cortex-A72"
     assert cpu_name("processor: 0\nCPU part: 0xfff\n") == "1 x Arm part 0xfff"
     assert cpu_name("model name\t: AMD EPYC\nmodel name\t: AMD EPYC\n") == "AMD EPYC"
+    assert cpu_name("processor\t: 0\nisa\t\t: rv64imafdc\nuarch\t\t: sifive,u74-mc\n\n" * 4) == "4 x sifive,u74-mc"
     assert cpu_name("") == ""
 
 
@@ -32,6 +33,9 @@ def test_cpus_are_named():
     ("qemu-aarch64-static -cpu cortex-a53", "aarch64", "", "runs in qemu-aarch64-static"),
     ("/usr/bin/qemu-aarch64 -cpu max", "aarch64", "", "runs in qemu-aarch64"),
     ("", "aarch64", "vendor_id\t: AuthenticAMD\n", "programs for aarch64 run on a CPU of x86_64"),
+    ("qemu-riscv64-static -cpu sifive-u54", "riscv64", "", "runs in qemu-riscv64-static"),
+    ("", "riscv64", "vendor_id\t: AuthenticAMD\n", "programs for riscv64 run on a CPU of x86_64"),
+    ("", "riscv64", "processor\t: 0\nisa\t\t: rv64imafdc\n", ""),
     ("", "aarch64", RK3399, ""), ("taskset 1", "aarch64", RK3399, ""), ("", "x86_64", "vendor_id: x", ""),
 ])
 def test_emulators_are_noticed(prefix, machine, info, expected):

@@ -1,4 +1,4 @@
-"""The static runner by hand and behind a session, on this CPU and, emulated, on a Cortex-A53."""
+"""The static runner by hand and behind a session, on this CPU and, emulated, on a Cortex-A53 and a SiFive U54 (RV64GC)."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from toolchain.remote.transport import LocalTransport
 from toolchain.targets.llvm.runner_program import MACHINES, runner_program
 
 X = board_models.X
-PREFIX = {"x86_64": "", "aarch64": "qemu-aarch64-static -cpu cortex-a53"}
+PREFIX = {"x86_64": "", "aarch64": "qemu-aarch64-static -cpu cortex-a53",
+          "riscv64": "qemu-riscv64-static -cpu sifive-u54"}
 
 
 @pytest.fixture(params=MACHINES)
 def machine(request: pytest.FixtureRequest) -> str:
-    if request.param == "aarch64":
-        program("qemu-aarch64-static")
     name: str = request.param
+    if PREFIX[name]:
+        program(PREFIX[name].split()[0])
     return name
 
 
@@ -102,10 +103,11 @@ class TestByHand:
             assert done.returncode == 1 and done.stderr.startswith("error: "), (size, done)
 
     def test_a_cpu_that_lacks_a_feature_is_told_so(self, tmp_path):
-        program("qemu-aarch64-static")
-        board_models.artifact(tmp_path, "calm", "aarch64", ("+neon", "+dotprod"))
-        done = run("aarch64", tmp_path, "libboard_model.so", "weights.bin")
-        assert "lacks an instruction set extension that the code was compiled for: dotprod" in done.stderr
+        for machine, has, lacks in (("aarch64", "neon", "dotprod"), ("riscv64", "d", "v"), ("riscv64", "d", "zfhmin")):
+            program(PREFIX[machine].split()[0])
+            board_models.artifact(tmp_path, "calm", machine, (f"+{has}", f"+{lacks}"))
+            done = run(machine, tmp_path, "libboard_model.so", "weights.bin")
+            assert f"lacks an instruction set extension that the code was compiled for: {lacks}" in done.stderr
 
 
 class TestSession:
@@ -148,12 +150,14 @@ class TestSession:
         with session(machine, tmp_path) as s:
             facts = board_facts(s)
             assert facts.machine == machine and facts.cpus >= 1 and facts.disk_free_bytes > 0 and facts.memory_bytes > 0
-            assert bool(facts.emulated) == (machine == "aarch64")
+            assert bool(facts.emulated) == bool(PREFIX[machine])
             assert conditions(s).calibration_ns > 0
             assert read_files(s, ("/proc/self/stat*", "/proc/load*g", "/no/such/*")).keys() == {
                 "/proc/self/stat", "/proc/self/statm", "/proc/self/status", "/proc/loadavg"}
             if machine == "aarch64":
                 assert missing_features(s, [("neon", 16, 0, 0, 1 << 1), ("dotprod", 16, 0, 0, 1 << 20)]) == ["dotprod"]
+            elif machine == "riscv64":
+                assert missing_features(s, [("d", 16, 0, 0, 1 << 3), ("v", 16, 0, 0, 1 << 21)]) == ["v"]
             else:
                 assert missing_features(s, [("sse3", 1, 0, 2, 1), ("impossible", 7, 0, 3, 1 << 31 | 1)]) == ["impossible"]
 

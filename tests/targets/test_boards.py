@@ -72,12 +72,16 @@ def test_constants_of_a_kernel_are_found_in_its_library():
     np.testing.assert_allclose(run(s.func, BOARD, {"A": x})["C"], te.interpret(s.func, {"A": x})["C"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name, t in PRESETS.items() if t.kind == "aarch64"])
+ELF_MACHINES = {"aarch64": 183, "riscv64": 243}           # EM_AARCH64, EM_RISCV
+
+
+@pytest.mark.parametrize("name", [name for name, t in PRESETS.items() if t.kind in ELF_MACHINES])
 def test_an_artifact_for_a_board_is_an_elf_of_its_own_and_refused_here(name: str, tmp_path):
     write_artifact(tmp_path, "net", (Plan("net", (), (), ()),), {}, b"", PRESETS[name])
     library = (tmp_path / "libnet.so").read_bytes()
-    assert library[:5] == b"\x7fELF\x02" and struct.unpack_from("<H", library, 18) == (183,)      # EM_AARCH64
+    kind = PRESETS[name].kind
+    assert library[:5] == b"\x7fELF\x02" and struct.unpack_from("<H", library, 18) == (ELF_MACHINES[kind],)
     assert len(library) < 50_000
-    if host_kind() != "aarch64":
-        with pytest.raises(DeviceError, match="artifact for aarch64; this machine is "):
+    if host_kind() != kind:
+        with pytest.raises(DeviceError, match=f"artifact for {kind}; this machine is "):
             Module.load(tmp_path)

@@ -240,7 +240,7 @@ def test_objects_import_nothing():
     c = te.compute((64,), lambda i: te.pow(te.erf(a[i]), te.tanh(a[i])) + te.round(a[i]) + te.sin(a[i]) % 2.0, name="C")
     for t in (*PRESETS.values(), ARM):
         text = code(te.create_schedule(c).func, t)
-        calls = set(re.findall(r"\s(?:callq?|bl)\s+(\S+)", text))
+        calls = set(re.findall(r"\s(?:callq?|bl|jal|tail)\s+(\S+)", text))
         assert all(name.startswith("k_0.task") for name in calls), (t.name, calls)
 
 
@@ -280,6 +280,8 @@ def test_presets_and_their_errors():
     double_pumped = with_features(PRESETS["x86-64-v4"], ["+clzero"])            # Zen 4; Zen 5 has the next feature too
     assert double_pumped.fma_per_cycle == 1 and with_features(PRESETS["x86-64-v3"], ["+clzero"]).fma_per_cycle == 2
     assert with_features(double_pumped, ["+avx512vp2intersect"]).fma_per_cycle == 2
+    vectors = with_features(PRESETS["rv64gc"], ["+v", "+zvl256b"])
+    assert (vectors.vector_bits, vectors.vector_registers) == (256, 32)
     assert set(BACKENDS) >= {t.kind for t in PRESETS.values()}
     with pytest.raises(UsageError, match="no target 'x86-64-v5'") as e:
         target("x86-64-v5")

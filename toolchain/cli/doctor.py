@@ -47,6 +47,8 @@ CPU_FEATURES: dict[str, str] = {
     "amx_bf16": "bf16 matrix tiles", "amx_int8": "int8 matrix tiles",
 }
 
+EMULATORS = {"qemu-aarch64-static": "64-bit Arm", "qemu-riscv64-static": "RISC-V"}
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -146,6 +148,15 @@ def cpuinfo(path: Path) -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
 
 
+def emulators() -> Iterator[Finding]:
+    """What makes boards of this machine: `exec_prefix` of a device with `host: local`."""
+    for name, boards in EMULATORS.items():
+        if path := shutil.which(name):
+            yield Finding(name, "ok", path)
+        else:
+            yield Finding(name, "warning", "not installed", f"emulated {boards} boards", "apt-get install qemu-user-static")
+
+
 def governor() -> Iterator[Finding]:
     path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     try:
@@ -208,4 +219,4 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
-CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (python, packages, cpu, governor, store, which_tc)
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (python, packages, cpu, emulators, governor, store, which_tc)

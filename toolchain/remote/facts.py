@@ -25,6 +25,8 @@ CONDITION_FILES = (CPU + "scaling_governor", CPU + "scaling_cur_freq", CPU + "st
                    "/sys/class/thermal/thermal_zone*/temp", "/sys/class/thermal/cooling_device*/cur_state",
                    "/sys/devices/platform/soc/soc:firmware/get_throttled",
                    "/sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count")
+# What only a kernel for such a CPU writes in /proc/cpuinfo
+NATIVE = {"vendor_id": "x86_64", "CPU implementer": "aarch64", "\nisa\t": "riscv64"}
 # Arm's numbers of its cores, as /proc/cpuinfo has them (Linux arch/arm64/include/asm/cputype.h)
 ARM_PARTS = {
     "0xd03": "Cortex-A53", "0xd04": "Cortex-A35", "0xd05": "Cortex-A55", "0xd07": "Cortex-A57", "0xd08": "Cortex-A72",
@@ -103,17 +105,19 @@ def emulation(exec_prefix: str, machine: str, cpuinfo: str) -> str:
     program = exec_prefix.split()[0].rpartition("/")[2] if exec_prefix.split() else ""
     if program.startswith("qemu"):
         return f"runs in {program}"
-    native = "x86_64" if "vendor_id" in cpuinfo else "aarch64" if "CPU implementer" in cpuinfo else ""
-    if machine in ("x86_64", "aarch64") and native and native != machine:
+    native = next((name for word, name in NATIVE.items() if word in cpuinfo), "")
+    if machine in NATIVE.values() and native and native != machine:
         return f"programs for {machine} run on a CPU of {native}"
     return ""
 
 
 def cpu_name(cpuinfo: str) -> str:
-    """"4 x Cortex-A53 + 2 x Cortex-A72", or the model name that an x86 CPU gives."""
+    """"4 x Cortex-A53 + 2 x Cortex-A72", "4 x sifive,u74-mc", or the model name that an x86 CPU gives."""
     fields = [line.partition(":")[::2] for line in cpuinfo.splitlines()]
     names = [value.strip() for name, value in fields if name.strip() == "model name"]
     parts = [value.strip() for name, value in fields if name.strip() == "CPU part"]
+    if harts := [value.strip() for name, value in fields if name.strip() == "uarch"]:
+        return " + ".join(f"{harts.count(name)} x {name}" for name in dict.fromkeys(harts))
     if not parts:
         return names[0] if names else ""
     counted = {ARM_PARTS.get(p, f"Arm part {p}"): parts.count(p) for p in parts}

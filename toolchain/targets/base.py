@@ -19,6 +19,7 @@ from toolchain.te.text import to_text
 BACKENDS: dict[str, Backend] = {
     "x86": LLVM,
     "aarch64": LLVM,
+    "riscv64": LLVM,
 }
 
 

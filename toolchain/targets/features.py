@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from toolchain.core.target import Target
 
+WIDEST_BITS = 512                    # of what sketches are made for and tested with
 _WIDE = ("avx512bw", "avx512dq", "avx512f", "avx512vl")          # all of them, or 512-bit vectors are not worth it
 
 
@@ -20,8 +22,10 @@ def with_features(base: Target, features: Iterable[str]) -> Target:
 
 def with_vector_facts(target: Target) -> Target:
     """Vector width, registers and fma as the features say."""
-    if target.kind != "x86":
-        return replace(target, vector_bits=128, vector_registers=32, has_fma=True)
+    return FACTS.get(target.kind, _aarch64)(target)
+
+
+def _x86(target: Target) -> Target:
     wide = all(target.has(f) for f in _WIDE)
     return replace(
         target,
@@ -37,5 +41,20 @@ def _is_double_pumped(target: Target) -> bool:
     (AMD) without `avx512vp2intersect` (Zen 5) tells."""
     return target.has("clzero") and not target.has("avx512vp2intersect")
 
+
+def _aarch64(target: Target) -> Target:
+    return replace(target, vector_bits=128, vector_registers=32, has_fma=True)
+
+
+def _riscv64(target: Target) -> Target:
+    """V has at least 128 bits, or as many as zvl256b and its like promise. Without V, LLVM takes four of the 32 registers of
+    floats for a vector of 128 bits: eight such vectors, whose elements are independent of one another."""
+    if not target.has("v"):
+        return replace(target, vector_bits=128, vector_registers=8, has_fma=True)
+    promised = [int(m.group(1)) for f in target.features if (m := re.fullmatch(r"\+zvl(\d+)b", f))]
+    return replace(target, vector_bits=min(max(128, *promised, 0), WIDEST_BITS), vector_registers=32, has_fma=True)
+
+
+FACTS: dict[str, Callable[[Target], Target]] = {"x86": _x86, "aarch64": _aarch64, "riscv64": _riscv64}
 
 __all__ = ["with_features", "with_vector_facts"]

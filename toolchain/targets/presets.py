@@ -10,6 +10,7 @@ from typing import Any
 from toolchain.core.errors import UsageError
 from toolchain.core.suggest import did_you_mean
 from toolchain.core.target import Target
+from toolchain.targets.features import with_features
 
 # The x86-64 psABI's micro-architecture levels, as LLVM names the features
 _V2 = ("+cmov", "+crc32", "+cx16", "+cx8", "+fxsr", "+mmx", "+popcnt", "+sahf", "+sse", "+sse2", "+sse3", "+sse4.1",
@@ -32,6 +33,13 @@ _ARM = Target(
 _A53 = replace(_ARM, name="cortex-a53", cpu="cortex-a53", in_order=True)      # 32 KiB and 512 KiB: what its makers choose
 _A72 = replace(_ARM, name="cortex-a72", cpu="cortex-a72", l2_bytes=1 << 20, l2_bytes_per_cycle=12)
 
+# RV64GC: what Linux distributions take for granted; no vectors. Sizes and speeds are guesses from the boards there are:
+# in-order cores with 32 KiB and half a megabyte or more, on one or two channels of memory. `rv64gcv` has the vectors of RVA23,
+# of 128 bits and more: features: [+zvl256b] promises 256 (SpacemiT K1), and the code then demands them.
+_RISCV = Target(
+    "rv64gc", "riscv64", triple="riscv64-unknown-linux-gnu", cpu="generic-rv64", features=("+a", "+c", "+d", "+f", "+m"),
+    cores=4, l3_bytes=0, in_order=True, l2_bytes_per_cycle=6, l3_bytes_per_cycle=1, memory_bytes_per_cycle=1)
+
 PRESETS: dict[str, Target] = {
     "x86-64-v2": replace(_X86, features=tuple(sorted(_V2)), vector_bits=128, vector_registers=16, has_fma=False),
     "x86-64-v3": replace(_X86, name="x86-64-v3", features=tuple(sorted(_V3)), vector_bits=256, vector_registers=16),
@@ -41,6 +49,8 @@ PRESETS: dict[str, Target] = {
     "cortex-a72": _A72,
     "rpi3": replace(_A53, name="rpi3", l3_bytes_per_cycle=0.5, memory_bytes_per_cycle=0.5),
     "rk3399": replace(_A72, name="rk3399", cores=2),            # its two big cores: two clusters share no cache
+    "rv64gc": with_features(_RISCV, ()),
+    "rv64gcv": with_features(replace(_RISCV, name="rv64gcv"), ("+v",)),
 }
 HOST = ("x86", "host")                      # names of the machine the build runs on
 

@@ -12,6 +12,7 @@ from toolchain.targets.llvm.spelling import constant, intrinsic, is_nan, value_t
 FLOAT_OPS = {"+": "fadd", "-": "fsub", "*": "fmul", "/": "fdiv"}
 INT_OPS = {"+": "add", "-": "sub", "*": "mul", "and": "and", "or": "or", "xor": "xor", "<<": "shl"}
 ELEMENT_BITS = {"float": 32, "double": 64, "i8": 8, "i16": 16, "i32": 32, "i64": 64}
+FLOAT16 = {"x86": "f16c", "riscv64": "zfhmin"}      # kind -> the feature that converts; others have it in every CPU
 ORDER = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
 
 
@@ -171,8 +172,10 @@ class Arithmetic:
             return self.convert(self.convert(name, source, "float32", lanes), "float32", to, lanes)
         if to in half and source != "float32":
             return self.convert(self.convert(name, source, "float32", lanes), "float32", to, lanes)
-        if "float16" in (source, to) and self.target.kind == "x86" and not self.target.has("f16c"):
-            raise CodegenError(f"float16 needs the feature f16c, which {self.target.name} does not have")
+        needed = FLOAT16.get(self.target.kind, "")
+        if "float16" in (source, to) and needed and not self.target.has(needed):
+            raise CodegenError(f"float16 needs the feature {needed}, which {self.target.name} does not have",
+                               fix=f"where the CPU has it, `features: [+{needed}]` of the target")
         if source == "bfloat16":
             return self.widen_bfloat16(name, lanes)
         if to == "bfloat16":

@@ -13,7 +13,7 @@ from toolchain.te.lower import LoopPass
 
 
 class LlvmBackend:
-    """The code generator for x86 and AArch64."""
+    """The code generator for x86, AArch64 and RISC-V."""
 
     kind = "llvm"
     version = EMITTER_VERSION

@@ -1,7 +1,8 @@
 """Which CPU features the runtime checks before it runs anything, so that a wrong CPU gets a message and not a SIGILL.
 
 Only extensions that code generation may use on its own are listed: a CPU without `wbnoinvd` runs the code all the same.
-Source: Intel SDM vol. 2A, CPUID; AMD APM vol. 3, appendix E; Linux arch/arm64/include/uapi/asm/hwcap.h.
+Source: Intel SDM vol. 2A, CPUID; AMD APM vol. 3, appendix E; Linux arch/arm64/include/uapi/asm/hwcap.h,
+arch/riscv/include/uapi/asm/hwcap.h and hwprobe.h.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ _AVX_STATE, _AVX512_STATE, _AMX_STATE = 0x6, 0xE6, 0x60000
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """x86: bits `mask` of a register of cpuid(leaf, subleaf). AArch64: of entry `leaf` of the auxiliary vector."""
+    """x86: bits `mask` of a register of cpuid(leaf, subleaf). AArch64: of entry `leaf` of the auxiliary vector. RISC-V: of
+    that, or of what the kernel and the vector unit say (runtime/riscv64.h)."""
 
     name: str
     leaf: int
@@ -50,11 +52,22 @@ AARCH64 = {
 }  # fmt: skip
 
 
+# LLVM's name -> (AT_HWCAP, bit: the letter), or (TC_HWPROBE in runtime/riscv64.h, bit)
+HWPROBE, VLEN = 0x100, 0x101
+RISCV64 = {
+    **{letter: (16, ord(letter) - ord("a")) for letter in "acdfmv"},
+    "zba": (HWPROBE, 3), "zbb": (HWPROBE, 4), "zbs": (HWPROBE, 5), "zfh": (HWPROBE, 27), "zfhmin": (HWPROBE, 28),
+    "zvfh": (HWPROBE, 30), "zvfhmin": (HWPROBE, 31),
+    **{f"zvl{1 << n}b": (VLEN, n) for n in range(8, 14)},                  # each power of two up to the register's bits
+}  # fmt: skip
+WORDS = {"aarch64": AARCH64, "riscv64": RISCV64}
+
+
 def required_features(target: Target) -> tuple[Feature, ...]:
     """What the CPU must have to run code for `target`, in the order of its features, then the state the system must save."""
     names = [f[1:] for f in target.features if f.startswith("+")]
-    if target.triple.startswith("aarch64"):
-        return tuple(Feature(n, AARCH64[n][0], 0, 0, 1 << AARCH64[n][1]) for n in names if n in AARCH64)
+    if (known := WORDS.get(target.triple.split("-")[0])) is not None:
+        return tuple(Feature(n, known[n][0], 0, 0, 1 << known[n][1]) for n in names if n in known)
     found = [Feature(n, *X86[n][:3], 1 << X86[n][3]) for n in names if n in X86]
     states = (
         ("avx (operating system)", "avx", _AVX_STATE),

@@ -101,17 +101,27 @@ def _existing(folder: Path) -> Path:
 ERRATUM = "fix-cortex-a53-835769"       # LLVM's feature; who has it wants the linker's part for 843419, too
 
 
-def _around_errata(target: Target) -> tuple[list[str], list[str]]:
-    """(flags of the compiler, of the linker) that avoid what the first Cortex-A53 did wrong; none where nobody asks."""
-    return ([f"-m{ERRATUM}"], ["--fix-cortex-a53-843419"]) if target.has(ERRATUM) else ([], [])
+# What every CPU of that instruction set runs, where clang's own default could be more
+BASELINE = {"x86_64": [], "aarch64": [], "riscv64": ["-march=rv64gc", "-mabi=lp64d"]}
+
+
+def _machine_flags(target: Target) -> tuple[list[str], list[str]]:
+    """(flags of the compiler, of the linker): the instruction set, and around what the first Cortex-A53 did wrong."""
+    baseline = BASELINE[_machine(target)]
+    return ([*baseline, f"-m{ERRATUM}"], ["--fix-cortex-a53-843419"]) if target.has(ERRATUM) else (baseline, [])
+
+
+def _machine(target: Target) -> str:
+    """The instruction set, as `uname -m` says. Raises CodegenError: the C runtime does not know its system calls."""
+    cpu = (target.triple or "x86_64").split("-")[0]
+    if cpu not in BASELINE:
+        raise CodegenError(f"the C runtime has no system calls for {cpu!r} yet", where=f"target {target.name!r}")
+    return cpu
 
 
 def _clang_triple(target: Target) -> tuple[str, str]:
     """(clang's, zig's) spelling of the CPU and system: the runtime needs no more than that."""
-    cpu = (target.triple or "x86_64").split("-")[0]
-    if cpu not in ("x86_64", "aarch64"):
-        raise CodegenError(f"the C runtime has no system calls for {cpu!r} yet", where=f"target {target.name!r}")
-    return f"{cpu}-linux-gnu", f"{cpu}-linux-musl"
+    return f"{_machine(target)}-linux-gnu", f"{_machine(target)}-linux-musl"
 
 
 def compile_c(source: str, target: Target, *, name: str, includes: Mapping[str, str]) -> bytes:
@@ -122,7 +132,7 @@ def compile_c(source: str, target: Target, *, name: str, includes: Mapping[str, 
         folder = Path(temporary)
         for file, text in {name: source, **includes}.items():
             (folder / file).write_text(text)
-        tail = [*C_FLAGS, *_around_errata(target)[0], "-c", name, "-o", "out.o"]
+        tail = [*C_FLAGS, *_machine_flags(target)[0], "-c", name, "-o", "out.o"]
         run_zig(
             ["clang", f"--target={clang}", "-nostdinc", "-isystem", str(builtin), *tail],
             folder,
@@ -138,7 +148,7 @@ def _runtime_texts(suffix: str) -> dict[str, str]:
 
 def runtime_digest(target: Target) -> str:
     """What the runtime's object depends on."""
-    return digest_json([_runtime_texts(".c"), _runtime_texts(".h"), C_FLAGS, _clang_triple(target), _around_errata(target),
+    return digest_json([_runtime_texts(".c"), _runtime_texts(".h"), C_FLAGS, _clang_triple(target), _machine_flags(target),
                         zig_version()])
 
 
@@ -185,7 +195,7 @@ def link_shared(objects: Mapping[str, bytes], table: bytes, runtime: bytes, targ
         for file, data in files.items():
             (folder / file).write_bytes(data)
         (folder / "exports.map").write_text(f"{{ global: {' '.join(f'{e};' for e in exports)} local: *; }};\n")
-        flags = [*LINK_FLAGS, *_around_errata(target)[1], "-soname", f"lib{name}.so", "--version-script=exports.map"]
+        flags = [*LINK_FLAGS, *_machine_flags(target)[1], "-soname", f"lib{name}.so", "--version-script=exports.map"]
         flags += renames
         (folder / "ld.txt").write_text("\n".join([*flags, "-o", "out.so", *files]))
         linker = [part for flag in flags if flag != "-shared" for part in ("-Xlinker", flag)]

@@ -28,8 +28,9 @@ def llvm_version() -> str:
 def machine(triple: str, cpu: str, features: tuple[str, ...]) -> llvm.TargetMachine:
     """The code generator for a target: position independent, codegen level 2."""
     initialize()
+    abi = "lp64d" if triple.startswith("riscv64") else ""          # else soft floats, which do not link with the runtime's
     return llvm.Target.from_triple(triple).create_target_machine(
-        cpu=cpu, features=",".join(features), opt=2, reloc="pic", codemodel="small")
+        cpu=cpu, features=",".join(features), opt=2, reloc="pic", codemodel="small", abiname=abi)
 
 
 def optimize(text: str, target: Target) -> llvm.ModuleRef:
@@ -66,7 +67,7 @@ def assembly(text: str, target: Target) -> str:
 # Of 16 bytes or more: a vector. An array that is on the stack by its size (scope `local`, indexed by a loop) has no remark.
 _SPILL = re.compile(r"[#;/]+ +(?:1[6-9]|[2-9]\d|\d{3,})-byte (?:Folded )?(?:Spill|Reload)")
 _PAIR = re.compile(r"\s+(?:ldp|stp)\s+x")           # AArch64: two general registers
-_JUMP = re.compile(r"\s+(?:j\w+|b(?:\.\w+)?|cbn?z\s+\w+,|tbn?z\s+.*,)\s+(\.L\w+)")
+_JUMP = re.compile(r"\s+(?:j\w*|b(?:\.\w+)?|cbn?z\s+\w+,|tbn?z\s+.*,|b\w+\s+\w+,(?:\s+\w+,)?)\s+(\.L\w+)")
 
 
 def spills(text: str) -> list[str]:

@@ -16,9 +16,9 @@ from toolchain.targets.llvm.link import C_FLAGS, RUNTIME, compile_c, run_zig, wr
 
 RUNNER = Path(__file__).parent / "runner"
 RUNNER_FILE = "run"                     # its name in an artifact's folder
-MACHINES = ("x86_64", "aarch64")        # as `uname -m` says
-_SHARED = ("sys.h", "memory.h")         # of the models' own runtime
-_PAGE_BYTES = {"x86_64": 1 << 12, "aarch64": 1 << 16}       # the largest that kernels of that CPU have
+MACHINES = ("x86_64", "aarch64", "riscv64")        # as `uname -m` says
+_SHARED = ("sys.h", "memory.h", "x86_64.h", "aarch64.h", "riscv64.h")          # of the models' own runtime
+_PAGE_BYTES = {"x86_64": 1 << 12, "aarch64": 1 << 16, "riscv64": 1 << 12}       # the largest that kernels of that CPU have
 _FLAGS = ("-static", "-z", "noexecstack", "-z", "norelro", "--no-rosegment", "--gc-sections", "--build-id=none", "-s")
 
 

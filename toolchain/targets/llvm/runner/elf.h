@@ -34,13 +34,6 @@ typedef struct {
     int64_t addend;
 } elf_relocation;
 
-#if defined(__x86_64__)
-enum { ELF_MACHINE = 62, RELOCATE_ABSOLUTE = 1,
-       RELOCATE_ENTRY = 6, RELOCATE_JUMP = 7, RELOCATE_BASE = 8, SEGMENT_GRANULE = 1 << 12 };
-#else
-enum { ELF_MACHINE = 183, RELOCATE_ABSOLUTE = 257,
-       RELOCATE_ENTRY = 1025, RELOCATE_JUMP = 1026, RELOCATE_BASE = 1027, SEGMENT_GRANULE = 1 << 16 };
-#endif
 enum { SEGMENT_LOAD = 1, SEGMENT_DYNAMIC = 2, MOST_PAGE = 1 << 16 };
 enum { DYNAMIC_NEEDED = 1, DYNAMIC_JUMP_BYTES = 2, DYNAMIC_STRINGS = 5, DYNAMIC_SYMBOLS = 6, DYNAMIC_RELA = 7,
        DYNAMIC_RELA_BYTES = 8, DYNAMIC_NAME = 14, DYNAMIC_REL = 17, DYNAMIC_JUMP = 23, DYNAMIC_RELR = 36,
@@ -74,22 +67,6 @@ static inline void *library_find(const library *l, const char *function) {
         if (chain[i - first] & 1) break;
     }
     return NULL;
-}
-
-static inline void clear_instruction_cache(char *from, char *to) {
-#if defined(__aarch64__)
-    uint64_t type;
-    __asm__("mrs %0, ctr_el0" : "=r"(type));
-    uint64_t data = 4ul << (type >> 16 & 15), code = 4ul << (type & 15);
-    for (char *p = (char *)((uintptr_t)from & ~(data - 1)); p < to; p += data)
-        __asm__ volatile("dc cvau, %0" : : "r"(p) : "memory");
-    __asm__ volatile("dsb ish" ::: "memory");
-    for (char *p = (char *)((uintptr_t)from & ~(code - 1)); p < to; p += code)
-        __asm__ volatile("ic ivau, %0" : : "r"(p) : "memory");
-    __asm__ volatile("dsb ish\n\tisb" ::: "memory");
-#else
-    (void)from, (void)to;
-#endif
 }
 
 static inline const char *relocate(library *l, const elf_relocation *r, size_t bytes) {

@@ -6,24 +6,7 @@
 #pragma clang diagnostic ignored "-Wunused-function" /* threads are the models' own business */
 #include "sys.h"
 #pragma clang diagnostic pop
-
-#if defined(__x86_64__)
-enum {
-    NR_write = 1, NR_fstat = 5, NR_rt_sigaction = 13, NR_nanosleep = 35, NR_wait4 = 61, NR_kill = 62, NR_uname = 63,
-    NR_fcntl = 72, NR_flock = 73, NR_ftruncate = 77, NR_fchmod = 91, NR_getuid = 102, NR_statfs = 137,
-    NR_prctl = 157, NR_setaffinity = 203, NR_getdents64 = 217, NR_exit_group = 231, NR_unlinkat = 263, NR_renameat = 264,
-    NR_newfstatat = 262, NR_ppoll = 271, NR_signalfd4 = 289, NR_dup3 = 292, NR_pipe2 = 293, NR_prlimit64 = 302
-};
-enum { O_FOLDER = 0200000, O_NO_LINK = 0400000, OWNER_WORD = 3 };
-#else
-enum {
-    NR_dup3 = 24, NR_fcntl = 25, NR_flock = 32, NR_unlinkat = 35, NR_renameat = 38, NR_statfs = 43, NR_ftruncate = 46,
-    NR_fchmod = 52, NR_pipe2 = 59, NR_getdents64 = 61, NR_write = 64, NR_ppoll = 73, NR_signalfd4 = 74, NR_newfstatat = 79,
-    NR_fstat = 80, NR_exit_group = 94, NR_nanosleep = 101, NR_setaffinity = 122, NR_kill = 129,
-    NR_rt_sigaction = 134, NR_uname = 160, NR_prctl = 167, NR_getuid = 174, NR_wait4 = 260, NR_prlimit64 = 261
-};
-enum { O_FOLDER = 040000, O_NO_LINK = 0100000, OWNER_WORD = 2 };
-#endif
+#include "machine.h"
 
 enum { AT_CWD = -100, O_READ = 0, O_WRITE = 1, O_BOTH = 2, O_CREATE = 0100, O_EXCLUSIVE = 0200, O_TRUNCATE = 01000,
        O_NONBLOCKING = 04000, O_CLOSE_ON_EXEC = 02000000 };
@@ -84,7 +67,7 @@ static inline void sleep_ns(int64_t ns) {
 /* A child of this process; the calling process has one thread. */
 static inline long fork_process(void) { return sys_call(NR_clone, SIGNAL_CHILD, 0, 0, 0, 0, 0); }
 
-/* Much of the kernel's `struct stat` lies alike on both machines: device, inode; size at 48, mtime at 88. The owner is a word
+/* Much of the kernel's `struct stat` lies alike on all machines: device, inode; size at 48, mtime at 88. The owner is a word
  * between, words[OWNER_WORD]. */
 typedef struct {
     uint64_t device, inode;

@@ -19,14 +19,5 @@ __asm__(
     ".globl _start\n"
     ".type _start, @function\n"
     "_start:\n"
-#if defined(__x86_64__)
-    "    xor %ebp, %ebp\n"
-    "    mov %rsp, %rdi\n"
-    "    and $-16, %rsp\n"
-    "    call runner_main\n"
-#else
-    "    mov x29, #0\n"
-    "    mov x0, sp\n"
-    "    bl runner_main\n"
-#endif
+    CALL_RUNNER_MAIN
 );

@@ -224,29 +224,12 @@ static inline void answer_read(const frame *f, const char *payload) {
 }
 
 /* leaf, subleaf, register, mask: u32 each (runtime/plan.h, tc_feature) -> a byte each: whether the CPU has it */
-static inline int cpu_has(const uint32_t *f) {
-#if defined(__x86_64__)
-    uint32_t r[4], last;
-    if (f[0] == 0xffffffffu) {
-        __asm__("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(1), "c"(0));
-        if (!(r[2] & 1u << 27)) return 0;
-        __asm__("xgetbv" : "=a"(r[0]), "=d"(r[3]) : "c"(0));
-        return (r[0] & f[3]) == f[3];
-    }
-    __asm__("cpuid" : "=a"(last), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(f[0] & 0x80000000u), "c"(0));
-    if (f[0] > last) return 0;
-    __asm__("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(f[0]), "c"(f[1]));
-    return (r[f[2] & 3] & f[3]) == f[3];
-#else
-    return (sys_auxiliary(f[0]) & f[3]) == f[3];
-#endif
-}
 static inline void answer_features(const frame *f, const char *payload) {
     buffer a = {0};
     for (size_t at = 0; at + 16 <= f->length; at += 16) {
         uint32_t asked[4];
         memcpy(asked, payload + at, sizeof asked);
-        char there = (char)cpu_has(asked);
+        char there = (char)cpu_feature(asked[0], asked[1], asked[2], asked[3]);
         add(&a, &there, 1);
     }
     server_send(*f, DONE, a.at, a.used);

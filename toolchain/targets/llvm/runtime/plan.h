@@ -42,9 +42,7 @@ typedef struct {
     const int64_t *extents; /* NULL: the shape is that; else per dimension -1, or where in the arena its true extent is left */
 } tc_tensor;
 
-/* A CPU feature the code needs. x86: cpuid(leaf, subleaf), register 0-3 = eax, ebx, ecx, edx, all bits of `mask`; leaf
- * TC_XCR0: what the operating system saves. AArch64: leaf is the key in the auxiliary vector. */
-#define TC_XCR0 0xffffffffu
+/* A CPU feature the code needs: the arguments of the machine's cpu_feature(). */
 typedef struct {
     const char *name;
     uint32_t leaf, subleaf, reg;

@@ -36,27 +36,11 @@ typedef struct {
     uint8_t zero[8];
 } weights_header;
 
-static int feature_present(const tc_feature *f) {
-#if defined(__x86_64__)
-    uint32_t r[4], last;
-    if (f->leaf == TC_XCR0) {
-        __asm__("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(1), "c"(0));
-        if (!(r[2] & 1u << 27)) return 0; /* no OSXSAVE: xgetbv would trap */
-        __asm__("xgetbv" : "=a"(r[0]), "=d"(r[3]) : "c"(0));
-        return (((uint64_t)r[3] << 32 | r[0]) & f->mask) == f->mask;
-    }
-    __asm__("cpuid" : "=a"(last), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(f->leaf & 0x80000000u), "c"(0));
-    if (f->leaf > last) return 0;
-    __asm__("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(f->leaf), "c"(f->subleaf));
-    return (r[f->reg] & f->mask) == f->mask;
-#else
-    return (sys_auxiliary(f->leaf) & f->mask) == f->mask;
-#endif
-}
-
 API const char *tc_missing_feature(void) {
-    for (uint32_t i = 0; i < tc_the_network.n_features; i++)
-        if (!feature_present(&tc_the_network.features[i])) return tc_the_network.features[i].name;
+    for (uint32_t i = 0; i < tc_the_network.n_features; i++) {
+        const tc_feature *f = &tc_the_network.features[i];
+        if (!cpu_feature(f->leaf, f->subleaf, f->reg, f->mask)) return f->name;
+    }
     return NULL;
 }
 

@@ -10,77 +10,13 @@
 #include <stdint.h>
 
 #if defined(__x86_64__)
-enum {
-    NR_read = 0, NR_close = 3, NR_lseek = 8, NR_mmap = 9, NR_mprotect = 10, NR_munmap = 11, NR_sigprocmask = 14, NR_pread = 17,
-    NR_yield = 24, NR_madvise = 28, NR_getpid = 39, NR_clone = 56, NR_arch_prctl = 158, NR_futex = 202, NR_getaffinity = 204,
-    NR_clock_gettime = 228, NR_openat = 257
-};
-
-static inline long sys_call(long n, long a, long b, long c, long d, long e, long f) {
-    register long r10 __asm__("r10") = d;
-    register long r8 __asm__("r8") = e;
-    register long r9 __asm__("r9") = f;
-    __asm__ volatile("syscall" : "+a"(n) : "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9) : "rcx", "r11", "memory");
-    return n;
-}
-
-static inline void cpu_pause(void) { __builtin_ia32_pause(); }
-
-static inline int64_t cpu_ticks(void) {
-    uint32_t low, high;
-    __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
-    return (int64_t)(((uint64_t)high << 32) | low);
-}
-
-/* The floating-point environment decides results (rounding, denormals): all lanes compute in the default one. */
-static inline uint64_t fp_environment(void) {
-    uint32_t mxcsr;
-    __asm__ volatile("stmxcsr %0" : "=m"(mxcsr));
-    return mxcsr;
-}
-static inline void set_fp_environment(uint64_t value) {
-    uint32_t mxcsr = (uint32_t)value;
-    __asm__ volatile("ldmxcsr %0" : : "m"(mxcsr));
-}
-enum { FP_DEFAULT = 0x1f80 };
-
+#include "x86_64.h"
 #elif defined(__aarch64__)
-enum {
-    NR_openat = 56, NR_close = 57, NR_lseek = 62, NR_read = 63, NR_pread = 67, NR_futex = 98, NR_clock_gettime = 113,
-    NR_getaffinity = 123, NR_yield = 124, NR_sigprocmask = 135, NR_getpid = 172, NR_munmap = 215, NR_clone = 220, NR_mmap = 222,
-    NR_mprotect = 226, NR_madvise = 233
-};
-
-static inline long sys_call(long n, long a, long b, long c, long d, long e, long f) {
-    register long x8 __asm__("x8") = n;
-    register long x0 __asm__("x0") = a;
-    register long x1 __asm__("x1") = b;
-    register long x2 __asm__("x2") = c;
-    register long x3 __asm__("x3") = d;
-    register long x4 __asm__("x4") = e;
-    register long x5 __asm__("x5") = f;
-    __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory");
-    return x0;
-}
-
-static inline void cpu_pause(void) { __asm__ volatile("isb" ::: "memory"); }
-
-static inline int64_t cpu_ticks(void) {
-    int64_t ticks;
-    __asm__ volatile("mrs %0, cntvct_el0" : "=r"(ticks));
-    return ticks;
-}
-
-static inline uint64_t fp_environment(void) {
-    uint64_t fpcr;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(fpcr));
-    return fpcr;
-}
-static inline void set_fp_environment(uint64_t value) { __asm__ volatile("msr fpcr, %0" : : "r"(value)); }
-enum { FP_DEFAULT = 0 };
-
+#include "aarch64.h"
+#elif defined(__riscv)
+#include "riscv64.h"
 #else
-#error "the runtime knows the system calls of x86-64 and AArch64 Linux only"
+#error "the runtime knows the system calls of x86-64, AArch64 and RISC-V Linux only"
 #endif
 
 #define SYS1(n, a) sys_call(n, (long)(a), 0, 0, 0, 0, 0)
@@ -160,7 +96,7 @@ static void futex_wait(const _Atomic uint32_t *word, uint32_t value) {
 }
 static void futex_wake(const _Atomic uint32_t *word, int n) { SYS3(NR_futex, word, 129 /* wake, private */, n); }
 
-/* The kernel's CPU features of AArch64: entry `key` (16 AT_HWCAP, 26 AT_HWCAP2) of the auxiliary vector. */
+/* The kernel's CPU features, but of x86-64: entry `key` (16 AT_HWCAP, 26 AT_HWCAP2) of the auxiliary vector. */
 static inline uint64_t sys_auxiliary(uint64_t key) {
     uint64_t pair[2], found = 0;
     long fd = SYS4(NR_openat, -100, "/proc/self/auxv", 02000000, 0);
@@ -219,46 +155,7 @@ static int thread_start(os_thread *t, void (*run)(void *), void *argument) {
     }
     void **top = (void **)(t->stack + STACK_BYTES) - 2;
     top[0] = (void *)run, top[1] = argument;
-    long id;
-#if defined(__x86_64__)
-    register void *child_word __asm__("r10") = &t->id;
-    register long tls __asm__("r8") = 0;
-    __asm__ volatile("syscall\n\t"
-                     "test %%rax, %%rax\n\t"
-                     "jnz 1f\n\t"
-                     "xor %%ebp, %%ebp\n\t"
-                     "pop %%rax\n\t"
-                     "pop %%rdi\n\t"
-                     "call *%%rax\n\t"
-                     "xor %%edi, %%edi\n\t"
-                     "mov $60, %%eax\n\t"
-                     "syscall\n"
-                     "1:"
-                     : "=a"(id)
-                     : "a"(NR_clone), "D"(flags), "S"(top), "d"(&t->id), "r"(child_word), "r"(tls)
-                     : "rcx", "r11", "memory");
-#else
-    register long x8 __asm__("x8") = NR_clone;
-    register long x0 __asm__("x0") = flags;
-    register void *x1 __asm__("x1") = top;
-    register void *x2 __asm__("x2") = &t->id;
-    register long x3 __asm__("x3") = 0;
-    register void *x4 __asm__("x4") = &t->id;
-    __asm__ volatile("svc 0\n\t"
-                     "cbnz x0, 1f\n\t"
-                     "mov x29, xzr\n\t"
-                     "ldp x1, x0, [sp], #16\n\t"
-                     "blr x1\n\t"
-                     "mov x0, xzr\n\t"
-                     "mov x8, #93\n\t"
-                     "svc 0\n"
-                     "1:"
-                     : "+r"(x0)
-                     : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4)
-                     : "x30", "memory");
-    id = x0;
-#endif
-    return !sys_failed(id);
+    return !sys_failed(clone_thread(flags, top, &t->id));
 }
 
 /* Wait until the thread has ended, and give its stack back. */
