@@ -34,8 +34,8 @@ _A53 = replace(_ARM, name="cortex-a53", cpu="cortex-a53", in_order=True)      # 
 _A72 = replace(_ARM, name="cortex-a72", cpu="cortex-a72", l2_bytes=1 << 20, l2_bytes_per_cycle=12)
 
 # RV64GC: what Linux distributions take for granted; no vectors. Sizes and speeds are guesses from the boards there are:
-# in-order cores with 32 KiB and half a megabyte or more, on one or two channels of memory. `rv64gcv` has the vectors of RVA23,
-# of 128 bits and more: features: [+zvl256b] promises 256 (SpacemiT K1), and the code then demands them.
+# in-order cores with 32 KiB and half a megabyte or more, on one or two channels of memory. `rv64gcv` has RVA23's vectors, of
+# 128 bits and more: features: [+zvl256b] promises 256 (SpacemiT K1), and the code then demands them.
 _RISCV = Target(
     "rv64gc", "riscv64", triple="riscv64-unknown-linux-gnu", cpu="generic-rv64", features=("+a", "+c", "+d", "+f", "+m"),
     cores=4, l3_bytes=0, in_order=True, l2_bytes_per_cycle=6, l3_bytes_per_cycle=1, memory_bytes_per_cycle=1)
