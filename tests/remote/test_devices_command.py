@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,12 @@ from faults import World
 from loopback import make_key, program
 from onnx import TensorProto, helper, numpy_helper
 
+from toolchain.build.records import Records
 from toolchain.cli import main
 from toolchain.remote.host_keys import pins_file
 from toolchain.remote.quarantine import quarantine_file
+from toolchain.targets.llvm.mca import mca_path
+from toolchain.tasks.tuning import emulated
 
 DEPLOYFILE = """\
 version: 1
@@ -40,16 +44,20 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("store")
 
 
+def write_network(folder: Path, rows: int, inner: int, columns: int) -> None:
+    w = np.random.default_rng(0).standard_normal((inner, columns)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Relu", ["m"], ["y"])], "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, inner])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, columns])], [numpy_helper.from_array(w, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), folder / "net.onnx")
+    np.save(folder / "x.npy", np.random.default_rng(1).standard_normal((rows, inner)).astype(np.float32))
+
+
 @pytest.fixture
 def project(world: World, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program("qemu-aarch64-static")
-    w = np.random.default_rng(0).standard_normal((16, 8)).astype(np.float32)
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Relu", ["m"], ["y"])], "net",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 16])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 8])], [numpy_helper.from_array(w, "w")])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "net.onnx")
-    np.save(tmp_path / "x.npy", np.random.default_rng(1).standard_normal((4, 16)).astype(np.float32))
+    write_network(tmp_path, 4, 16, 8)
     (tmp_path / "deployfile.yaml").write_text(
         DEPLOYFILE.format(port=world.sshd.port, key=world.sshd.key, folder=world.sshd.board_folder))
     monkeypatch.chdir(tmp_path)
@@ -200,7 +208,7 @@ def check_no_secrets(world: World, *folders: Path) -> None:
 
 
 def test_tuning_on_a_device(project, world, capfd, monkeypatch, tmp_path):
-    """Measured and confirmed there; what was found is of that device. An emulated one is refused."""
+    """Measured and confirmed there; what was found is of that device."""
     monkeypatch.setenv("TC_STORE", str(tmp_path / "store"))             # records are the store's: none of another test's
     accept(world)
     edit(project, "device: near", "device: near, more_devices: [near2]")
@@ -211,11 +219,31 @@ def test_tuning_on_a_device(project, world, capfd, monkeypatch, tmp_path):
     assert main(["tune", "--export", "records.jsonl"]) == 0
     assert "devices near, near2" in (project / "records.jsonl").read_text()
     assert main(["build", "net@desk"]) == 0
-    assert main(["tune", "net@board", "--trials", "3"]) == 2
-    assert "is emulated (runs in qemu-aarch64-static): what it runs has no times to tune by" in capfd.readouterr().err
     assert main(["tune", "--trials", "3"]) == 2
     assert "builds that are tuned in different places" in capfd.readouterr().err
     assert list(world.sshd.board_folder.iterdir()) == []
+
+
+def test_an_emulated_device_is_tuned_by_static_cycles(project, world, capfd, monkeypatch, tmp_path):
+    """A declared cost, called so wherever it stands; the kernels it chooses are run and compared all the same."""
+    program("llvm-mca")
+    mca_path.cache_clear()
+    monkeypatch.setenv("TC_STORE", str(tmp_path / "store"))
+    write_network(project, 30, 200, 100)
+    accept(world)
+    assert main(["tune", "net@board", "--trials", "4"]) == 0
+    out, err = capfd.readouterr()
+    assert "kitchen: emulated, so nothing is timed: static cycles (llvm-mca, cache model) are optimized" in err
+    assert "tuned 1 of 1 kernel:" in out and " static cycles -> " in out and "faster by static cycles" in out
+    assert not re.search(r"\d [mu]s\b", out)
+    (choice,) = Records(tmp_path / "store").choices().values()
+    assert choice.unit == "static cycles" and choice.answers and choice.tuned_us < choice.default_us
+    assert main(["build", "net@board"]) == 0 and main(["report", "net@board"]) == 0         # verified on the emulated CPU
+    assert "static cycles" in capfd.readouterr().out
+    monkeypatch.setattr(emulated, "mca_path", lambda: None)
+    assert main(["tune", "net@board", "--trials", "9"]) == 1
+    err = capfd.readouterr().err
+    assert "llvm-mca, which counts them, is not installed" in err and "apt-get install llvm" in err
 
 
 def test_a_board_that_is_away_is_exit_code_5(project, world, capfd):

@@ -37,6 +37,16 @@ create table if not exists graphs (graph text, target text, costs text, name tex
     provenance text, created_s real, primary key (graph, target)) without rowid;
 """
 MOST_PRIOR_TRIALS = 5000                # of earlier sessions that a new one learns from
+MICROSECONDS = "us"                     # the unit of costs, unless a provenance names another one
+
+
+def _unit(row: str) -> str:
+    return f"coalesce(json_extract({row}provenance, '$.unit'), '{MICROSECONDS}')"
+
+
+_TAKES_ITS_PLACE = (
+    f"case when {_unit('')} = {_unit('excluded.')} then excluded.created_s > created_s "
+    f"else {_unit('excluded.')} = '{MICROSECONDS}' end")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +88,8 @@ class Prior:
 class Choice:
     """The answers a build gives a kernel, confirmed side by side with the default's. No answers: the default was confirmed.
 
-    target: digest of the Target. provenance: machine, versions, samples of the confirmation. created_s: seconds since 1970.
+    target: digest of the Target. provenance: machine, versions, samples of the confirmation; the unit of all costs where
+    they are no microseconds. created_s: seconds since 1970.
     """
 
     workload: str
@@ -89,6 +100,10 @@ class Choice:
     tuned_us: float
     created_s: float
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def unit(self) -> str:
+        return str(self.provenance.get("unit", MICROSECONDS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +184,12 @@ class Records:
                                (session, trial.sample, session)))
         self._db.write(statements)
 
-    def trial_counts(self) -> dict[str, int]:
-        """Sessions with samples and how many trials each has, the latest sessions, at most MOST_PRIOR_TRIALS in all."""
+    def trial_counts(self, unit: str = MICROSECONDS) -> dict[str, int]:
+        """Sessions with samples in a unit and how many trials each has, the latest, at most MOST_PRIOR_TRIALS in all."""
         rows = self._db.rows(
             "select s.id, count(*) from sessions s join trials t on t.session = s.id where exists "
-            "(select 1 from samples where session = s.id) group by s.id "
-            "order by json_extract(s.provenance, '$.begun_s') desc")
+            f"(select 1 from samples where session = s.id) and {_unit('s.')} = ? group by s.id "
+            "order by json_extract(s.provenance, '$.begun_s') desc", unit)
         counts: dict[str, int] = {}
         for session, n in rows:
             if sum(counts.values()) + n > MOST_PRIOR_TRIALS and counts:
@@ -193,11 +208,11 @@ class Records:
     # -- choices ------------------------------------------------------------------------------------------------------
 
     def choose(self, choices: Iterable[Choice]) -> None:
-        """Keep confirmed answers; later ones take the place of earlier ones."""
+        """Keep confirmed answers; later ones take the place of earlier ones, measured times that of any other cost."""
         self._db.write([
             ("insert into choices values (?, ?, ?, ?, ?, ?, ?, ?) on conflict do update set answers = excluded.answers, "
              "name = excluded.name, default_us = excluded.default_us, tuned_us = excluded.tuned_us, "
-             "provenance = excluded.provenance, created_s = excluded.created_s where excluded.created_s > created_s",
+             f"provenance = excluded.provenance, created_s = excluded.created_s where {_TAKES_ITS_PLACE}",
              (c.workload, c.target, _json(c.answers), c.name, c.default_us, c.tuned_us, _json(c.provenance), c.created_s))
             for c in choices
         ])
@@ -217,11 +232,11 @@ class Records:
         return [answers for (text,) in rows if (answers := json.loads(text))]
 
     def choose_graphs(self, choices: Iterable[GraphChoice]) -> None:
-        """Keep what decides graphs; later ones take the place of earlier ones."""
+        """Keep what decides graphs; as `choose`."""
         self._db.write([
             ("insert into graphs values (?, ?, ?, ?, ?, ?, ?, ?) on conflict do update set costs = excluded.costs, "
              "name = excluded.name, default_us = excluded.default_us, tuned_us = excluded.tuned_us, "
-             "provenance = excluded.provenance, created_s = excluded.created_s where excluded.created_s > created_s",
+             f"provenance = excluded.provenance, created_s = excluded.created_s where {_TAKES_ITS_PLACE}",
              (c.graph, c.target, _json(c.costs), c.name, c.default_us, c.tuned_us, _json(c.provenance), c.created_s))
             for c in choices
         ])

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from toolchain.build.records import GraphChoice
+from toolchain.build.records import MICROSECONDS, GraphChoice
 from toolchain.build.store import Store
 from toolchain.cli.build import execute
 from toolchain.cli.project import Project
 from toolchain.core.artifact import Artifact
 from toolchain.core.errors import UsageError
 from toolchain.core.target import Target
+from toolchain.graph.serialize import from_json
 from toolchain.remote.board import Board
 from toolchain.tasks.boards import board_of
 from toolchain.tasks.plan import UNTUNED, BuildTasks, Costs, Tuned, graph_digest, target_digest
@@ -22,7 +23,10 @@ from toolchain.tasks.tuning.confirm import (
     compare_networks_on,
     network_rounds,
 )
+from toolchain.tasks.tuning.emulated import NetworkCosts, compare_network_costs
 from toolchain.tasks.tuning.graphs import GraphOf, decided
+from toolchain.tasks.tuning.static_cost import STATIC_CYCLES
+from toolchain.tasks.tuning.tune import of_unit
 
 NOT_BUILT = "could not be built"
 OTHER_RESULT = "the tuned artifact does not compute the same"
@@ -57,7 +61,8 @@ class Told:
 @dataclass(slots=True)
 class Networks:
     """The builds of one `tc tune`. default, artifacts: as Target facts make them. other, others: those of them whose graphs
-    measured costs have changed, and their artifacts. left_s: seconds of the budget that are left (infinite: no budget)."""
+    measured costs have changed, and their artifacts. left_s: seconds of the budget that are left (infinite: no budget).
+    unit: of costs; STATIC_CYCLES where the builds' devices are emulated."""
 
     project: Project
     names: Sequence[str]
@@ -65,6 +70,7 @@ class Networks:
     artifacts: Mapping[str, Artifact]
     store: Store
     left_s: Callable[[], float]
+    unit: str = MICROSECONDS
     by: Mapping[GraphOf, Costs] = field(default_factory=dict)
     other: tuple[BuildTasks, ...] = ()
     others: Mapping[str, Artifact] = field(default_factory=dict)
@@ -113,9 +119,19 @@ class Networks:
         """left: how many comparisons share the time that is left."""
         target = Target.from_json(self.artifacts[b.target.name].meta["target"])
         boards, rounds = boards_of(self.project, [b]), network_rounds(self.left_s() / max(1, left))
-        verdict = (compare_networks_on(boards[0], before, after, self.store, target.cores, rounds) if boards else
+        verdict = (compare_network_costs(boards[0], self._costs(b, target), before, after, self.store, target.cores)
+                   if self.unit == STATIC_CYCLES else
+                   compare_networks_on(boards[0], before, after, self.store, target.cores, rounds) if boards else
                    compare_networks(before, after, self.store, target.cores, rounds))
         return Told(OTHER_RESULT) if verdict is None else Told(str(verdict), verdict)
+
+    def _costs(self, b: BuildTasks, target: Target) -> NetworkCosts:
+        """Of a build's artifacts, by whatever graph."""
+        optimized = [found[bucket.optimized.name].meta["kernels"] for found, some in
+                     ((self.artifacts, self.default), (self.others, self.other)) for same in some if same.name == b.name
+                     for bucket in same.buckets]
+        bodies = {key: from_json(body["graph"]) for kernels in optimized for key, body in kernels.items()}
+        return NetworkCosts(bodies, target, self.store)
 
     def choices(self, graphs: Mapping[str, Told], machine: str, versions: Mapping[str, str]) -> list[GraphChoice]:
         """What the records keep of graphs that were compared. One of two builds (for targets that are alike) that did not
@@ -128,7 +144,7 @@ class Networks:
                 kept = self.by.get(of, {}) if told.is_faster else {}
                 before_us, after_us = (told.verdict.default_us, told.verdict.tuned_us) if told.verdict else (0.0, 0.0)
                 provenance = {"machine": machine, "versions": dict(versions), "compared": told.text,
-                              "rejected": {} if told.is_faster else self.by.get(of, {})}
+                              "rejected": {} if told.is_faster else self.by.get(of, {}), **of_unit(self.unit)}
                 found[of] = GraphChoice(*of, kept, bucket.name, before_us, min(before_us, after_us) if kept else before_us,
                                         time.time(), provenance)
         return list(found.values())

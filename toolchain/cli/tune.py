@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolchain.build.deployfile import DURATION
-from toolchain.build.records import Records
+from toolchain.build.records import MICROSECONDS, Records
 from toolchain.build.store import Store
 from toolchain.cli.build import execute
 from toolchain.cli.commands import command, project_options
@@ -123,7 +123,9 @@ def _tune(
         return math.inf if options.budget_s is None else options.budget_s - (time.monotonic() - begun)
     found_kernels = kernels(default, artifacts, store)
     screen = Screen(style_of(sys.stderr, settings(), os.environ.get("TERM", "")), options.budget_s)
-    boards, networks = boards_of(project, default), Networks(project, names, default, artifacts, store, left_s)
+    boards = boards_of(project, default)
+    screen.unit = unit = unit_of(boards, default, artifacts, screen)
+    networks = Networks(project, names, default, artifacts, store, left_s, unit)
     by_key: dict[str, Any] = {}
 
     def on_trial(task: Any, trial: Any) -> None:
@@ -140,7 +142,7 @@ def _tune(
         found_kernels = together(found_kernels, kernels(networks.other, networks.others, store))
     by_key |= {k.key: k for k in found_kernels}
     rest = options if options.budget_s is None else replace(options, budget_s=max(0.0, options.budget_s - used_s))
-    tuning = Tuning(found_kernels, len(default) + len(networks.other), records, rest, on_trial, boards)
+    tuning = Tuning(found_kernels, len(default) + len(networks.other), records, rest, on_trial, boards, unit=unit)
     screen.begin({k.key: k.name for k in tuning.open}, len(found_kernels))
     screen.note(f"candidates are ranked by a model that learns, so far from {count(tuning.taught, 'earlier trials')}"
                 if tuning.learns else NO_MODEL)
@@ -159,12 +161,28 @@ def _tune(
     interrupted, won = interrupted or tuning.interrupted, any(f.gain > 1 for f in found)
     told, graphs = networks.compare(tuned_answers(found)) if won or networks.other else ({}, {})
     bad = {name for name, verdict in told.items() if verdict.is_refused}
-    records.choose([f.choice(tuning.machine, time.time(), rejected=bool(f.kernel.builds & bad)) for f in found
+    records.choose([f.choice(tuning.machine, time.time(), rejected=bool(f.kernel.builds & bad), unit=unit) for f in found
                     if f.is_known])
     records.choose_graphs(networks.choices(graphs, tuning.machine, versions()))
-    for line in summary(found, told, graphs, time.monotonic() - begun):
+    for line in summary(found, told, graphs, time.monotonic() - begun, unit):
         print(line)
     return INTERRUPTED if interrupted else 0
+
+
+def unit_of(
+    boards: Sequence[Board], tasks: Sequence[BuildTasks], artifacts: Mapping[str, Artifact], screen: Screen,
+) -> str:
+    """Microseconds; where the devices are emulated, static cycles, and the screen says so. Raises as `is_emulated`."""
+    from toolchain.core.target import Target
+    from toolchain.tasks.tuning.emulated import is_emulated
+    from toolchain.tasks.tuning.static_cost import EXPLAINED, STATIC_CYCLES
+
+    targets = [Target.from_json(artifacts[b.target.name].meta["target"]) for b in tasks]
+    if not boards or not is_emulated(boards, targets[0], screen.note):
+        return MICROSECONDS
+    screen.note(f"{', '.join(board.name for board in boards)}: emulated, so nothing is timed: {STATIC_CYCLES} ({EXPLAINED}) "
+                "are optimized, a declared cost and no time")
+    return STATIC_CYCLES
 
 
 def weigh_graphs(
@@ -182,7 +200,8 @@ def weigh_graphs(
         return 0.0
     by_key |= {k.key: k for k in graphs.distinct(nodes)}
     tuning = Tuning(list(by_key.values()), 0, records,
-                    replace(options, trials=min(options.trials, graphs.TRIALS), budget_s=budget_s), on_trial, boards)
+                    replace(options, trials=min(options.trials, graphs.TRIALS), budget_s=budget_s), on_trial, boards,
+                    unit=networks.unit)
     screen.begin({k.key: k.name for k in tuning.open}, 0)
     screen.note(f"measuring {count(len(tuning.open), 'ways')} to compute the {count(len(nodes), 'heaviest operators')}")
     with tuning.measurer(screen.note) as measurer, screen.shown():
@@ -195,19 +214,20 @@ def weigh_graphs(
     known = {(g.graph, g.target): g.costs for g in records.graph_choices()}
     found = graphs.costs(nodes, tuning.standings())
     networks.decide_graphs({of: {**known.get(of, {}), **found.get(of, {})} for of in {**known, **found}})
+    by = "what was measured" if networks.unit == MICROSECONDS else networks.unit
     for b in networks.other:
-        screen.note(f"{b.name}: by what was measured, other algorithms or layouts are worth a try")
+        screen.note(f"{b.name}: by {by}, other algorithms or layouts are worth a try")
     return tuning.used_s()
 
 
 def summary(
-    found: Sequence[Any], networks: Mapping[str, Any], graphs: Mapping[str, Any], wall_s: float,
+    found: Sequence[Any], networks: Mapping[str, Any], graphs: Mapping[str, Any], wall_s: float, unit: str = MICROSECONDS,
 ) -> Iterator[str]:
     """What came of it: kernels that won, failures by cause, networks."""
     winners = sorted((f for f in found if f.gain > 1), key=lambda f: f.gain, reverse=True)
     for f in winners:
         c = f.confirmed
-        yield f"{f.gain:5.2f}x  {f.kernel.name}  {_us(c.default_us)} -> {_us(c.tuned_us)}  {c.winner}"
+        yield f"{f.gain:5.2f}x  {f.kernel.name}  {_cost(c.default_us, unit)} -> {_cost(c.tuned_us, unit)}  {c.winner}"
     trials = sum(f.standing.trials for f in found if f.standing is not None)
     causes: dict[str, int] = {}
     for f in found:
@@ -218,16 +238,20 @@ def summary(
         if f.confirmed is not None and f.confirmed.error:
             yield f"{f.kernel.name} could not be compared with its default: {f.confirmed.error}"
     yield f"tuned {len(winners)} of {count(len(found), 'kernels')}: {count(trials, 'trials')}{failed}, {seconds(wall_s)}"
+    by = "" if unit == MICROSECONDS else f" by {unit}"
     for name, told in networks.items():
-        yield f"{name}: {told.text}" + ("; its default schedules stay" if told.is_refused else "")
+        yield f"{name}: {told.text}{by}" + ("; its default schedules stay" if told.is_refused else "")
     for name, told in graphs.items():
-        yield f"{name} with other algorithms and layouts: {told.text}" + (
+        yield f"{name} with other algorithms and layouts: {told.text}{by}" + (
             "" if told.is_faster else "; those by default stay")
     if (winners and not all(told.is_refused for told in networks.values())) or any(g.is_faster for g in graphs.values()):
         yield "`tc build` uses what was found"
 
 
-def _us(value: float) -> str:
+def _cost(value: float, unit: str) -> str:
+    """"12.3 us", "1.23 ms"; "1,234 static cycles"."""
+    if unit != MICROSECONDS:
+        return f"{value:,.0f} {unit}"
     return f"{value / 1e3:.2f} ms" if value >= 1000 else f"{value:.1f} us"
 
 
@@ -291,6 +315,7 @@ class Screen:
 
     style: Style
     budget_s: float | None
+    unit: str = MICROSECONDS
     rows: dict[str, _Row] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
     trials: int = 0
@@ -315,7 +340,7 @@ class Screen:
             row.best_us = trial.best_us
             gain = row.default_us / row.best_us
             if self.live is None:
-                self._print(f"{row.name}: {_us(row.best_us)}, {gain:.2f}x, trial {row.trials}")
+                self._print(f"{row.name}: {_cost(row.best_us, self.unit)}, {gain:.2f}x, trial {row.trials}")
         self._update()
 
     def note(self, text: str, *, keep: bool = True) -> None:
@@ -354,7 +379,7 @@ class Screen:
         """The table: every kernel, slowest first; then rates, failures, time left."""
         for row in sorted(self.rows.values(), key=lambda r: -r.best_us)[:12]:
             gain = f"{row.default_us / row.best_us:5.2f}x" if row.best_us else "      "
-            yield f"{gain} {_us(row.best_us) if row.best_us else '':>10} {row.trials:5} trials  {row.name}"
+            yield f"{gain} {_cost(row.best_us, self.unit) if row.best_us else '':>10} {row.trials:5} trials  {row.name}"
         passed = now - self.begun
         failed = ", ".join(f"{n} {cause}" for cause, n in self.failures.items())
         text = f"{count(self.trials, 'trials')}, {self.trials / max(passed, 1e-3):.1f}/s"

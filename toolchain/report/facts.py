@@ -36,8 +36,8 @@ class BuildFacts:
     size_bytes: all files of the artifact; weights_bytes and arena_bytes: parts of what it needs in memory. compile_s: sum
     over the tasks that made it, as if nothing had come from the store. kernels, tuned_kernels: distinct kernels, and how
     many of them use a schedule from tuning records; transferred_kernels: those of them tuned on another machine;
-    tuned_graph: whether measured costs decided algorithms and layouts. digests: of the model, the artifact, ...; versions:
-    of what took part.
+    static_kernels: by static cycles, not by times; tuned_graph: whether measured costs decided algorithms and layouts.
+    digests: of the model, the artifact, ...; versions: of what took part.
     """
 
     name: str
@@ -54,6 +54,7 @@ class BuildFacts:
     versions: Mapping[str, str] = field(default_factory=dict)
     artifact: str = ""
     transferred_kernels: int = 0
+    static_kernels: int = 0
     tuned_graph: bool = False
 
 
@@ -101,7 +102,8 @@ class LayerFacts:
     network; hot_us: alone, repeated, with warm caches (None: not measured). moved_bytes: inputs, weights and outputs, once;
     weights_bytes: the part of it that is constant. chunks: into how many pieces the work can be cut for threads, the most
     of its phases (0: not known). schedule: "tuned" (confirmed on this machine), "transferred" (on another one that is the
-    same kind of target), "default". workload: the kernel's key in tuning records.
+    same kind of target), "static" (by static cycles, nobody has timed it), "default". workload: the kernel's key in
+    tuning records.
     """
 
     kernel: str

@@ -300,7 +300,8 @@ def _artifacts(report: Report) -> Section:
 def _schedules(b: BuildFacts) -> str:
     """"default", "3 of 20 tuned", "3 of 20 tuned, 2 of them elsewhere; graph tuned"."""
     elsewhere = f", {b.transferred_kernels} of them elsewhere" if b.transferred_kernels else ""
-    kernels = f"{b.tuned_kernels} of {b.kernels} tuned{elsewhere}" if b.tuned_kernels else "default"
+    static = f", {b.static_kernels} of them by static cycles (llvm-mca, cache model)" if b.static_kernels else ""
+    kernels = f"{b.tuned_kernels} of {b.kernels} tuned{elsewhere}{static}" if b.tuned_kernels else "default"
     return f"{kernels}; graph tuned" if b.tuned_graph else kernels
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.build.failed import failed_folder
-from toolchain.build.records import Records, records_path
+from toolchain.build.records import MICROSECONDS, Records, records_path
 from toolchain.build.store import Store
 from toolchain.build.task import Task
 from toolchain.core.artifact import Artifact
@@ -53,23 +53,27 @@ def _bucket_report(
     b: BuildTasks, bucket: BucketTasks, artifacts: Mapping[str, Artifact], store: Store, project: Path | None,
 ) -> BuildReport:
     measured, layers = _measured(artifacts.get(bucket.measure.name), store)
-    elsewhere = tuned_elsewhere(artifacts[b.target.name].meta["target"], b.devices)
-    layers = tuple(replace(x, schedule="transferred") if x.schedule == "tuned" and x.workload in elsewhere else x
-                   for x in layers)
+    elsewhere, static = tuned_elsewhere(artifacts[b.target.name].meta["target"], b.devices)
+    layers = tuple(replace(x, schedule="static" if x.workload in static else "transferred")
+                   if x.schedule == "tuned" and x.workload in elsewhere | static else x for x in layers)
     build, verified = _build_facts(b, bucket, artifacts, store, project), _verified(bucket, artifacts, project)
-    build = replace(build, transferred_kernels=len(elsewhere & set(artifacts[b.module.name].meta.get("schedules", ()))))
+    tuned = set(artifacts[b.module.name].meta.get("schedules", ()))
+    build = replace(build, transferred_kernels=len(elsewhere & tuned), static_kernels=len(static & tuned))
     machine = None if b.device else _machine(artifacts.get(b.machine.name), store)
     return BuildReport(build, verified, layers, measured, machine)
 
 
-def tuned_elsewhere(target: Mapping[str, Any], devices: Sequence[str] = ()) -> frozenset[str]:
-    """Workloads whose schedule for a target was confirmed elsewhere than here, or on its devices, as records say."""
+def tuned_elsewhere(target: Mapping[str, Any], devices: Sequence[str] = ()) -> tuple[frozenset[str], frozenset[str]]:
+    """Workloads whose schedule for a target was confirmed elsewhere than here, or on its devices, as records say; and those
+    whose schedule nobody has timed, for it was chosen by a declared cost."""
     if not records_path(settings().store).exists():
-        return frozenset()
+        return frozenset(), frozenset()
     here = machine_name(devices)
     with Records(settings().store) as records:
-        return frozenset(c.workload for c in records.choices(target_digest(target)).values()
-                         if c.answers and c.provenance.get("machine") != here)
+        choices = [c for c in records.choices(target_digest(target)).values() if c.answers]
+    timed = [c for c in choices if c.unit == MICROSECONDS]
+    return (frozenset(c.workload for c in timed if c.provenance.get("machine") != here),
+            frozenset(c.workload for c in choices) - frozenset(c.workload for c in timed))
 
 
 def _build_facts(

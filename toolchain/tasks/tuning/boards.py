@@ -25,7 +25,7 @@ from itertools import islice
 from toolchain.core.errors import CodegenError, DeviceError, ToolchainError, TuneError, UsageError
 from toolchain.core.target import Target
 from toolchain.remote.board import Board, LostError
-from toolchain.remote.facts import board_facts
+from toolchain.remote.facts import BoardFacts, board_facts
 from toolchain.remote.frames import Frame, Kind, Status
 from toolchain.remote.model import Sampling
 from toolchain.remote.session import SIGNALS, Session
@@ -77,11 +77,15 @@ class BoardMeasurer:
         self._libraries: dict[tuple[str, str], bytes] = {}
         self._canaries: dict[tuple[str, str], float] = {}               # by board and task: its best time
         self._firsts: dict[str, Point] = {}
-        self._seats = [_Seat(board, jobs[0].target if jobs else None, told) for board in boards]
+        self._seats = [Seat(board, jobs[0].target if jobs else None, told) for board in boards]
         self.cpu = ""
         try:
             for seat in self._seats:
-                self.cpu = seat.check()
+                facts = seat.check()
+                if facts.emulated:
+                    what = f"device {seat.board.name!r} is emulated ({facts.emulated}): what it runs has no times to tune by"
+                    raise UsageError(what, fix="tune with emulated devices alone, by static cycles; or with boards alone")
+                self.cpu = facts.cpu
         except BaseException:
             self.close()
             raise
@@ -144,7 +148,7 @@ class BoardMeasurer:
         waiting, drifted, lock = list(works), list[_Work](), threading.Lock()
         workload = self._workload(task)
 
-        def serve(seat: _Seat) -> None:
+        def serve(seat: Seat) -> None:
             while not seat.set_aside:
                 with lock:
                     batch = waiting[:BATCH]
@@ -177,7 +181,7 @@ class BoardMeasurer:
                 "look at them with `tc devices doctor`; the same command goes on where this one ended"))
         return drifted
 
-    def _batch(self, seat: _Seat, task: str, workload: Workload, batch: list[_Work], canary: bytes) -> bool:
+    def _batch(self, seat: Seat, task: str, workload: Workload, batch: list[_Work], canary: bytes) -> bool:
         """Run and time a batch beside the canary. Returns whether the board is as fast as it was."""
         sampling = Sampling(1, self.timing.repeat, self.timing.min_repeat_ms, 1)
         for work in batch:
@@ -194,7 +198,7 @@ class BoardMeasurer:
         self._canaries[key] = min(now_us, before_us)
         return now_us <= SLOWER * before_us
 
-    def _lost(self, seat: _Seat, batch: list[_Work], error: LostError) -> list[_Work]:
+    def _lost(self, seat: Seat, batch: list[_Work], error: LostError) -> list[_Work]:
         """Try the board again; what is to be measured again, once more at most."""
         again = []
         for work in batch:
@@ -284,7 +288,7 @@ def input_bytes(workload: Workload) -> list[bytes]:
 # --- one board ----------------------------------------------------------------------------------------------------------
 
 
-class _Seat:
+class Seat:
     """A board's place in the run: its session, opened when needed. set_aside: why it is no longer used; "": it is."""
 
     def __init__(self, board: Board, target: Target | None, told: Callable[[str], None]) -> None:
@@ -299,21 +303,18 @@ class _Seat:
             self._session.upload("weights.bin", weights_header(EMPTY, 0))
         return self._session
 
-    def check(self) -> str:
-        """Its CPU's name. Raises UsageError: it is emulated; DeviceError: it is away, or lacks what the code needs."""
+    def check(self) -> BoardFacts:
+        """What it says of itself. Raises DeviceError: it is away, or lacks what the code needs."""
         facts = board_facts(self.session())
-        if facts.emulated:
-            what = f"device {self.board.name!r} is emulated ({facts.emulated}): what it runs has no times to tune by"
-            raise UsageError(what,
-                             fix="tune on a board; its records serve every machine: tc tune --export, --import")
         if self._target is not None:
             check_cpu(self.session(), self._target)
-        return facts.cpu
+        return facts
 
     def run(
-        self, workload: Workload, libraries: Sequence[bytes], limit_s: float, sampling: Sampling,
+        self, workload: Workload, libraries: Sequence[bytes], limit_s: float,
+        sampling: Sampling | None,
     ) -> list[tuple[list[float], str]]:
-        """(microseconds per call of the kernel, error) of each. Raises LostError."""
+        """(microseconds per call of the kernel, error) of each; without sampling run and compared only. Raises LostError."""
         session = self.session()
         if self.board.cool_below_c:
             cool_down(session, self._told)
@@ -324,13 +325,13 @@ class _Seat:
         asked = [request for slot, library in enumerate(libraries) if library
                  for request in self._requests(slot, inputs, n_outputs, sampling)]
         answers = iter(session.requests(asked, limit_s=limit_s))
-        each = len(inputs) + n_outputs + 4
+        each = len(inputs) + n_outputs + (3 if sampling is None else 4)
         return [self._judge(list(islice(answers, each)), len(inputs), workload) if library
                 else ([], "build: it could not be linked") for library in libraries]
 
     @staticmethod
     def _requests(
-        slot: int, inputs: Sequence[bytes], n_outputs: int, sampling: Sampling,
+        slot: int, inputs: Sequence[bytes], n_outputs: int, sampling: Sampling | None,
     ) -> Iterator[tuple[Kind, bytes, int]]:
         """All that one candidate takes."""
         yield Kind.LOAD, f"c{slot}.so\0weights.bin\0".encode() + struct.pack("<i", 1), slot
@@ -339,7 +340,8 @@ class _Seat:
         yield Kind.RUN, b"", slot
         for n in range(n_outputs):
             yield Kind.GET, struct.pack("<q", n), slot
-        yield Kind.BENCHMARK, sampling.encode(), slot
+        if sampling is not None:
+            yield Kind.BENCHMARK, sampling.encode(), slot
         yield Kind.UNLOAD, b"", slot
 
     @staticmethod
@@ -348,11 +350,14 @@ class _Seat:
         *answers, _ = answers
         if error := next((e for a in answers if (e := failure(a))), ""):
             return [], error
-        for n, answer in enumerate(answers[2 + n_inputs:-1]):
+        results = answers[2 + n_inputs:2 + n_inputs + len(workload.expected)]
+        for n, answer in enumerate(results):
             try:
                 compare_output(workload, n, answer.payload[16:])
             except WrongError as wrong:
                 return [], str(wrong)
+        if answers[-1] is results[-1]:
+            return [], ""
         numbers = struct.unpack(f"<{len(answers[-1].payload) // 8}q", answers[-1].payload)
         calls = len(workload.copies)
         return [ns / number / calls / 1e3 for number, ns in zip(numbers[::2], numbers[1::2], strict=True)], ""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -125,23 +126,42 @@ def compare_networks_on(
     board: Board, default: Artifact, tuned: Artifact, store: Store, threads: int, rounds: int = NETWORK_ROUNDS,
 ) -> NetworkVerdict | None:
     """As `compare_networks`, on a board: both loaded in one session, their bursts taken in turns."""
+    with _both_on(board, default, tuned, store, threads) as modules:
+        if not _same_results(modules):
+            return None
+        once_us = [module.once_us() for module in modules]
+        bursts: list[list[tuple[float, ...]]] = [[], []]
+        for r in range(rounds):
+            for n in (r % 2, 1 - r % 2):
+                number = max(1, round(BURST_S * 1e6 / BURST_SAMPLES / once_us[n]))
+                bursts[n].append(tuple(modules[n].benchmark(Sampling(number, BURST_SAMPLES, 0, 1), once_us[n])))
+    ours, theirs = (summarize(ContenderFacts(name, bursts_us=tuple(b))) for name, b in zip(("tuned", "default"), bursts))
+    comparison = compare(ours, theirs)
+    return NetworkVerdict(comparison, theirs.median_us, ours.median_us) if comparison is not None else None
+
+
+def same_results_on(board: Board, default: Artifact, tuned: Artifact, store: Store, threads: int) -> bool:
+    """Whether two artifacts run there, and compute the same but for rounding."""
+    with _both_on(board, default, tuned, store, threads) as modules:
+        return _same_results(modules)
+
+
+@contextmanager
+def _both_on(
+    board: Board, default: Artifact, tuned: Artifact, store: Store, threads: int,
+) -> Iterator[tuple[BoardModule, BoardModule]]:
+    """(tuned, default), loaded in one session."""
     with tempfile.TemporaryDirectory(prefix="tc-tune-") as temporary:
         folders = [assembled_folder(Input(a.kind, a.meta, store.blobs.paths(a.files)), Path(temporary) / name)
                    for name, a in (("tuned", tuned), ("default", default))]
         files = [read_artifact(folder) for folder in folders]
         with open_session(board, machine_of(files[0].target)) as session:
-            modules = [BoardModule(session, f, threads, slot) for slot, f in enumerate(files)]
-            inputs = _random_inputs(files[0].plans[0].inputs)
-            results = [module.run(inputs) for module in modules]
-            if not all(output_error(n, a, results[1][n], rtol=1e-3, atol=1e-4 * float(np.abs(a).max(initial=1e-3))).passed
-                       for n, a in results[0].items()):
-                return None
-            once_us = [module.once_us() for module in modules]
-            bursts: list[list[tuple[float, ...]]] = [[], []]
-            for r in range(rounds):
-                for n in (r % 2, 1 - r % 2):
-                    number = max(1, round(BURST_S * 1e6 / BURST_SAMPLES / once_us[n]))
-                    bursts[n].append(tuple(modules[n].benchmark(Sampling(number, BURST_SAMPLES, 0, 1), once_us[n])))
-    ours, theirs = (summarize(ContenderFacts(name, bursts_us=tuple(b))) for name, b in zip(("tuned", "default"), bursts))
-    comparison = compare(ours, theirs)
-    return NetworkVerdict(comparison, theirs.median_us, ours.median_us) if comparison is not None else None
+            first, second = (BoardModule(session, f, threads, slot) for slot, f in enumerate(files))
+            yield first, second
+
+
+def _same_results(modules: tuple[BoardModule, BoardModule]) -> bool:
+    inputs = _random_inputs(modules[0].artifact.plans[0].inputs)
+    ours, theirs = (module.run(inputs) for module in modules)
+    return all(output_error(n, a, theirs[n], rtol=1e-3, atol=1e-4 * float(np.abs(a).max(initial=1e-3))).passed
+               for n, a in ours.items())

@@ -84,7 +84,7 @@ def _of_build(
     bodies = {k: b for bucket in build.buckets for k, b in artifacts[bucket.optimized.name].meta["kernels"].items()}
     graphs = [load_files(_files(artifacts[bucket.optimized.name], store)) for bucket in build.buckets]
     nodes = {key: node for graph in graphs for key, node in fused_nodes(graph)}
-    uses = _uses(json.loads(_files(artifacts[build.module.name], store)["plan.json"].read_text()))
+    uses = calls_by_symbol(json.loads(_files(artifacts[build.module.name], store)["plan.json"].read_text()))
     digest = target_digest(target.to_json())
     for key, node in nodes.items():
         body = from_json(bodies[key]["graph"])
@@ -153,7 +153,7 @@ def _nodes(graph: Graph) -> Iterator[tuple[Node, Graph]]:
                     yield from _nodes(value)
 
 
-def _uses(plans: Any) -> Counter[str]:
+def calls_by_symbol(plans: Any) -> Counter[str]:
     """How often a run calls each kernel, by symbol, over all shape buckets; a loop of unknown length counts once."""
     count: Counter[str] = Counter()
 

@@ -145,6 +145,15 @@ class LocalMeasurer:
         self._files.update({(task, p.signature): self.file(task, p) for p in missing if not errors[p]})
         return [errors.get(p, "") for p in points]
 
+    def static_cycles(self, task: str, points: Sequence[Point]) -> list[float | str]:
+        """Of each point (`static_cost`), or why it has none."""
+        if error := self._prepare(task):
+            return [error] * len(points)
+        answer = self._ask("cost", {"key": task, "answers": [p.answers for p in points], "jobs": self.builders,
+                                    "timeout_s": BUILD_TIMEOUT_S}, BUILD_TIMEOUT_S * (len(points) + 1))
+        costs = answer.get("costs") or [{"error": answer.get("error", "")}] * len(points)
+        return [cost["error"] if "error" in cost else float(cost["cycles"]) for cost in costs]
+
     def _run(self, task: str, point: Point, best_us: float) -> dict[str, Any]:
         return self._run_file(task, self.file(task, point), best_us)
 

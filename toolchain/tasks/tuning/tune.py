@@ -3,8 +3,8 @@
     graphs.py     ways to compute heavy operators     kernels.py          what there is to tune
     session       (te/tune) what is measured next, until the budget is spent
     local.py      how it is measured here             confirm.py          what may take the place of a default
-    boards.py     how on devices                      boosted.py    what ranks candidates
-                  autotvm.py          hints from other compilers' logs
+    boards.py     how on devices                      emulated.py   by static cycles, where a device is emulated
+    boosted.py    what ranks candidates               autotvm.py    hints from other compilers' logs
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from toolchain.build.records import Choice, Records, TrialRow
+from toolchain.build.records import MICROSECONDS, Choice, Records, TrialRow
 from toolchain.core.digest import digest_json
 from toolchain.core.errors import TuneError, UsageError
 from toolchain.core.versions import installed_version
@@ -32,9 +32,11 @@ from toolchain.tasks.plan import Tuned, machine_name
 from toolchain.tasks.tuning import autotvm, boosted
 from toolchain.tasks.tuning.boards import BoardMeasurer
 from toolchain.tasks.tuning.confirm import CANDIDATES, Comparing, Confirmed, confirm
+from toolchain.tasks.tuning.emulated import StaticMeasurer
 from toolchain.tasks.tuning.kernels import TunedKernel
 from toolchain.tasks.tuning.local import LocalMeasurer
 from toolchain.tasks.tuning.samples import sample_text, teach
+from toolchain.tasks.tuning.static_cost import STATIC_CYCLES
 from toolchain.te.tune.measure import Measurer, Trial
 from toolchain.te.tune.model import Analytic, CostModel
 from toolchain.te.tune.session import Entry, Limits, Session, Standing, TuneTask
@@ -104,13 +106,13 @@ class Found:
         measured = self.standing is not None and (self.standing.trials > 1 or self.standing.exhausted)
         return self.kernel.space is None or (measured and (self.confirmed is None or not self.confirmed.error))
 
-    def choice(self, machine: str, now_s: float, *, rejected: bool = False) -> Choice:
-        """As the records keep it. rejected: it won alone, but the network did not become faster."""
+    def choice(self, machine: str, now_s: float, *, rejected: bool = False, unit: str = MICROSECONDS) -> Choice:
+        """As the records keep it. unit: of its costs. rejected: it won alone, but the network did not become faster."""
         c = self.confirmed or Confirmed(None, *2 * (self.default_us,))
         winner = None if rejected else c.winner
         provenance = {
             "machine": machine, "versions": versions(), "samples": {k: list(v) for k, v in (c.samples or {}).items()},
-            "rejected": str(c.winner) if rejected and c.winner else "",
+            "rejected": str(c.winner) if rejected and c.winner else "", **of_unit(unit),
         }
         return Choice(self.kernel.workload, self.kernel.target_key, winner.answers if winner else {}, self.kernel.name,
                       c.default_us, c.tuned_us if winner else c.default_us, now_s, provenance)
@@ -122,21 +124,21 @@ class Tuning:
     def __init__(
         self, kernels: Sequence[TunedKernel], networks: int, records: Records, options: Options,
         on_trial: Callable[[TuneTask, Trial], None] = lambda task, trial: None, boards: Sequence[Board] = (),
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic, unit: str = MICROSECONDS,
     ) -> None:
         """networks: how many comparisons of artifacts will follow, which the budget has to hold. boards: what candidates are
-        measured on; none: this machine."""
+        measured on; none: this machine. unit: of their costs; STATIC_CYCLES where these boards are emulated."""
         self._clock, self._begun = clock, clock()
         self.kernels, self.records, self.options = list(kernels), records, options
         self.open = [k for k in kernels if k.space is not None]
-        self.boards = list(boards)
+        self.boards, self.unit = list(boards), unit
         self.machine = machine_name([board.name for board in boards])
         self.learns, self.taught = boosted.is_installed(), 0        # earlier trials that the model knows
-        self.session_id = _session_id(self.open, self.machine, options, self.learns)
+        self.session_id = _session_id(self.open, self.machine, options, self.learns, unit)
         self.earlier_s, begun_with = records.begin(self.session_id, {
             "machine": self.machine, "versions": versions(), "searcher": options.searcher, "seed": options.seed,
             "kernels": {k.key: k.name for k in self.open}, "begun_s": time.time(),
-            "learned_from": records.trial_counts() if self.learns else {},
+            "learned_from": records.trial_counts(unit) if self.learns else {}, **of_unit(unit),
             "hints": {k.key: found for k in self.open if (found := hints(k, records))}})
         self.earlier = [Limits(math.inf if budget_s is None else budget_s, int(trials))
                         for budget_s, trials in begun_with.get("runs", [])]
@@ -177,12 +179,18 @@ class Tuning:
         return self._budget_s - self._network_s - self.used_s()
 
     @contextmanager
-    def measurer(self, told: Callable[[str], None] = lambda text: None) -> Iterator[LocalMeasurer | BoardMeasurer]:
+    def measurer(
+        self, told: Callable[[str], None] = lambda text: None,
+    ) -> Iterator[LocalMeasurer | BoardMeasurer | StaticMeasurer]:
         """The worker process, and sessions with boards, end with the block. told: what the user may want to know of boards.
 
         Raises UsageError: a board is emulated; DeviceError: one is away.
         """
         jobs = [k.job for k in self.open]
+        if self.unit == STATIC_CYCLES:
+            with StaticMeasurer(jobs, self.boards[0], told) as static:
+                yield static
+            return
         if self.boards:
             with BoardMeasurer(jobs, self.boards, told=told) as boards:
                 yield boards
@@ -347,11 +355,17 @@ def hints(kernel: TunedKernel, records: Records) -> list[dict[str, str]]:
     return [*elsewhere, *logged][:MOST_HINTS]
 
 
-def _session_id(kernels: Sequence[TunedKernel], machine: str, options: Options, learns: bool) -> str:
+def _session_id(kernels: Sequence[TunedKernel], machine: str, options: Options, learns: bool, unit: str) -> str:
     """What makes two searches the same one, so that the second goes on where the first ended."""
     model = installed_version("xgboost-cpu") or installed_version("xgboost") if learns else ""
     return digest_json([[k.key, k.space.default.key if k.space else [], list(k.job.weights), k.uses] for k in kernels]
-                       + [machine, options.searcher, options.seed, code_digest(*CODE), versions(), model])[:32]
+                       + [machine, options.searcher, options.seed, code_digest(*CODE), versions(), model,
+                          *of_unit(unit).values()])[:32]
+
+
+def of_unit(unit: str) -> dict[str, str]:
+    """What provenances say of it: nothing of microseconds."""
+    return {} if unit == MICROSECONDS else {"unit": unit}
 
 
 def versions() -> dict[str, str]:

@@ -6,6 +6,7 @@ are loaded and a task's arrays are made once, here; a child is a fork, and what 
                                                                                     -> {"ready": true}
     {"prepare": {"key", "body", "target", "weights", "rotate_bytes"}}                -> {"prepared": copies} or {"error"}
     {"build": {"key", "answers": [...], "files": [...], "jobs", "timeout_s"}}        -> {"errors": ["" | "build: ...", ...]}
+    {"cost": {"key", "answers": [...], "jobs", "timeout_s"}}         -> {"costs": [{"cycles"} | {"error"}, ...]}
     {"run": {"key", "file", "best_us", "timing": {...}}}                             -> {"times_us", "stopped", "error"}
     {"compare": {"key", "files": [...], "rounds", "timing": {...}}}                  -> {"samples": [[...], ...], "error"}
 """
@@ -31,6 +32,7 @@ from toolchain.graph.ir import Graph
 from toolchain.graph.serialize import from_json
 from toolchain.report.burst import die_with_parent
 from toolchain.tasks.tuning.candidates import compile_candidate
+from toolchain.tasks.tuning.static_cost import candidate_cost
 from toolchain.tasks.tuning.trial_run import (
     Timing,
     Workload,
@@ -100,6 +102,20 @@ class Server:
             return build
         work = [one(a, f) for a, f in zip(argument["answers"], argument["files"], strict=True)]
         return {"errors": [a["error"] for a in in_children(work, argument["jobs"], argument["timeout_s"], "building")]}
+
+    def cost(self, argument: Mapping[str, Any]) -> dict[str, Any]:
+        """Static cycles, of as many side by side as `jobs`."""
+        task = self._task(argument)
+
+        def one(answers: Mapping[str, str]) -> Callable[[], dict[str, Any]]:
+            def cost() -> dict[str, Any]:
+                try:
+                    return {"cycles": candidate_cost(task.body, task.target, answers).cycles}
+                except (ScheduleError, CodegenError) as error:
+                    return {"error": f"build: {error.what}"}
+            return cost
+        work = [one(answers) for answers in argument["answers"]]
+        return {"costs": in_children(work, argument["jobs"], argument["timeout_s"], "counting")}
 
     def run(self, argument: Mapping[str, Any]) -> dict[str, Any]:
         task, timing = self._task(argument), Timing(**argument["timing"])

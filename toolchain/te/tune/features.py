@@ -169,7 +169,7 @@ def _accesses(func: PrimFunc, s: _Statement) -> list[_Access]:
     found: dict[object, _Access] = {}
     written = [(t, s.leaf.index, True, isinstance(s.leaf, Update)) for t in s.leaf.tensors]
     for tensor, index, writes, reads in (*written, *((n.tensor, n.index, False, True) for n in s.loads)):
-        steps = [_steps(i) for i in index]
+        steps = [steps_of(i) for i in index]
         key = tensor, tuple(frozenset(d.items()) for d in steps)
         if (same := found.get(key)) is not None:
             same.writes, same.reads = same.writes or writes, same.reads or reads
@@ -180,7 +180,7 @@ def _accesses(func: PrimFunc, s: _Statement) -> list[_Access]:
     return list(found.values())
 
 
-def _steps(index: Expr) -> dict[Var, float]:
+def steps_of(index: Expr) -> dict[Var, float]:
     """|coefficient| of every variable; those inside a division are divided."""
     if isinstance(index, Var):
         return {index: 1.0}
@@ -191,7 +191,7 @@ def _steps(index: Expr) -> dict[Var, float]:
                 found[atom] = found.get(atom, 0.0) + abs(c)
             elif isinstance(atom, FloorDiv | FloorMod):
                 scale = abs(c) / atom.divisor if isinstance(atom, FloorDiv) else abs(c)
-                for v, inner in _steps(atom.index).items():
+                for v, inner in steps_of(atom.index).items():
                     found[v] = found.get(v, 0.0) + inner * scale
             elif isinstance(atom, Dynamic):
                 continue

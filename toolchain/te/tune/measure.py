@@ -15,7 +15,8 @@ CAUSES = ("refused", "build", "timeout", "crash", "wrong", "bounds", "implausibl
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One candidate, measured. times_us: raw samples, each the mean of `number` calls; empty where it failed.
+    """One candidate, measured. times_us: raw samples, each the mean of `number` calls; of a measurer by another unit (static
+    cycles), the cost in that unit; empty where it failed.
 
     error: "" or a cause of CAUSES, a colon, and what happened: "crash: killed by SIGSEGV". cost_s: wall time it took, its
     build included. stopped: measured just long enough to see that it is hopeless.
