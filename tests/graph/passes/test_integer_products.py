@@ -116,10 +116,11 @@ def test_a_product_quantized_at_run_time(golden):
     golden(to_text(narrowing_products(both)(graph)))
 
 
-def test_a_quantized_product_with_zero_points_per_column():
+@pytest.mark.parametrize("shape", [(4, 6), (2, 3, 6)])
+def test_a_quantized_product_with_zero_points_per_column(shape):
     scale = np.asarray(0.05, np.float32)
     graph, arrays = one("QLinearMatMul", [
-        draw_bytes(0, (4, 6), "uint8"), scale, np.uint8(7), draw_bytes(1, (6, 5), "int8"),
+        draw_bytes(0, shape, "uint8"), scale, np.uint8(7), draw_bytes(1, (6, 5), "int8"),
         np.linspace(0.01, 0.04, 5, dtype=np.float32), np.arange(-2, 3, dtype=np.int8), np.float32(1.7), np.uint8(100)], (0,))
     after = narrowing_products(both)(graph)
     assert [n.op for n in after.nodes if n.op.startswith("Integer")] == ["IntegerMatMul"]
@@ -211,14 +212,14 @@ def test_dequantized_convolutions_mean_the_same(
 
 @settings(max_examples=40)
 @given(m=st.integers(1, 7), k=st.integers(1, 9), n=st.integers(2, 9), a=KINDS, b=KINDS, za=ZEROS, zb=ZEROS, scale=SCALES,
-       many=st.booleans(), kind=st.sampled_from(("MatMul", "Gemm", "turned", "biased")),
+       many=st.booleans(), kind=st.sampled_from(("MatMul", "rows", "Gemm", "turned", "biased")),
        forms=st.sampled_from((both, words)), seed=st.integers(0, 99))
 def test_dequantized_matrix_products_mean_the_same(m, k, n, a, b, za, zb, scale, many, kind, forms, seed):
     turned = kind in ("turned", "biased")
-    left, right = draw_bytes(seed, (m, k), a), draw_bytes(seed + 1, (n, k) if turned else (k, n), b)
+    left, right = draw_bytes(seed, (2, m, k) if kind == "rows" else (m, k), a), draw_bytes(seed + 1, (n, k) if turned else (k, n), b)
     added = np.random.default_rng(seed).standard_normal(n).astype(np.float32) if kind == "biased" else None
     axis = (0 if turned else 1) if many else None
-    op, attrs = "MatMul" if kind == "MatMul" else "Gemm", {"transB": 1} if turned else {}
+    op, attrs = "MatMul" if kind in ("MatMul", "rows") else "Gemm", {"transB": 1} if turned else {}
     graph, arrays = dequantized(op, left, right, (zero(za, a), zero(zb, b)), scale, axis, added, **attrs)
     assert_in_integers(graph, arrays, forms, "IntegerMatMul")
 

@@ -92,6 +92,11 @@ class _Maker:
     def shape(self, value: str) -> tuple[int, ...]:
         return self.state.shape(value)
 
+    def narrowed(self, zero: str) -> str:
+        """Of a zero point whose elements are all the same, one."""
+        known = self.state.uniform(zero) if zero and math.prod(self.shape(zero)) > 1 else None
+        return zero if known is None else self.constant(known, self.state.types[zero].dtype)
+
     def cast(self, value: str, dtype: str) -> str:
         return value if self.state.types[value].dtype == dtype else self.add("Cast", value, to=CODES[dtype])
 
@@ -175,15 +180,15 @@ def _product(node: Node, state: Rewriting, forms: Forms, at: Sequence[int]) -> t
     batched = len(right) > 2
     if len(left) < 2 or len(right) < 2 or right[-1] < 2 or 0 in (*left, *right) or (batched and left[:-2] != right[:-2]):
         return None
-    for zero in (a_zero, b_zero):
-        if zero and math.prod(state.shape(zero)) > 1 and (batched or len(left) > 2 or len(state.shape(zero)) > 1):
-            return None
+    make, rank = _Maker(node, state), len(right)
+    a_zero, b_zero = make.narrowed(a_zero), make.narrowed(b_zero)
+    several = [zero and math.prod(state.shape(zero)) > 1 for zero in (a_zero, b_zero)]
+    if (several[0] and len(left) > 2) or (several[1] and (batched or len(state.shape(b_zero)) > 1)):
+        return None
     rows, columns = left[-2] if batched else math.prod(left[:-1]), right[-1]
-    single = not any(zero and math.prod(state.shape(zero)) > 1 for zero in (a_zero, b_zero))
-    form = forms(1, rows, columns, single)
+    form = forms(1, rows, columns, not any(several))
     if form is None:
         return None
-    make, rank = _Maker(node, state), len(right)
     padding = [*(0 for _ in right[:-2]), -columns % form.panel, -left[-1] % form.group]
     if form.left == "uint8":
         x, w = _unsigned(make, a), _signed(make, b)
