@@ -216,7 +216,8 @@ def test_dequantized_convolutions_mean_the_same(
        forms=st.sampled_from((both, words)), seed=st.integers(0, 99))
 def test_dequantized_matrix_products_mean_the_same(m, k, n, a, b, za, zb, scale, many, kind, forms, seed):
     turned = kind in ("turned", "biased")
-    left, right = draw_bytes(seed, (2, m, k) if kind == "rows" else (m, k), a), draw_bytes(seed + 1, (n, k) if turned else (k, n), b)
+    left = draw_bytes(seed, (2, m, k) if kind == "rows" else (m, k), a)
+    right = draw_bytes(seed + 1, (n, k) if turned else (k, n), b)
     added = np.random.default_rng(seed).standard_normal(n).astype(np.float32) if kind == "biased" else None
     axis = (0 if turned else 1) if many else None
     op, attrs = "MatMul" if kind in ("MatMul", "rows") else "Gemm", {"transB": 1} if turned else {}

@@ -200,12 +200,10 @@ def _product(node: Node, state: Rewriting, forms: Forms, at: Sequence[int]) -> t
     w = make.add("Transpose", w, perm=(*range(rank - 2), rank - 1, rank - 2))
     w = make.padded(w, padding)
     x = make.padded(x, [*(0 for _ in left[:-1]), padding[-1]])
-    if not batched:
-        x = make.reshaped(x, (rows, left[-1] + padding[-1]))
     made = make.add("IntegerMatMul", x, w, *((start,) if start else ()), columns=columns, panel=form.panel)
     if form.left == "uint8" and not _bytes_suffice(state, b, b_zero, a_zero):
         made = make.add("Sub", made, _of_rows(make, x, (a, a_zero), (b, b_zero), left[-1]))
-    return make, make.reshaped(made, (*left[:-1], columns))
+    return make, made
 
 
 def _of_rows(make: _Maker, x: str, left: tuple[str, str], right: tuple[str, str], depth: int) -> str:

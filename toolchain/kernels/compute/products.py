@@ -6,16 +6,20 @@ definitions know nothing of groups. Columns beyond the result's are padding of t
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from toolchain import te
 from toolchain.kernels.compute.nn import axis_names
-from toolchain.kernels.op import Compute, Op
+from toolchain.kernels.compute.shape import unflatten_index
+from toolchain.kernels.op import Compute, Op, row_major
 
 
 def integer_matmul(op: Op) -> te.Tensor:
-    """P[..., m, n] = start[..., n] + sum over k of X[..., m, k] * W[..., n, k]."""
+    """P[..., m, n] = start[..., n] + sum over k of X[..., m, k] * W[..., n, k]; all rows of a batch against one W."""
     x, w = op.x, op.tensor(1)
+    if len(x.shape) > 2 and len(w.shape) == 2:
+        return _rows_matmul(op, x, w)
     k = te.reduce_axis(w.shape[-1], "k")
 
     def value(*i: Any) -> te.Expr:
@@ -25,6 +29,17 @@ def integer_matmul(op: Op) -> te.Tensor:
         return te.sum(product, axis=k, init=start)
     total = te.compute((*op.shape[:-1], w.shape[-2]), value, name=op.name(), tag="dot", attrs={"k": k.extent})
     return _kept(op, total)
+
+
+def _rows_matmul(op: Op, x: te.Tensor, w: te.Tensor) -> te.Tensor:
+    """A product of two dimensions, so that a register tile spans batches: Y[b, m, n] = P[b*M + m, n]."""
+    outer, k = x.shape[:-1], te.reduce_axis(w.shape[-1], "k")
+
+    def value(r: Any, n: Any) -> te.Expr:
+        product = x[(*unflatten_index(r, outer), k)].astype("int32") * w[n, k].astype("int32")
+        return te.sum(product, axis=k, init=op.tensor(2)[n] if op.has(2) else None)
+    total = te.compute((math.prod(outer), w.shape[0]), value, name=op.name("rows"), tag="dot", attrs={"k": k.extent})
+    return te.compute(op.shape, lambda *i: total[row_major(i[:-1], outer), i[-1]], name=op.name("kept"), tag="elementwise")
 
 
 def integer_conv(op: Op) -> te.Tensor:

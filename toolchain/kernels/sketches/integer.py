@@ -60,13 +60,16 @@ def integer_matmul(s: te.Schedule, anchor: Tensor, target: Target, choices: Choi
     tile = ask_tile(choices, dot_tiles(1, rows, columns // lanes, panel // lanes, kind, target))
     acc, out = accumulator(s, anchor)
     *outer, i, j = s[out].op.axis
+    if outer and len(anchor.shape) == 2:                       # rows of all batches together
+        outer, i = [], fuse_all(s, out, [*outer, i])
+    elif outer:
+        outer = [fuse_all(s, out, outer)]
     ragged: list[te.Var] = []
     jo, j = s[out].split(j, factor=panel)
     jv, jl = s[out].split(j, factor=lanes)
     io, ii = split(s, out, i, tile.columns, ragged)
     loops = {"columns": jo, "rows": io}
     if outer:
-        outer = [fuse_all(s, out, outer)]
         loops = {"batch": outer[0], **loops}
     widest = max(loops, key=lambda name: min(loops[name].extent, 2 * target.cores))
     shared = loops[choices.one_of("parallel", tuple(loops), widest)]
