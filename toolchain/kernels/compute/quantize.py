@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from toolchain import te
 from toolchain.core import dtype as dtypes
 from toolchain.core.errors import CodegenError
@@ -51,18 +53,47 @@ def quantize_linear(op: Op) -> te.Tensor:
     """round(x / scale) + zero point, halves to even, saturated; small floats: the quotient. Source: ONNX."""
     kind = op.kinds[0]
     if kind in FORMATS:
-        return injective(op, lambda i: encode(_quotient(op, i), kind, bool(op.attr("saturate", 1))), tag="elementwise")
+        return injective(op, lambda i: encode(_quotient(op, i, _wide(op, i)), kind, bool(op.attr("saturate", 1))),
+                         tag="elementwise")
     if not (dtypes.is_integer(kind) or kind in WIDTH):
         raise CodegenError(f"QuantizeLinear to {kind} is not supported", where=op.node.name)
     low, high = _range(kind)
+    bounds = _saturating(op, low, high)
 
     def value(i: At) -> te.Expr:
-        level = te.round(_quotient(op, i))                     # what float32 cannot hold exactly is beyond all bounds
+        x = _wide(op, i)
+        level = te.round(_quotient(op, i, _clip(x, *bounds) if bounds else x))
         if op.has(2):
             level = level + _quantization(op, i, 2).astype("float32")
-        level = te.minimum(te.maximum(level, float(low)), float(high)).astype("int32")
+        level = (level if bounds else _clip(level, low, high)).astype("int32")     # float32 holds all integers in question
         return encode(level, kind) if kind in WIDTH else level.astype(op.dtype)
     return injective(op, value, tag="elementwise")
+
+
+def _wide(op: Op, i: At) -> te.Expr:
+    return op.read(0, i).astype("float32")
+
+
+def _clip(x: te.Expr, low: float, high: float) -> te.Expr:
+    return te.minimum(te.maximum(x, float(low)), float(high))
+
+
+def _saturating(op: Op, low: int, high: int) -> tuple[float, float] | None:
+    """The numbers that become the lowest and the highest level, where scale and zero point are one constant each: saturated
+    before, a quotient lies among few levels, and lowering needs no division (`te/lower/divide_levels.py`)."""
+    scale, zero = _known(op, 1), _known(op, 2) if op.has(2) else 0.0
+    if scale is None or zero is None or not 0.0 < scale < math.inf or scale == 1.0:
+        return None
+    lowest, highest = (float(np.float32((level - zero) * scale)) for level in (low, high))
+    return (lowest, highest) if math.isfinite(lowest) and math.isfinite(highest) else None
+
+
+def _known(op: Op, n: int) -> float | None:
+    """The one number of a constant input, as float32 has it."""
+    value = op.constants[n]
+    if value is None or value.size != 1 or op.input_kinds[n] in dtypes.SMALL:
+        return None
+    return float(value.astype(np.float32).reshape(()))
 
 
 def _range(kind: str) -> tuple[int, int]:
@@ -72,11 +103,9 @@ def _range(kind: str) -> tuple[int, int]:
     return (0, count - 1) if kind.startswith("u") else (-count // 2, count // 2 - 1)
 
 
-def _quotient(op: Op, i: At) -> te.Expr:
+def _quotient(op: Op, i: At, x: te.Expr) -> te.Expr:
     """x / scale; a scale of one, behind what was scaled already, divides nothing."""
-    if op.constants[1] is not None and op.constants[1].size == 1 and float(op.constants[1].reshape(())) == 1.0:
-        return op.read(0, i).astype("float32")
-    return op.read(0, i).astype("float32") / _quantization(op, i, 1).astype("float32")
+    return x if _known(op, 1) == 1.0 else x / _quantization(op, i, 1).astype("float32")
 
 
 def dequantize_linear(op: Op) -> te.Tensor:

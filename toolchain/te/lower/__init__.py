@@ -13,6 +13,7 @@ from toolchain.core.target import Target
 from toolchain.te.loop_ir import PrimFunc
 from toolchain.te.lower.check import Checker
 from toolchain.te.lower.contract_fma import contract_fma
+from toolchain.te.lower.divide_levels import divide_levels
 from toolchain.te.lower.elide_guards import elide_guards
 from toolchain.te.lower.factor_lanes import factor_lanes
 from toolchain.te.lower.fill_tails import fill_tails
@@ -33,6 +34,7 @@ COMMON: tuple[LoopPass, ...] = (
     fill_tails,            # after elide_guards: which tails are stored is known
     flatten_buffers,       # before vectorize_loops: the stride of a lane is known once the layout is
     widen_half,            # before lower_intrinsics: functions exist for float32 and float64 only
+    divide_levels,         # before vectorize_loops: constants are written without lanes
     lower_intrinsics,      # before vectorize_loops: expansions are written without lanes
     vectorize_loops,
     contract_fma,          # last: the other passes make products and sums of their own
