@@ -23,7 +23,7 @@ class Fake:
     def prepare(self, model: Path, inputs: Mapping[str, np.ndarray], threads: int, options: Mapping[str, str]) -> Prepared:
         self._log, self._fail, self._calls = options.get("log", ""), options.get("fail", ""), 0
         self._name = options.get("name", "fake")
-        if self._fail == "prepare":
+        if self._fail == "prepare" or options.get("refuses") == model.name:
             raise ValueError("cannot read this model")
         if self._fail == "talk":
             print("a library that prints to standard output")

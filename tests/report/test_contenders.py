@@ -13,6 +13,7 @@ import toolchain
 from toolchain.core.errors import MissingToolError, UsageError
 from toolchain.report.contenders import (
     BASELINES,
+    Entry,
     baseline_entries,
     is_installed,
     missing_baselines,
@@ -74,6 +75,16 @@ def test_open_shapes_are_written_into_a_copy(tmp_path: Path) -> None:
     assert shapes == {"x": [2, 3], "y": [2, 2], "z": [2, 3]}
     assert with_static_shapes(copy, {"x": (2, 3)}, tmp_path / "again.onnx") == copy
     assert not (tmp_path / "again.onnx").exists()
+
+
+@pytest.mark.parametrize(("refused", "taken"), [("", "0.onnx"), ("0.onnx", "small.onnx")])
+def test_who_refuses_the_copy_gets_the_model_itself(refused, taken, tmp_path, monkeypatch):
+    """Some models cannot have shapes written into them: a branch of an If that is never taken would not fit."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    entry = Entry("rival", "fakes:Fake", save_model(tmp_path / "small.onnx", ["rows", "?"]), {"refuses": refused})
+    facts = measure([entry], {"x": np.zeros((2, 3), np.float32)}, threads=1, rounds=1, burst_s=0.02)
+    (rival,) = facts.contenders
+    assert rival.error == "" and rival.config["model"] == taken
 
 
 def test_what_is_missing_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

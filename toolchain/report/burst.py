@@ -4,7 +4,7 @@ Run as `python -P -m toolchain.report.burst`; speaks JSON lines with `measure.py
 go to what was standard output, which contenders cannot reach: whatever they print goes to standard error.
 
                                                                                      -> {"ready": true}
-    {"prepare": {"make", "model", "inputs": npz, "names", "threads", "options"}}   -> {"version", "config", "load_ms"}
+    {"prepare": {"make", "models", "inputs": npz, "names", "threads", "options"}}   -> {"version", "config", "load_ms"}
     {"burst": {"seconds", "keep"}}                                                   -> {"times_us": [...]}
     {"outputs": npz}                                                                 -> {"names": [...], "peak_bytes": n}
 
@@ -68,12 +68,25 @@ def answer_all(requests: Iterator[Mapping[str, Any]]) -> Iterator[dict[str, Any]
 
 
 def prepare(argument: Mapping[str, Any]) -> tuple[Contender, dict[str, Any]]:
-    """Make the contender and load its model; the time includes its imports, not reading the inputs."""
+    """Make the contender and load the first of its models that it can run; the time includes its imports, not reading the
+    inputs."""
     with np.load(argument["inputs"], allow_pickle=False) as arrays:
         inputs = {name: arrays[f"arr_{i}"] for i, name in enumerate(argument["names"])}
+    *copies, last = (Path(model) for model in argument["models"])
+    for model in copies:
+        try:
+            return _load(argument, model, inputs)
+        except Exception as error:                          # of a rival: whatever it raises
+            print(f"{model.name}: {error}", file=sys.stderr)
+    return _load(argument, last, inputs)
+
+
+def _load(
+    argument: Mapping[str, Any], model: Path, inputs: Mapping[str, np.ndarray]
+) -> tuple[Contender, dict[str, Any]]:
     start = time.perf_counter()
     contender = resolve(argument["make"])()
-    said = contender.prepare(Path(argument["model"]), inputs, argument["threads"], argument["options"])
+    said = contender.prepare(model, inputs, argument["threads"], argument["options"])
     load_ms = (time.perf_counter() - start) * 1e3
     contender.call()
     return contender, {"version": said.version, "config": dict(said.config), "load_ms": round(load_ms, 1)}

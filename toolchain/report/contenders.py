@@ -46,7 +46,8 @@ class Contender(Protocol):
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One contender of a measurement. make: import path of its class ("package.module:Class"); options go to `prepare`.
-    converted: it runs what another program made of the model, so its results are no reference, and wrong ones end it."""
+    converted: it runs what another program made of the model, so its results are no reference, and wrong ones end it.
+    original: the model it runs where it refuses `model`, a copy with static shapes."""
 
     name: str
     make: str
@@ -54,6 +55,7 @@ class Entry:
     options: Mapping[str, str] = field(default_factory=dict)
     ours: bool = False
     converted: bool = False
+    original: Path | None = None
 
 
 class OnnxRuntime:

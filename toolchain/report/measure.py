@@ -94,7 +94,8 @@ def rounds_for(seconds: float, burst_s: float = 0.25) -> int:
 def _bound(entry: Entry, shapes: Mapping[str, tuple[int, ...]], copy: Path) -> Entry:
     if entry.model.suffix != ".onnx":
         return entry
-    return replace(entry, model=with_static_shapes(entry.model, shapes, copy))
+    static = with_static_shapes(entry.model, shapes, copy)
+    return replace(entry, model=static, original=entry.model if static != entry.model else None)
 
 
 def _judge(runners: Sequence[_Runner]) -> _Runner | None:
@@ -146,8 +147,9 @@ class _Runner:
         self.outputs: dict[str, np.ndarray] = {}
 
     def prepare(self, inputs: Path, names: Sequence[str], threads: int, timeout_s: float) -> None:
+        models = [str(m) for m in (self.entry.model, self.entry.original) if m]
         answer = self._ask({"prepare": {
-            "make": self.entry.make, "model": str(self.entry.model), "inputs": str(inputs), "names": list(names),
+            "make": self.entry.make, "models": models, "inputs": str(inputs), "names": list(names),
             "threads": threads, "options": dict(self.entry.options),
         }}, timeout_s)
         if answer:
