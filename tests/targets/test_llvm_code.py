@@ -126,6 +126,37 @@ def test_overlapping_windows_do_not_share_their_loads():
     assert spills(code(s.func, t)) == []
 
 
+@pytest.mark.parametrize(("name", "rows", "loads"), [
+    ("x86-64-v4", 8, 3 * 10),          # ten rows for eight, column by column
+    ("x86-64-v3", 4, 3 * 6),
+    ("x86-64-v3", 8, 3 * 24),          # eight sums and ten rows are more than 16 registers
+])
+def test_windows_that_registers_hold_are_loaded_once(name, rows, loads):
+    """ky unrolled around rows: neighbouring rows read the same."""
+    t, lanes = PRESETS[name], PRESETS[name].vector_bits // 32
+    x, w = te.placeholder((34, 70), name="X"), te.placeholder((3, 3), name="W", constant=True)
+    ky, kx = te.reduce_axis(3, "ky"), te.reduce_axis(3, "kx")
+    y = te.compute((32, 64), lambda r, c: te.sum(x[r + ky, c + kx] * w[ky, kx], axis=(ky, kx)), name="Y")
+    out = te.compute((32, 64), lambda r, c: te.maximum(y[r, c], 0.0), name="R")
+    s = te.create_schedule(out)
+    _, co, ri, ci = s[out].tile(*out.op.axis, rows, lanes)
+    s[y].set_scope("local")
+    s[y].compute_at(s[out], co)
+    (yr, yc), (ky, kx) = s[y].op.axis, s[y].op.reduce_axis
+    s[y].reorder(kx, ky, yr, yc)
+    for loop in (kx, ky, yr):
+        s[y].unroll(loop)
+    s[out].unroll(ri)
+    s[y].vectorize(yc)
+    s[out].vectorize(ci)
+    text = code(s.func, t)
+    register = "zmm" if lanes == 16 else "ymm"
+    read = [line for line in text.splitlines()
+            if re.search(rf"{register}\d+", line) and re.search(r"\(%r", line) and "broadcast" not in line]
+    stores = [line for line in read if re.search(r"%[xyz]mm\d+, -?\w*\(", line)]
+    assert spills(text) == [] and len(read) - len(stores) == loads
+
+
 def test_spills_are_seen():
     """A tile too large for AVX2: the limit refuses it, and the assembly shows why."""
     t = PRESETS["x86-64-v3"]

@@ -41,6 +41,7 @@ from toolchain.te.tensor import Tensor
 from toolchain.te.tune.choices import Choices
 
 UNROLLED_TAPS = 11           # a window row of a first layer; a longer one (a Fourier transform, say) stays a loop
+UNSHARED = 1.25              # what a row of a depthwise window takes longer whose columns do not share loads (measured)
 UNROLLED_CHANNELS = 4        # more in one basic block gains nothing and lets loads of overlapping windows merge into spills
 
 
@@ -189,11 +190,15 @@ def depthwise(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) 
         """Whether a window row of every column is in registers, beside the accumulators."""
         return columns + (columns - 1) * stride + 2 * window < registers and not masked
 
-    wanted = target.lane_multiply and not masked                # there, where what columns share is loaded once
+    def steps(columns: int) -> float:
+        """Where that fits, what columns share is loaded once; else each multiply-add loads its own, and loads are the limit."""
+        shared = columns == 1 or masked or fits(columns)
+        return -(-width // columns) * (columns + 2) * (1 if shared else UNSHARED) * (1 + 0.04 * (width % columns != 0))
+
+    wanted = target.lane_multiply and not masked                # there, loads beside multiply-adds cost most
     fitting = [c for c in range(1, min(width, limit) + 1) if c == 1 or fits(c) or not wanted]
-    tiles = sorted(fitting, key=lambda c: (-(-width // c) * (c + 2), -c))
-    steps = [-(-width // c) * (c + 2) for c in tiles]
-    columns = choices.one_of("columns", tiles, tiles[0], steps)
+    tiles = sorted(fitting, key=lambda c: (steps(c), -c))
+    columns = choices.one_of("columns", tiles, tiles[0], [steps(c) for c in tiles])
     acc, out = accumulator(s, anchor)
     n, o, *spatial = s[out].op.axis
     g, ol = s[out].split(o, factor=lanes)
@@ -336,12 +341,8 @@ def plain_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices)
     s[acc].compute_at(s[out], order[-1])
     *an, ax = s[acc].op.axis
     av, al = s[acc].split(ax, factor=lanes)
-    s[acc].reorder(*s[acc].op.reduce_axis, *an, av, al)
+    s[acc].reorder(*_plain_taps(s, acc, channels, rows, vectors, choices), *an, av, al)
     s.set_layout(acc, row_registers(len(anchor.shape), lanes))
-    last = s[acc].op.reduce_axis[-1]
-    fits = 1 < last.extent <= UNROLLED_TAPS and channels * rows * vectors * last.extent <= MOST_MULTIPLY_ADDS
-    if fits and choices.one_of("unroll_taps", (False, True), False):
-        s[acc].unroll(last)
     for axis in (*an, av):
         s[acc].unroll(axis)
     for axis in (*inner, xv):
@@ -350,6 +351,28 @@ def plain_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices)
     s[out].vectorize(xl)
     s[out].parallel(shared)
     peel(s, out, ragged)
+
+
+def _plain_taps(
+    s: te.Schedule, acc: Tensor, channels: int, rows: int, vectors: int, choices: Choices,
+) -> list[te.Var]:
+    """Loops over channels and taps: a window row in one basic block, or a window of several rows, column by column: what rows
+    of the tile share of a column is then loaded once, and few of it at a time."""
+    *others, last = s[acc].op.reduce_axis
+    fits = 1 < last.extent <= UNROLLED_TAPS and channels * rows * vectors * last.extent <= MOST_MULTIPLY_ADDS
+    if not fits:
+        return [*others, last]
+    tall = rows > 1 and bool(others) and others[-1].extent > 1
+    whole = tall and channels * rows * vectors * last.extent * others[-1].extent <= MOST_MULTIPLY_ADDS
+    unrolled = choices.one_of("unroll_taps", (False, True, *(["window"] if whole else [])), "window" if whole else False)
+    if unrolled == "window":
+        *others, beside = others
+        s[acc].unroll(last)
+        s[acc].unroll(beside)
+        return [*others, last, beside]
+    if unrolled:
+        s[acc].unroll(last)
+    return [*others, last]
 
 
 def _plain_tile(s: te.Schedule, anchor: Tensor, lanes: int, target: Target, choices: Choices) -> tuple[int, int, int]:

@@ -11,6 +11,7 @@ computed in the header of the innermost loop it depends on.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from toolchain.core import dtype as dtypes
 from toolchain.core.errors import CodegenError
@@ -22,13 +23,14 @@ from toolchain.targets.llvm.spelling import FALSE, MEMORY, TRUE, value_type, vec
 from toolchain.targets.llvm.split_tasks import Phase, Tasks
 from toolchain.targets.llvm.tiles import Tiles
 from toolchain.targets.llvm.values import LINE_BYTES, SPLAT_TRUE, Place, Values
-from toolchain.te.expr import Call, Const, Expr, Index, Load, Ramp, index
+from toolchain.te.expr import Call, Const, Expr, Index, Load, Ramp, Var, index
 from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, Stmt, Store, Together
 from toolchain.te.lower.shared import Lanes, nodes
 from toolchain.te.tensor import Tensor
 
-EMITTER_VERSION = 4                # part of every kernel's digest: raise it when the same loop IR would give other text
+EMITTER_VERSION = 5                # part of every kernel's digest: raise it when the same loop IR would give other text
 MAX_LOCAL_BYTES = 64 * 1024        # of stack
+FREE = 2                           # vector registers beside sums and what they share: a factor, and one that is being loaded
 AS_WRITTEN = "#1"                  # attributes of functions in an order of our own; of all others "#0"
 
 
@@ -115,7 +117,7 @@ class _Task(Values):
 
     def overlapping(self, loop: For) -> bool:
         if loop not in self.overlaps:
-            self.overlaps[loop] = windows_overlap(loop)
+            self.overlaps[loop] = windows_overlap(loop, self.target.vector_registers)
         return self.overlaps[loop]
 
     def stmt(self, s: Stmt) -> None:
@@ -334,21 +336,38 @@ class _Task(Values):
         return known
 
 
-def windows_overlap(loop: For) -> bool:
-    """Whether iterations of an unrolled loop read places that unrolled loops inside read in other iterations.
+def windows_overlap(loop: For, registers: int) -> bool:
+    """Whether iterations of an unrolled loop read places that unrolled loops inside read in other iterations, and more of them
+    than registers hold beside the sums.
 
     Source lines 2*x + kx for x and kx unrolled: kx = 2 reads again what kx = 0 read for x + 1. LLVM would keep all of these
-    in registers from one iteration to the next, and spill.
+    in registers from one iteration to the next, and spill. Eight rows that a window of three takes down one column are ten
+    vectors: loaded once, where there is room for them.
     """
     inner = [n.var for n in nodes(loop.body) if isinstance(n, For) and n.kind is ForKind.UNROLLED and n.extent > 1]
+    sums = max((len(_places(s, inner)) for s in nodes(loop.body) if isinstance(s, Store)), default=0)
     for load in (n for n in nodes(loop.body) if inner and isinstance(n, Load)):
-        at = load.index[0].base if isinstance(load.index[0], Ramp) else load.index[0]
+        at = _base(load)
         step = at.coefficient(loop.var) if isinstance(at, Index) else 0
         for var in inner if step else ():
             reached = {at.coefficient(var) * n for n in range(1 - var.extent, var.extent) if n}
-            if any(step * n in reached for n in range(1, loop.extent)):
+            if any(step * n in reached for n in range(1, loop.extent)) and \
+                    len(_places(load, [loop.var, *inner])) + sums + FREE > registers:
                 return True
     return False
+
+
+def _base(access: Load | Store) -> Expr:
+    return access.index[0].base if isinstance(access.index[0], Ramp) else access.index[0]
+
+
+def _places(access: Load | Store, loops: Sequence[Var]) -> set[int]:
+    """What unrolled loops add to an index, each place once."""
+    at, places = _base(access), {0}
+    for var in loops:
+        step = at.coefficient(var) if isinstance(at, Index) else 0
+        places = {p + step * n for p in places for n in range(var.extent if step else 1)}
+    return places
 
 
 __all__ = ["EMITTER_VERSION", "emit"]
