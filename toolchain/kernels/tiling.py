@@ -180,18 +180,48 @@ def _rows_in_l1(row_bytes: int, target: Target) -> int:
     return L1_WAYS * min(span // math.gcd(row_bytes, span), span // target.line_bytes)
 
 
-def plane_tiles(height: int, vectors: int, target: Target) -> list[Tile]:
+HIGHEST = 8                  # rows of a tile of one plane
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What the rows of a plane's tile read of a window's column: `taps` places, neighbouring rows `stride` apart. loads: of
+    one vector along a row; one begins anywhere and mostly crosses a line, which makes two, and strided ones are put together
+    of several. most: sums that can share. taps 1: nothing is shared."""
+
+    taps: int = 1
+    stride: int = 1
+    loads: int = 2
+    most: int = 32
+
+    def places(self, rows: int) -> int:
+        """Vectors of a column for so many rows, each once."""
+        return min(self.stride, self.taps) * (rows - 1) + self.taps
+
+    def fits(self, rows: int, vectors: int, target: Target) -> bool:
+        """Whether all of it is in registers, beside the sums, a factor and what is being loaded."""
+        needed = (rows + self.places(rows)) * vectors + 1 + self.loads // 2
+        return rows * vectors <= self.most and needed <= target.vector_registers
+
+    def cycles(self, rows: int, vectors: int, target: Target, shared: bool) -> float:
+        """Multiply-adds of one tap, or loads where those take longer; as many of each start in a cycle."""
+        loads = self.loads * vectors * (self.places(rows) / self.taps if shared else rows) if self.taps > 1 else 0
+        return max(rows * vectors, loads, FMA_LATENCY + 1)
+
+
+def plane_tiles(height: int, vectors: int, target: Target, column: Column = Column()) -> list[Tile]:
     """Tiles of one plane, rows by vectors along a row: enough of them to hide latency, and room for what each loads."""
     candidates = [
         Tile(rows, 1, v)
         for v in range(1, min(vectors, 4) + 1)
-        for rows in range(1, min(height, 8) + 1)
+        for rows in range(1, min(height, HIGHEST) + 1)
         if 2 * rows * v + FREE_REGISTERS <= target.vector_registers
     ]
 
     def cost(tile: Tile) -> tuple[float, int]:
-        total = sum(nr * nv * max(r * v, FMA_LATENCY + 1) for r, nr in _pieces(height, tile.rows)
-                    for v, nv in _pieces(vectors, tile.vectors))
+        shared = column.fits(tile.rows, tile.vectors, target)
+        total = sum(nr * nv * column.cycles(r, v, target, shared)
+                    for r, nr in _pieces(height, tile.rows) for v, nv in _pieces(vectors, tile.vectors))
         ragged = (height % tile.rows != 0) + (vectors % tile.vectors != 0)
         return total * (1 + 0.04 * ragged), -tile.accumulators
     return _ranked(candidates, cost)

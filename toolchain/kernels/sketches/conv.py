@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from toolchain import te
 from toolchain.core import dtype as dtypes
 from toolchain.core.layout import Layout, default_axes
+from toolchain.core.rewrite import walk
 from toolchain.core.target import Target
 from toolchain.kernels.sketches.stages import (
     accumulator,
     channel_lanes,
+    layout_of,
     operands,
     packed_columns,
     peel,
@@ -28,6 +31,7 @@ from toolchain.kernels.sketches.stages import (
 )
 from toolchain.kernels.tiling import (
     MOST_MULTIPLY_ADDS,
+    Column,
     Tile,
     ask_tile,
     ask_unroll,
@@ -37,11 +41,13 @@ from toolchain.kernels.tiling import (
     matmul_tiles,
     plane_tiles,
 )
+from toolchain.te.expr import Select
 from toolchain.te.tensor import Tensor
 from toolchain.te.tune.choices import Choices
 
 UNROLLED_TAPS = 11           # a window row of a first layer; a longer one (a Fourier transform, say) stays a loop
 UNSHARED = 1.25              # what a row of a depthwise window takes longer whose columns do not share loads (measured)
+ROUGH = 3                    # sums that share what is masked, or put together of several loads: with more, LLVM spills
 UNROLLED_CHANNELS = 4        # more in one basic block gains nothing and lets loads of overlapping windows merge into spills
 
 
@@ -191,7 +197,7 @@ def depthwise(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) 
         return columns + (columns - 1) * stride + 2 * window < registers and not masked
 
     def steps(columns: int) -> float:
-        """Where that fits, what columns share is loaded once; else each multiply-add loads its own, and loads are the limit."""
+        """Where that fits, what columns share is loaded once; else each multiply-add loads its own: loads are the limit."""
         shared = columns == 1 or masked or fits(columns)
         return -(-width // columns) * (columns + 2) * (1 if shared else UNSHARED) * (1 + 0.04 * (width % columns != 0))
 
@@ -317,7 +323,8 @@ def plain_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices)
     """Row-major in and out: vectors along a row; a tile is several output channels of one group, which share what they load,
     or several rows where each channel has an input of its own. For what cannot be blocked."""
     lanes = target.lanes(dtypes.bits(anchor.dtype))
-    channels, rows, vectors = _plain_tile(s, anchor, lanes, target, choices)
+    column = _column(s, anchor, lanes, target)
+    channels, rows, vectors = _plain_tile(s, anchor, lanes, column, target, choices)
     acc, out = accumulator(s, anchor)
     n, o, *spatial = s[out].op.axis
     ragged: list[te.Var] = []
@@ -341,7 +348,7 @@ def plain_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices)
     s[acc].compute_at(s[out], order[-1])
     *an, ax = s[acc].op.axis
     av, al = s[acc].split(ax, factor=lanes)
-    s[acc].reorder(*_plain_taps(s, acc, channels, rows, vectors, choices), *an, av, al)
+    s[acc].reorder(*_plain_taps(s, acc, channels, rows, vectors, column, target, choices), *an, av, al)
     s.set_layout(acc, row_registers(len(anchor.shape), lanes))
     for axis in (*an, av):
         s[acc].unroll(axis)
@@ -354,17 +361,22 @@ def plain_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices)
 
 
 def _plain_taps(
-    s: te.Schedule, acc: Tensor, channels: int, rows: int, vectors: int, choices: Choices,
+    s: te.Schedule, acc: Tensor, channels: int, rows: int, vectors: int, column: Column, target: Target, choices: Choices,
 ) -> list[te.Var]:
-    """Loops over channels and taps: a window row in one basic block, or a window of several rows, column by column: what rows
-    of the tile share of a column is then loaded once, and few of it at a time."""
+    """Loops over channels and taps: a window row in one basic block; or a window of several rows, column by column, so that
+    what rows of the tile share of a column is loaded once, and little of it at a time."""
     *others, last = s[acc].op.reduce_axis
     fits = 1 < last.extent <= UNROLLED_TAPS and channels * rows * vectors * last.extent <= MOST_MULTIPLY_ADDS
     if not fits:
         return [*others, last]
     tall = rows > 1 and bool(others) and others[-1].extent > 1
-    whole = tall and channels * rows * vectors * last.extent * others[-1].extent <= MOST_MULTIPLY_ADDS
-    unrolled = choices.one_of("unroll_taps", (False, True, *(["window"] if whole else [])), "window" if whole else False)
+    options: list[bool | str] = [False, True]
+    costs, default = [1.0, 1.0], False
+    if tall and channels * rows * vectors * last.extent * others[-1].extent <= MOST_MULTIPLY_ADDS:
+        default = column.taps > 1 and column.fits(rows, vectors, target)
+        options.append("window")
+        costs = [column.cycles(rows, vectors, target, shared) for shared in (False, False, default)]
+    unrolled = choices.one_of("unroll_taps", options, "window" if default else False, costs)
     if unrolled == "window":
         *others, beside = others
         s[acc].unroll(last)
@@ -375,7 +387,26 @@ def _plain_taps(
     return [*others, last]
 
 
-def _plain_tile(s: te.Schedule, anchor: Tensor, lanes: int, target: Target, choices: Choices) -> tuple[int, int, int]:
+def _column(s: te.Schedule, anchor: Tensor, lanes: int, target: Target) -> Column:
+    """What rows share of a window's column: nothing where channels read others, or masks would take vector registers."""
+    definition = s.func.stages[anchor]
+    strides = definition.attrs.get("strides", ())
+    if definition.tag != "depthwise" or len(strides) < 2:
+        return Column()
+    halo = layout_of(s, operands(s, anchor)[0]).halo[-2:]
+    border = any(isinstance(n, Select) for n in walk(definition.body)) and not all(map(any, halo))
+    if (border or anchor.shape[-1] % lanes) and not target.has("avx512f"):
+        return Column()
+    row, along = strides[-2:]
+    if along > 1 and not border and anchor.shape[-1] < lanes:
+        return Column()                                         # LLVM loads all of a short row at once, and spills
+    column = Column(definition.reduce_axis[-2].extent, row, 2 * along)
+    return replace(column, most=ROUGH) if border or along > 1 else column
+
+
+def _plain_tile(
+    s: te.Schedule, anchor: Tensor, lanes: int, column: Column, target: Target, choices: Choices,
+) -> tuple[int, int, int]:
     """(output channels, rows, vectors along a row) of one register tile."""
     attrs = s.func.stages[anchor].attrs
     per_group, vectors = anchor.shape[1] // attrs.get("group", 1), -(-anchor.shape[-1] // lanes)
@@ -386,6 +417,6 @@ def _plain_tile(s: te.Schedule, anchor: Tensor, lanes: int, target: Target, choi
         tile = ask_tile(choices, tiles)
         return tile.columns, 1, tile.vectors
     height = anchor.shape[-2] if len(anchor.shape) > 3 else 1
-    tiles = plane_tiles(height, vectors, target)
+    tiles = plane_tiles(height, vectors, target, column)
     tile = ask_tile(choices, tiles)
     return 1, tile.rows, tile.vectors

@@ -337,8 +337,8 @@ class _Task(Values):
 
 
 def windows_overlap(loop: For, registers: int) -> bool:
-    """Whether iterations of an unrolled loop read places that unrolled loops inside read in other iterations, and more of them
-    than registers hold beside the sums.
+    """Whether iterations of an unrolled loop read places that unrolled loops inside read in other iterations, and these are
+    more than registers hold beside the sums.
 
     Source lines 2*x + kx for x and kx unrolled: kx = 2 reads again what kx = 0 read for x + 1. LLVM would keep all of these
     in registers from one iteration to the next, and spill. Eight rows that a window of three takes down one column are ten
