@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from toolchain.build import secrets
+
 MAX_SHOWN = 20
 WIDTH = 100                     # characters of a source line shown at most
 
@@ -30,7 +32,7 @@ def render(problems: Sequence[Problem], text: str, name: str) -> str:
     """All problems in the order of the file, the first MAX_SHOWN in full."""
     lines = text.split("\n")
     ordered = sorted(problems, key=lambda p: (p.line, p.column))
-    shown = [_screen(p, lines[p.line] if p.line < len(lines) else "", name) for p in ordered[:MAX_SHOWN]]
+    shown = [_screen(p, *_source(p, lines), name) for p in ordered[:MAX_SHOWN]]
     if len(ordered) > 1:
         more = f", the first {MAX_SHOWN} shown" if len(ordered) > MAX_SHOWN else ""
         shown.append(f"{len(ordered)} errors in {name}{more}")
@@ -51,14 +53,20 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " if c == "\t" else "?" for c in text)
 
 
-def _screen(problem: Problem, line: str, name: str) -> str:
+def _source(problem: Problem, lines: Sequence[str]) -> tuple[str, int, int]:
+    """(the line without secrets, the column and length of the problem in it)."""
+    line = secrets.shown(lines, problem.line)
+    return line.text, *line.place(problem.column, problem.length)
+
+
+def _screen(problem: Problem, line: str, column: int, length: int, name: str) -> str:
     at = f"{printable(dotted(problem.keys))}: " if problem.keys else ""
     out = [f"{name}:{problem.line + 1}:{problem.column + 1}: {at}{problem.what}"]
     if line.strip():
-        start = max(0, problem.column - WIDTH // 2) if len(line) > WIDTH else 0
+        start = max(0, column - WIDTH // 2) if len(line) > WIDTH else 0
         shown = printable(line[start:start + WIDTH].rstrip("\r"))
-        before = shown[: problem.column - start]
-        marked = shown[problem.column - start: problem.column - start + problem.length]
+        before = shown[: column - start]
+        marked = shown[column - start: column - start + length]
         number = str(problem.line + 1)
         out.append(f"{number} | {'...' if start else ''}{shown}")
         out.append(f"{' ' * len(number)} | {' ' * (_cells(before) + (3 if start else 0))}{'^' * max(1, _cells(marked))}")
