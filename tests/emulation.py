@@ -23,6 +23,7 @@ from unicorn.arm64_const import (
     UC_ARM64_REG_X2,
     UC_ARM64_REG_X3,
     UC_CPU_ARM64_A53,
+    UC_CPU_ARM64_MAX,
 )
 
 from toolchain.core.dtype import to_numpy
@@ -46,9 +47,9 @@ class Fault(Exception):
 class Machine:
     """An emulated Cortex-A53 with a shared library in its memory."""
 
-    def __init__(self, library: bytes) -> None:
+    def __init__(self, library: bytes, cpu: int = UC_CPU_ARM64_A53) -> None:
         self._uc = Uc(UC_ARCH_ARM64, UC_MODE_ARM)
-        self._uc.ctl_set_cpu_model(UC_CPU_ARM64_A53)
+        self._uc.ctl_set_cpu_model(cpu)
         self.symbols = {name: CODE + at for name, at in _symbols(library)}
         self._uc.mem_map(CODE, _round_up(max(at + size for at, _, size, _ in _segments(library)), PAGE),
                          UC_PROT_READ | UC_PROT_EXEC)
@@ -89,13 +90,15 @@ class Machine:
 class EmulatedKernel:
     """A kernel on an emulated machine; called as a LoadedKernel: all phases on the parameters' storage."""
 
-    def __init__(self, kernel: Kernel, func: PrimFunc) -> None:
-        """func: what the kernel was compiled from (which of its buffers it reads, and how they are aligned)."""
+    def __init__(self, kernel: Kernel, func: PrimFunc, target: Target | None = None) -> None:
+        """func: what the kernel was compiled from (which of its buffers it reads, and how they are aligned). target: one
+        newer than a Cortex-A53 runs on a CPU that has everything the emulator knows."""
+        self.cpu = UC_CPU_ARM64_MAX if target is not None and target.has("dotprod") else UC_CPU_ARM64_A53
         self.kernel, self.func = kernel, func
         self.library = linked(kernel.object, [symbol for symbol, _ in kernel.phases])
 
     def __call__(self, *buffers: np.ndarray) -> None:
-        machine = Machine(self.library)
+        machine = Machine(self.library, self.cpu)
         at = []
         for tensor, buffer in zip(self.func.params, buffers, strict=True):
             plain = self.func.buffers[tensor].type.layout.is_row_major

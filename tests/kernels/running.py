@@ -80,7 +80,7 @@ def compiled(
 
 def callable_kernel(kernel: Kernel, func: PrimFunc, target: Target) -> LoadedKernel | EmulatedKernel:
     """A kernel to call on arrays: in this process, or on an emulated board."""
-    return load(kernel) if target.kind == HOST.kind else EmulatedKernel(kernel, func)
+    return load(kernel) if target.kind == HOST.kind else EmulatedKernel(kernel, func, target)
 
 
 def _run(kernel: RunnableKernel, func: PrimFunc, arrays: Arrays) -> list[np.ndarray]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import HOST, RUNNABLE, compiled, expected, one_node, with_types
+from running import BOARD, HOST, RUNNABLE, compiled, expected, one_node, with_types
 
 from toolchain import te
 from toolchain.core.errors import CodegenError
 from toolchain.core.target import Target
 from toolchain.graph.ir import Graph
 from toolchain.kernels.build import schedule
-from toolchain.kernels.instructions import BYTES, WORDS, Dot, dot, has_dot
+from toolchain.kernels.instructions import BYTES, DOTS, SIGNED_BYTES, SINGLE_WORDS, WORDS, Dot, dot, has_dot
 from toolchain.kernels.integer_forms import integer_forms, panel_vectors
 from toolchain.kernels.layouts import layout_options
 from toolchain.kernels.sketches.select import sketch
@@ -30,7 +31,9 @@ from toolchain.te.lower import lower
 
 WITH_VNNI = with_features(PRESETS["x86-64-v4"], ["+avx512vnni"])
 AVX_VNNI = with_features(PRESETS["x86-64-v3"], ["+avxvnni"])
-TARGETS = [t for t in (*RUNNABLE, HOST, WITH_VNNI) if set(t.features) <= set(HOST.features)]
+HERE = [t for t in (*RUNNABLE, HOST, WITH_VNNI) if set(t.features) <= set(HOST.features)]
+DOTPROD = replace(with_features(PRESETS["armv8-a"], ["+dotprod"]), name="dotprod")
+TARGETS = [*HERE, BOARD, DOTPROD]
 
 
 def draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -49,7 +52,7 @@ def packed(graph: Graph, target: Target) -> Graph:
 
 
 def kinds(target: Target) -> list[Dot]:
-    return [kind for kind in (BYTES, WORDS) if has_dot(kind, target)]
+    return [kind for kind in DOTS if has_dot(kind, target)]
 
 
 def product(target: Target, kind: Dot, m: int, n: int, k: int, batch: tuple[int, ...] = (), start: bool = True):
@@ -64,7 +67,7 @@ def product(target: Target, kind: Dot, m: int, n: int, k: int, batch: tuple[int,
 
 def convolution(target: Target, kind: Dot, channels: int, outputs: int, size: tuple[int, int], **attrs: Any):
     rng = np.random.default_rng(0)
-    form = integer_forms(target)(size[0], size[1], outputs, kind is BYTES)
+    form = integer_forms(target)(size[0], size[1], outputs, kind.left != "int16")
     assert form is not None
     block = form.block(channels)
     channels, rows = -(-channels // block) * block, -(-outputs // form.panel) * form.panel
@@ -117,11 +120,12 @@ def test_depthwise_convolutions_are_exact(target, channels, size, stride, kind):
 def test_sums_wrap_and_never_saturate(target):
     """70,000 times 255 * -128 leaves int32; in pairs of bytes it would leave int16, too."""
     for kind in kinds(target):
-        graph, arrays = product(target, kind, 1, 16, 70_000)
-        arrays = {name: np.full_like(a, value) for (name, a), value in zip(arrays.items(), (255, -128, 3), strict=True)}
+        depth, largest = (140_000, -128) if kind.left == "int8" else (70_000, 255)
+        graph, arrays = product(target, kind, 1, 16, depth)
+        arrays = {name: np.full_like(a, value) for (name, a), value in zip(arrays.items(), (largest, -128, 3), strict=True)}
         (made,) = compiled(graph, arrays, target, (sketch,))
         depth = arrays["v0"].shape[-1]
-        assert set(made.reshape(-1)) == {np.asarray(depth * 255 * -128 + 3).astype("int32").item()}
+        assert set(made.reshape(-1)) == {np.asarray(depth * largest * -128 + 3).astype("int32").item()}
 
 
 @pytest.mark.parametrize("kind,target", [(BYTES, WITH_VNNI), (WORDS, PRESETS["x86-64-v3"])], ids=lambda x: x.name)
@@ -138,7 +142,7 @@ def test_the_schedule(golden, kind, target):
         np.testing.assert_array_equal(made, expected(graph, arrays)[0])
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", HERE, ids=lambda t: t.name)
 @pytest.mark.parametrize("columns", [17, 18, 33])
 def test_the_last_lanes_of_a_row_of_bytes_store_nothing_more(target, columns):
     """LLVM 22 makes four bytes of a masked store of one narrowed lane: behind the last row somebody else's would change."""
@@ -166,7 +170,8 @@ def code(graph: Graph, target: Target) -> str:
 @pytest.mark.parametrize("kind,target,instruction", [
     (BYTES, WITH_VNNI, r"vpdpbusd\s.*%zmm"), (WORDS, WITH_VNNI, r"vpdpwssd\s.*%zmm"), (BYTES, AVX_VNNI, r"vpdpbusd\s.*%ymm"),
     (WORDS, PRESETS["x86-64-v4"], r"vpmaddwd\s.*%zmm"), (WORDS, PRESETS["x86-64-v3"], r"vpmaddwd\s.*%ymm"),
-    (WORDS, PRESETS["x86-64-v2"], r"\spmaddwd\s.*%xmm"),
+    (WORDS, PRESETS["x86-64-v2"], r"\spmaddwd\s.*%xmm"), (SINGLE_WORDS, BOARD, r"\ssmlal2?\s.*\.h\["),
+    (SIGNED_BYTES, DOTPROD, r"\ssdot\s.*\.4b\["),
 ], ids=lambda x: getattr(x, "name", ""))
 def test_hot_loops_have_the_instruction_and_no_spill(kind, target, instruction):
     for graph, _ in (product(target, kind, 128, 192, 256),

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
+from toolchain.core import dtype as dtypes
 from toolchain.core.target import Target
 from toolchain.graph.passes.integer_products import Form, Forms
-from toolchain.kernels.instructions import BYTES, WORDS, Dot, accumulates, has_dot
+from toolchain.kernels.instructions import Dot, accumulates, bytes_and_words
 from toolchain.kernels.tiling import Tile, conv_tiles, cycles, matmul_tiles
 
 MOST_VECTORS = 6
+SPARE = 8                   # of the registers that give lanes: LLVM keeps sums in them, too
 
 
 def integer_forms(target: Target) -> Forms:
     """The `forms` callback of `integer_products` for a target."""
     def forms(height: int, width: int, columns: int, narrow: bool) -> Form | None:
-        kind = BYTES if narrow and has_dot(BYTES, target) else WORDS
-        if not has_dot(kind, target):
+        in_bytes, in_words = bytes_and_words(target)
+        if (kind := in_bytes if narrow and in_bytes is not None else in_words) is None:
             return None
         lanes = target.lanes(32)
         vectors = panel_vectors(height, width, columns, kind, target)
@@ -41,9 +44,13 @@ def dot_tiles(height: int, width: int, blocks: int, vectors: int, kind: Dot, tar
 
     A product that is added by an instruction of its own takes a register beside weights and broadcast value.
     """
+    bits = target.lanes(32) * kind.group * dtypes.bits(kind.right)              # of what a step reads of a vector of columns
+    target = target if bits == target.vector_bits else replace(target, vector_bits=bits)
     found = matmul_tiles(width, blocks, target, streamed=True) if height == 1 else conv_tiles(height, width, blocks, target)
     room = target.vector_registers - (1 if accumulates(kind, target) else 3)
-    return [t for t in found if t.vectors == vectors and t.accumulators + vectors < room] or [Tile(1, 1, vectors)]
+    points = kind.lane_registers - SPARE if kind.lane_registers else target.vector_registers
+    fitting = [t for t in found if t.vectors == vectors and t.accumulators + vectors < room and t.rows * t.columns <= points]
+    return fitting or [Tile(1, 1, vectors)]
 
 
 __all__ = ["dot_tiles", "integer_forms", "panel_vectors"]

@@ -20,6 +20,7 @@ from toolchain.graph.passes.separate_pools import gains
 from toolchain.graph.winograd import tiles
 from toolchain.kernels.algorithms import Geometry, winograd_parts
 from toolchain.kernels.flops import flops
+from toolchain.kernels.instructions import dot_of
 from toolchain.kernels.loops import LOOPS
 from toolchain.kernels.tiling import conv_tiles, matmul_tiles
 
@@ -268,29 +269,31 @@ def _matmul(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
 def _integer_matmul(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
     """The second operand in panels of groups: packed when the model is built or, where it is computed, by a conversion."""
     w, panel = graph.types[node.inputs[1]], node.attrs["panel"]
-    group, rank = _group(w.dtype), len(w.shape)
+    group, rank = _group(node, graph, target), len(w.shape)
     order = [*((d, 0) for d in range(rank)), (rank - 2, panel), (rank - 1, group)]
     return [_option(node, graph, target, BLOCKED * group, (None, weights(default_axes(rank), order)))]
 
 
 def _integer_conv(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
     """Channels in blocks of as many as a vector has sums, read a group at a time."""
-    x, w = graph.types[node.inputs[0]], graph.types[node.inputs[1]]
+    x = graph.types[node.inputs[0]]
     lanes, rank, axes = target.lanes(32), len(x.shape), "OI" + default_axes(len(x.shape))[2:]
     spatial = [(d, 0) for d in range(2, rank)]
     if node.attrs.get("group", 1) > 1:
         packed = weights(axes, [(0, 0), (1, 0), *spatial, (0, lanes)])
         return [_option(node, graph, target, DEPTHWISE, (blocked(rank, lanes), packed, *_bias(node, graph, lanes)),
                         blocked(rank, lanes))]
-    group, panel, block = _group(w.dtype), node.attrs["panel"], min(lanes, x.shape[1])
+    group, panel, block = _group(node, graph, target), node.attrs["panel"], min(lanes, x.shape[1])
     inner = [(1, block // group)] if block > group else []
     packed = weights(axes, [(0, 0), (1, 0), *spatial, *inner, (0, panel), (1, group)])
     return [_option(node, graph, target, BLOCKED * group, (blocked(rank, block), packed), blocked(rank, lanes))]
 
 
-def _group(dtype: str) -> int:
-    """How many factors of that type one lane of a dot product takes."""
-    return 32 // dtypes.bits(dtype)
+def _group(node: Node, graph: Graph, target: Target) -> int:
+    """How many factors one lane of the target's dot product takes."""
+    kind = dot_of(graph.types[node.inputs[0]].dtype, graph.types[node.inputs[1]].dtype, target)
+    assert kind is not None, "a target without such products does not have the node"
+    return kind.group
 
 
 def _pad(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:

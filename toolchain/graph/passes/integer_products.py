@@ -1,11 +1,11 @@
 """Products and convolutions of small integers, as the target's dot products take them.
 
-Two forms. *Bytes*: unsigned by signed, four factors to a lane, where there is one zero point for all weights (of a
-convolution: none, or one that the shift to signed bytes takes away). *Words*: 16 bits, two factors to a lane, zero points
-subtracted before.
+Two forms. *Bytes*: unsigned by signed (x86) or signed by signed (Arm), four factors to a lane, where there is one zero point
+for all weights (of a convolution: none, or one that the shift to signed bytes takes away). *Words*: 16 bits, one or two
+factors to a lane, zero points subtracted before.
 
     bytes   sum (x - zx)*(w - zw) = sum x'*w' - zx'*sum w' - zw'*(sum x' - K*zx')
-            x' = x + 128 if signed, w' = w - 128 if unsigned, and zero points as they
+            x' = x + 128 if signed and to be unsigned, x - 128 the other way; w' = w - 128 if unsigned; zero points as they
     words   sum (x - zx)*(w - zw)                                 each factor within 9 bits, each product within 17
 
 The sum of weights, -zx' times it and the bias are the start of the sum: constants wherever weights and zero points are.
@@ -39,6 +39,10 @@ class Form:
     group: int
     lanes: int
     panel: int
+
+    @property
+    def in_bytes(self) -> bool:
+        return self.left in ("uint8", "int8")
 
     def block(self, channels: int) -> int:
         """The channels of a convolution that lie together: as many as there are lanes; of a few, whole groups."""
@@ -130,17 +134,16 @@ def _bytes_suffice(state: Rewriting, w: str, zero: str, x_zero: str) -> bool:
     return state.uniform(zero) == (FLIP if unsigned else 0)
 
 
-def _unsigned(make: _Maker, x: str) -> str:
-    """x + 128 of signed bytes: the sign bit turned."""
-    if make.state.types[x].dtype == "uint8":
+def _bytes_of(make: _Maker, x: str, dtype: str) -> str:
+    """x as unsigned or signed bytes: with the sign bit turned where it is the other."""
+    if make.state.types[x].dtype == dtype:
         return x
-    return make.add("BitwiseXor", make.cast(x, "uint8"), make.constant(FLIP, "uint8"))
+    return make.cast(make.add("BitwiseXor", make.cast(x, "uint8"), make.constant(FLIP, "uint8")), dtype)
 
 
-def _signed(make: _Maker, w: str) -> str:
-    if make.state.types[w].dtype == "int8":
-        return w
-    return make.cast(make.add("BitwiseXor", w, make.constant(FLIP, "uint8")), "int8")
+def _turned(state: Rewriting, x: str, dtype: str) -> int:
+    """What `_bytes_of` adds."""
+    return 0 if state.types[x].dtype == dtype else FLIP if dtype == "uint8" else -FLIP
 
 
 def _centred(make: _Maker, x: str, zero: str, shape: Sequence[int]) -> str:
@@ -152,9 +155,9 @@ def _centred(make: _Maker, x: str, zero: str, shape: Sequence[int]) -> str:
     return make.add("Sub", wide, make.cast(make.reshaped(zero, shape if many else ()), "int16"))
 
 
-def _start(make: _Maker, w: str, axes: Sequence[int], x: str, x_zero: str, bias: str) -> str:
+def _start(make: _Maker, form: Form, w: str, axes: Sequence[int], x: str, x_zero: str, bias: str) -> str:
     """bias - zx' * sum of the weights of a column; "" where that is zero."""
-    flip = 0 if make.state.types[x].dtype == "uint8" else FLIP
+    flip = _turned(make.state, x, form.left)
     known = make.state.uniform(x_zero) if x_zero else 0
     if known is not None and known + flip == 0:
         return bias
@@ -190,28 +193,28 @@ def _product(node: Node, state: Rewriting, forms: Forms, at: Sequence[int]) -> t
     if form is None:
         return None
     padding = [*(0 for _ in right[:-2]), -columns % form.panel, -left[-1] % form.group]
-    if form.left == "uint8":
-        x, w = _unsigned(make, a), _signed(make, b)
+    if form.in_bytes:
+        x, w = _bytes_of(make, a, form.left), _bytes_of(make, b, form.right)
     else:
         x = _centred(make, a, a_zero, (-1, 1))
         w = _centred(make, b, b_zero, (-1,))
-    start = _start(make, w, [rank - 2], a, a_zero, "") if form.left == "uint8" else ""     # rows add up faster than columns
+    start = _start(make, form, w, [rank - 2], a, a_zero, "") if form.in_bytes else ""       # rows add up faster than columns
     start = start and make.padded(start, padding[:-1])
     w = make.add("Transpose", w, perm=(*range(rank - 2), rank - 1, rank - 2))
     w = make.padded(w, padding)
     x = make.padded(x, [*(0 for _ in left[:-1]), padding[-1]])
     made = make.add("IntegerMatMul", x, w, *((start,) if start else ()), columns=columns, panel=form.panel)
-    if form.left == "uint8" and not _bytes_suffice(state, b, b_zero, a_zero):
-        made = make.add("Sub", made, _of_rows(make, x, (a, a_zero), (b, b_zero), left[-1]))
+    if form.in_bytes and not _bytes_suffice(state, b, b_zero, a_zero):
+        made = make.add("Sub", made, _of_rows(make, form, x, (a, a_zero), (b, b_zero), left[-1]))
     return make, made
 
 
-def _of_rows(make: _Maker, x: str, left: tuple[str, str], right: tuple[str, str], depth: int) -> str:
+def _of_rows(make: _Maker, form: Form, x: str, left: tuple[str, str], right: tuple[str, str], depth: int) -> str:
     """What a zero point of the weights adds to a row: zw' * (sum x' - K * zx'). `left`, `right`: operand, zero point."""
     x_zero, w_zero = (make.cast(make.reshaped(zero, ()), "int32") if zero else make.constant(0, "int32")
                       for _, zero in (left, right))
-    if make.state.types[left[0]].dtype == "int8":
-        x_zero = make.add("Add", x_zero, make.constant(FLIP, "int32"))
+    if turned := _turned(make.state, left[0], form.left):
+        x_zero = make.add("Add", x_zero, make.constant(turned, "int32"))
     if make.state.types[right[0]].dtype == "uint8":
         w_zero = make.add("Sub", w_zero, make.constant(FLIP, "int32"))
     last = make.state.int64(len(make.shape(x)) - 1)
@@ -269,10 +272,10 @@ def _convolution(
     pads = [int(p) for p in node.attrs.get("pads") or [0] * 2 * spatial]
     channels = -image[1] % form.block(image[1])
     behind, before = [0, channels, *pads[spatial:]], [0, 0, *pads[:spatial]]
-    if form.left == "uint8":
-        left, right = _unsigned(make, x), _signed(make, w)
-        nothing = 0 if state.types[x].dtype == "uint8" else FLIP
-        fill = _unsigned(make, make.reshaped(x_zero, ())) if x_zero else make.constant(nothing, "uint8")
+    if form.in_bytes:
+        left, right = _bytes_of(make, x, form.left), _bytes_of(make, w, form.right)
+        nothing = _turned(state, x, form.left)
+        fill = _bytes_of(make, make.reshaped(x_zero, ()), form.left) if x_zero else make.constant(nothing, form.left)
     else:
         left = _centred(make, x, x_zero, ())
         right = _centred(make, w, w_zero, (-1, *(1 for _ in kernel[1:])))
@@ -281,7 +284,7 @@ def _convolution(
     spare = -kernel[0] % form.panel
     right = make.padded(right, [spare, channels, *(0 for _ in range(spatial))])
     bias = make.padded(bias, [spare]) if bias else ""
-    start = _start(make, right, range(1, len(kernel)), x, x_zero, bias) if form.left == "uint8" else bias
+    start = _start(make, form, right, range(1, len(kernel)), x, x_zero, bias) if form.in_bytes else bias
     made = make.add("IntegerConv", left, right, *((start,) if start else ()), columns=kernel[0], panel=form.panel,
                     strides=tuple(node.attrs.get("strides") or (1,) * spatial),
                     dilations=tuple(node.attrs.get("dilations") or (1,) * spatial))

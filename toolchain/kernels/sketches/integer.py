@@ -14,7 +14,7 @@ from toolchain import te
 from toolchain.core.errors import ScheduleError
 from toolchain.core.layout import Layout, default_axes
 from toolchain.core.target import Target
-from toolchain.kernels.instructions import Dot, accumulates, dot, dot_of, has_dot
+from toolchain.kernels.instructions import Dot, accumulates, dot, dot_of
 from toolchain.kernels.integer_forms import dot_tiles
 from toolchain.kernels.sketches.conv import conv_share
 from toolchain.kernels.sketches.stages import (
@@ -37,8 +37,7 @@ UNROLLED_GROUPS = 4
 
 def _instruction(s: te.Schedule, anchor: Tensor, target: Target) -> Dot:
     x, w = operands(s, anchor)
-    kind = dot_of(x.dtype, w.dtype)
-    if kind is None or not has_dot(kind, target):
+    if (kind := dot_of(x.dtype, w.dtype, target)) is None:
         raise ScheduleError(f"{target.name} has no dot product of {x.dtype} and {w.dtype}")
     summed = len(w.shape) - 1 if s.func.stages[anchor].tag == "dot" else 1
     if layout_of(s, w).dims[-1] != (summed, kind.group):

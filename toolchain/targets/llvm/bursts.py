@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from toolchain.core import dtype as dtypes
+from toolchain.targets.llvm.dot_products import FACTORS, is_dot, lanes_of
 from toolchain.targets.llvm.spelling import MEMORY, vector
-from toolchain.te.expr import Broadcast, Call, Dynamic, Expr, Index, Load, Ramp, Select, Var
-from toolchain.te.loop_ir import Block, For, ForKind, Stmt, Store
+from toolchain.te.expr import Broadcast, Call, Dynamic, Expr, Index, Load, Ramp, Select, Var, index
+from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, Stmt, Store
 from toolchain.te.lower.shared import nodes
 from toolchain.te.tensor import Tensor
 
@@ -41,13 +42,15 @@ class Fetch:
     first: int
     last: int
     width: int = 0              # 0: a vector load as the program has it
+    group: int = 1              # elements that are one scalar: four bytes of a dot product
+    dot: str = ""               # the dot product whose factors of all lanes this loads
 
 
 @dataclass(slots=True)
 class _Reads:
     """What the steps of a loop read: scalars that are splat by place, and vectors."""
 
-    scalars: dict[Key, dict[int, Fetch]] = field(default_factory=dict)      # (tensor, terms) -> element -> the read
+    scalars: dict[Key, dict[int, Fetch]] = field(default_factory=dict)      # (tensor, terms, group) -> element -> the read
     vectors: dict[Key, Fetch] = field(default_factory=dict)
     accumulators: set[tuple[Tensor, int]] = field(default_factory=set)
     multiply_adds: int = 0
@@ -91,22 +94,27 @@ def _collect(values: Values, loop: For) -> _Reads:
     reads = _Reads()
     for step in range(loop.extent):
         values.env[loop.var] = step
-        for store, known in _stores(values, loop.body, {loop.var: step}):
-            _collect_store(values, store, known, step, reads)
+        for stmt, known in _leaves(values, loop.body, {loop.var: step}):
+            if isinstance(stmt, Store):
+                _collect_store(values, stmt, known, step, reads)
+            else:
+                _collect_dot(values, stmt.call, known, step, reads)
     return reads
 
 
-def _stores(values: Values, stmt: Stmt, known: Known) -> Iterator[tuple[Store, Known]]:
-    """Each store as often as unrolled loops repeat it. Raises _Irregular for any other statement."""
+def _leaves(values: Values, stmt: Stmt, known: Known) -> Iterator[tuple[Store | Evaluate, Known]]:
+    """Each store and dot product as often as unrolled loops repeat it. Raises _Irregular for any other statement."""
     match stmt:
         case Block(parts):
             for part in parts:
-                yield from _stores(values, part, known)
+                yield from _leaves(values, part, known)
         case For(var, body, kind) if kind is ForKind.UNROLLED or var.extent == 1:
             for n in range(var.extent):
                 values.env[var] = n
-                yield from _stores(values, body, {**known, var: n})
+                yield from _leaves(values, body, {**known, var: n})
         case Store(mask=None):
+            yield stmt, known
+        case Evaluate(call) if is_dot(call.name):
             yield stmt, known
         case _:
             raise _Irregular
@@ -134,12 +142,29 @@ def _collect_store(values: Values, store: Store, known: Known, step: int, reads:
             _note_vector(values, n, known, step, reads)
 
 
+def _collect_dot(values: Values, call: Call, known: Known, step: int, reads: _Reads) -> None:
+    """c += a . b: `a` is a scalar that becomes a lane, `b` a vector."""
+    c, a, b = call.args
+    if not (isinstance(c, Load) and isinstance(a, Load) and isinstance(b, Load) and values.places[c.tensor].local):
+        raise _Irregular
+    ends = [values.linear(index(e.index[0])) for e in (c, a, b)]
+    (c_terms, c_total), (a_terms, a_total), (b_terms, b_total) = ends
+    _, group = FACTORS[call.name.partition(".")[0]]
+    if c_terms or a_total % group:
+        raise _Irregular
+    reads.accumulators.add((c.tensor, c_total))
+    reads.multiply_adds += 1
+    scalars = reads.scalars.setdefault((a.tensor, tuple(a_terms), group), {})
+    _note(scalars, a_total // group, a, known, step, group=group)
+    _note(reads.vectors, (b.tensor, tuple(b_terms), b_total, call.name), b, known, step, dot=call.name)
+
+
 def _note_scalar(values: Values, load: Load, known: Known, step: int, reads: _Reads) -> None:
     at = load.index[0]
     if not _steady(at) or values.places[load.tensor].local or not dtypes.is_float(load.dtype):
         return
     terms, total = values.linear(at)
-    _note(reads.scalars.setdefault((load.tensor, tuple(terms)), {}), total, load, known, step)
+    _note(reads.scalars.setdefault((load.tensor, tuple(terms), 1), {}), total, load, known, step)
 
 
 def _note_vector(values: Values, load: Load, known: Known, step: int, reads: _Reads) -> None:
@@ -149,11 +174,11 @@ def _note_vector(values: Values, load: Load, known: Known, step: int, reads: _Re
         _note(reads.vectors, (load.tensor, tuple(terms), total, at.lanes), load, known, step)
 
 
-def _note(found: dict[Any, Fetch], key: Any, load: Load, known: Known, step: int) -> None:
+def _note(found: dict[Any, Fetch], key: Any, load: Load, known: Known, step: int, group: int = 1, dot: str = "") -> None:
     if key in found:
         found[key].last = step
     else:
-        found[key] = Fetch(load, known, step, step)
+        found[key] = Fetch(load, known, step, step, group=group, dot=dot)
 
 
 def _steady(at: Expr) -> bool:
@@ -161,17 +186,19 @@ def _steady(at: Expr) -> bool:
 
 
 def _windows(reads: Mapping[int, Fetch], values: Values) -> Iterator[Fetch]:
-    """Vectors that hold nothing but elements that are read: whole ones, the last of a run early; of shorter runs two by two.
-    A lonely scalar stays one."""
-    width = values.target.lanes(dtypes.bits(next(iter(reads.values())).load.dtype))
+    """Vectors that hold nothing but elements that are read: whole ones, the last of a run early; of shorter runs halves and
+    quarters. A lonely scalar stays one."""
+    one = next(iter(reads.values()))
+    width = values.target.lanes(dtypes.bits(one.load.dtype) * one.group)
     for run in _runs(sorted(reads)):
-        size = width if len(run) >= width else 2
+        size = next(n for n in (width, width // 2, width // 4, 2) if n <= max(2, len(run)))
         starts = [*range(0, len(run) - size + 1, size)]
         if len(run) >= width and len(run) % width:
             starts.append(len(run) - width)
         for start in starts:
             inside = [reads[n] for n in run[start:start + size]]
-            yield Fetch(inside[0].load, inside[0].known, min(f.first for f in inside), max(f.last for f in inside), size)
+            yield Fetch(inside[0].load, inside[0].known, min(f.first for f in inside), max(f.last for f in inside), size,
+                        one.group)
 
 
 def _runs(elements: list[int]) -> Iterator[list[int]]:
@@ -190,19 +217,22 @@ def emit_burst(values: Values, fetches: list[Fetch]) -> None:
     before = dict(values.env)
     for fetch in fetches:
         values.env.update(fetch.known)
+        if fetch.dot:
+            element, group = FACTORS[fetch.dot.partition(".")[0]]
+            values.fragment(fetch.load, element, lanes_of(fetch.dot) * group, element)
+            continue
         if not fetch.width:
             values.load(fetch.load)
             continue
-        tensor, at = fetch.load.tensor, fetch.load.index[0]
-        assert isinstance(at, Index)
-        terms, total = values.linear(at)
+        tensor = fetch.load.tensor
+        terms, total = values.linear(index(fetch.load.index[0]))
         place, element, size = values.places[tensor], MEMORY[tensor.dtype], dtypes.itemsize(tensor.dtype)
         key = tuple(terms)
         pointer, alignment = values.address(place, element, size, terms, total)
-        type = vector(element, fetch.width)
+        type = vector(element if fetch.group == 1 else f"i{8 * size * fetch.group}", fetch.width)
         name = values.emit(f"load {type}, ptr {pointer}, align {max(size, alignment)}")
         for lane in range(fetch.width):
-            values.lane_of.setdefault((tensor, key, total + lane), (name, lane, fetch.width))
+            values.lane_of.setdefault((tensor, key, total + lane * fetch.group), (name, lane, fetch.width))
     values.env = before
 
 

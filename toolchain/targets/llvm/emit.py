@@ -18,7 +18,7 @@ from toolchain.core.errors import CodegenError
 from toolchain.core.target import Target
 from toolchain.targets.llvm.arithmetic import ELEMENT_BITS
 from toolchain.targets.llvm.bursts import bursts, emit_burst
-from toolchain.targets.llvm.dot_products import FACTORS, accumulate, is_dot, lanes_of
+from toolchain.targets.llvm.dot_products import FACTORS, accumulate, group_type, is_dot, lanes_of
 from toolchain.targets.llvm.spelling import FALSE, MEMORY, TRUE, value_type, vector
 from toolchain.targets.llvm.split_tasks import Phase, Tasks
 from toolchain.targets.llvm.tiles import Tiles
@@ -313,10 +313,7 @@ class _Task(Values):
     def dot(self, name: str, c: Load, a: Load, b: Load) -> None:
         """c += a . b: a register tile's vector, one group of factors for all lanes, the factors of each lane."""
         lanes, (element, group) = lanes_of(name), FACTORS[name.partition(".")[0]]
-        left = self.fragment(a, "i32", 0, element)
-        key = ("splat", left, lanes)
-        if (wide := self.loaded.get(key)) is None:
-            wide = self.loaded[key] = self.splat("i32", left, lanes)
+        wide = self.splat_group(a, group_type(name), element, lanes)
         right = self.fragment(b, element, lanes * group, element)
         place, (at,) = self.places[c.tensor], c.index
         pointer, alignment = self.address(place, "i32", 4, *self.linear(index(at)))
@@ -324,15 +321,15 @@ class _Task(Values):
         after = accumulate(self, self.target, name, before, wide, right)
         self.lines.append(f" store {vector('i32', lanes)} {after}, ptr {pointer}, align {alignment}")
 
-    def fragment(self, e: Load, type: str, lanes: int, element: str) -> str:
-        """What lies at `e`, read as `lanes` values of `type` (0: one), once per basic block."""
-        place = self.places[e.tensor]
+    def splat_group(self, e: Load, type: str, element: str, lanes: int) -> str:
+        """One group of factors in all lanes: a lane of a vector that a burst has loaded, or loaded by itself."""
         terms, total = self.linear(index(e.index[0]))
-        key = (e.tensor, tuple(terms), total, type, lanes)
+        there = self.lane_of.get((e.tensor, tuple(terms), total))
+        key = ("splat", *there, lanes) if there else ("splat", self.fragment(e, type, 0, element), lanes)
         if (known := self.loaded.get(key)) is None:
-            size = dtypes.itemsize(e.dtype)
-            pointer, alignment = self.address(place, element, size, terms, total)
-            known = self.loaded[key] = self.emit(f"load {vector(type, lanes)}, ptr {pointer}, align {max(size, alignment)}")
+            known = (self.pick(there[0], type, there[2], [there[1]] * lanes) if there else
+                     self.splat(type, str(key[1]), lanes))
+            self.loaded[key] = known
         return known
 
 

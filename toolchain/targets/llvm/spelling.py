@@ -25,6 +25,7 @@ INTRINSICS = frozenset((
     "fmuladd", "fabs", "floor", "ceil", "trunc", "roundeven", "sqrt", "maximum", "minimum", "prefetch", "masked.load",
     "masked.store", "masked.gather", "masked.scatter", "vector.reduce.or", "ldexp",
     *(f"x86.avx512.{name}.{bits}" for name in ("vpdpbusd", "vpdpwssd") for bits in (128, 256, 512)),
+    "aarch64.neon.smull.v4i32", "aarch64.neon.sdot.v4i32.v16i8",
     "x86.sse2.pmadd.wd", "x86.avx2.pmadd.wd", "x86.avx512.pmaddw.d.512",
 ))
 

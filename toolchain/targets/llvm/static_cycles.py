@@ -47,11 +47,16 @@ def kernel_cycles(text: str, extents: Mapping[str, int], target: Target) -> floa
 
     Raises MissingToolError: llvm-mca is not installed; CodegenError.
     """
-    counts = run_counts(text, extents)
-    weighed = [(block.instructions, count) for block, count in _counted(list(code_blocks(assembly(text, target))), counts)]
+    weighed = instruction_runs(text, extents, target)
     distinct = list(dict.fromkeys(instructions for instructions, _ in weighed))
     cycles = dict(zip(distinct, static_cycles(distinct, target), strict=True))
     return sum(cycles[instructions] * count for instructions, count in weighed)
+
+
+def instruction_runs(text: str, extents: Mapping[str, int], target: Target) -> list[tuple[tuple[str, ...], int]]:
+    """(the instructions of a block, how often it runs) of all blocks; see `kernel_cycles`."""
+    blocks = list(code_blocks(assembly(text, target)))
+    return [(block.instructions, count) for block, count in _counted(blocks, run_counts(text, extents))]
 
 
 def run_counts(text: str, extents: Mapping[str, int]) -> dict[tuple[str, str], int]:
@@ -116,4 +121,4 @@ def _counted(blocks: list[CodeBlock], counts: Mapping[tuple[str, str], int]) -> 
         yield block, 1 if count is None else count
 
 
-__all__ = ["CodeBlock", "code_blocks", "kernel_cycles", "run_counts"]
+__all__ = ["CodeBlock", "code_blocks", "instruction_runs", "kernel_cycles", "run_counts"]

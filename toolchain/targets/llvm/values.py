@@ -441,6 +441,17 @@ class Values(Arithmetic):
             known = self.loaded[(*key, "splat", lanes)] = self.pick(name, VALUE[e.dtype], width, [lane] * lanes)
         return known
 
+    def fragment(self, e: Load, type: str, lanes: int, element: str) -> str:
+        """What lies at `e`, read as `lanes` values of `type` (0: one), once per basic block."""
+        place = self.places[e.tensor]
+        terms, total = self.linear(index(e.index[0]))
+        key = (e.tensor, tuple(terms), total, type, lanes)
+        if (known := self.loaded.get(key)) is None:
+            size = dtypes.itemsize(e.dtype)
+            pointer, alignment = self.address(place, element, size, terms, total)
+            known = self.loaded[key] = self.emit(f"load {vector(type, lanes)}, ptr {pointer}, align {max(size, alignment)}")
+        return known
+
     def select(self, e: Select) -> str:
         condition = self.value(e.condition)
         if condition in (TRUE, SPLAT_TRUE):
