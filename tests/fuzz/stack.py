@@ -31,7 +31,7 @@ from toolchain.graph.passes import (
     run_passes,
 )
 from toolchain.kernels.algorithms import algorithms
-from toolchain.kernels.integer_forms import integer_forms
+from toolchain.kernels.integer_forms import in_floats, integer_forms
 from toolchain.kernels.layouts import layout_options
 from toolchain.kernels.table import KERNELS
 from toolchain.targets.backend import Kernel
@@ -166,7 +166,8 @@ class Stack:
         choose = algorithms(variant.target) if variant.winograd is None else lambda node, graph: variant.winograd
         fusion = FUSION if variant.fusion else tuple(fuse_nothing if p is fuse_operators else p for p in FUSION)
         graph = run_passes(graph, (
-            narrowing_dequantized(integer_forms(variant.target)), decomposing(supported), *variant.passes,
+            narrowing_dequantized(integer_forms(variant.target), in_floats(variant.target)), decomposing(supported),
+            *variant.passes,
             choosing_algorithms(choose),
             narrowing_products(integer_forms(variant.target)), *layouts, *fusion))
         self.workloads: dict[str, optimize.Workload] = {}

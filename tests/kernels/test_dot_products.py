@@ -14,8 +14,10 @@ from running import BOARD, HOST, RUNNABLE, compiled, expected, one_node, with_ty
 
 from toolchain import te
 from toolchain.core.errors import CodegenError
+from toolchain.core.layout import TensorType
 from toolchain.core.target import Target
-from toolchain.graph.ir import Graph
+from toolchain.graph.infer import infer
+from toolchain.graph.ir import Graph, Node, array_type
 from toolchain.kernels.build import schedule
 from toolchain.kernels.instructions import BYTES, DOTS, SIGNED_BYTES, SINGLE_WORDS, WORDS, Dot, dot, has_dot
 from toolchain.kernels.integer_forms import integer_forms, panel_vectors
@@ -27,6 +29,7 @@ from toolchain.targets.llvm.backend import LLVM
 from toolchain.targets.llvm.load import aligned, load
 from toolchain.targets.llvm.object import assembly, innermost_loops, spills
 from toolchain.targets.presets import PRESETS
+from toolchain.tasks.optimize import prepare_graph
 from toolchain.te.lower import lower
 
 WITH_VNNI = with_features(PRESETS["x86-64-v4"], ["+avx512vnni"])
@@ -202,3 +205,19 @@ def test_columns_are_padded_no_further_than_they_gain() -> None:
             panel = panel_vectors(1, 128, columns, WORDS, target) * lanes
             padded = -(-columns // panel) * panel
             assert padded < max(1.25 * columns, columns + lanes)
+
+
+@pytest.mark.parametrize(("target", "kernel", "integers"), [
+    (BOARD, 3, False), (BOARD, 1, True), (DOTPROD, 3, True), (PRESETS["x86-64-v3"], 3, True),
+], ids=lambda x: getattr(x, "name", x))
+def test_convolutions_that_floats_compute_in_fewer_multiplications_stay_floats(target, kernel, integers):
+    """Where an instruction takes one factor per lane, Winograd's algorithm wins; where it takes two or four, it does not."""
+    rng, pads = np.random.default_rng(0), (kernel // 2,) * 4
+    params = {"w": rng.integers(-127, 128, (64, 64, kernel, kernel)).astype("int8"), "s": np.asarray(0.1, "float32")}
+    types = {"x": TensorType.plain((1, 64, 56, 56), "int8")} | {n: array_type(a) for n, a in params.items()}
+    nodes = (Node("DequantizeLinear", ("x", "s"), ("dx",)), Node("DequantizeLinear", ("w", "s"), ("dw",)),
+             Node("Conv", ("dx", "dw"), ("y",), {"pads": pads}))
+    for node in nodes:
+        types[node.output] = infer(node, types, params)[0]
+    after = prepare_graph(Graph("g", nodes, ("x",), ("y",), types, params), target)
+    assert any(n.op == "ConvInteger" or n.op.startswith("Integer") for n in after.nodes) == integers

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 MASK = "***"
-_NAMED = r"(?:(?:passw(?:or)?d|passphrase|secret|api[_-]?key|credential)[\w.-]*|token)"         # not token_type_ids
-_KEY = re.compile(rf"[\"']?[\w.-]*{_NAMED}[\"']?\s*:(?=[\s\"']|$)\s*", re.IGNORECASE)
+_NAMED = r"(?:(?:passw(?:or)?d|passphrase|secret|api[_-]?key|credential)[\w.-]{0,40}|token)"    # not token_type_ids
+_KEY = re.compile(rf"(?<![\w.-])[\w.-]{{0,40}}{_NAMED}[\"']?\s*:(?=[\s\"']|$)\s*", re.IGNORECASE)
 _QUOTED = re.compile(r"\"(?:[^\"\\]|\\.)*(?:\"|$)|'(?:[^']|'')*(?:'|$)")
 _IN_FLOW = re.compile(r"[^,}\]]*")
 

@@ -7,7 +7,9 @@ from functools import lru_cache
 
 from toolchain.core import dtype as dtypes
 from toolchain.core.target import Target
-from toolchain.graph.passes.integer_products import Form, Forms
+from toolchain.graph.passes.choose_algorithms import taps_of
+from toolchain.graph.passes.integer_products import Form, Forms, InFloats
+from toolchain.kernels.algorithms import algorithms
 from toolchain.kernels.instructions import Dot, accumulates, bytes_and_words
 from toolchain.kernels.tiling import Tile, conv_tiles, cycles, matmul_tiles
 
@@ -25,6 +27,15 @@ def integer_forms(target: Target) -> Forms:
         vectors = panel_vectors(height, width, columns, kind, target)
         return Form(kind.left, kind.right, kind.group, lanes, vectors * lanes)
     return forms
+
+
+def in_floats(target: Target) -> InFloats:
+    """The `in_floats` callback of `dequantized_products`: where an instruction takes one factor per lane, of integers as of
+    floats, Winograd's algorithm takes fewer of them, and it is one of floats."""
+    in_bytes, in_words = bytes_and_words(target)
+    single = in_bytes is None and in_words is not None and in_words.group == 1
+    choose = algorithms(target)
+    return lambda node, graph: single and taps_of(node, graph.types) > 0 and choose(node, graph) > 0
 
 
 @lru_cache(1024)
@@ -53,4 +64,4 @@ def dot_tiles(height: int, width: int, blocks: int, vectors: int, kind: Dot, tar
     return fitting or [Tile(1, 1, vectors)]
 
 
-__all__ = ["dot_tiles", "integer_forms", "panel_vectors"]
+__all__ = ["dot_tiles", "in_floats", "integer_forms", "panel_vectors"]

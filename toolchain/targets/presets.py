@@ -32,6 +32,13 @@ _ARM = Target(
     lane_multiply=True, l2_bytes_per_cycle=6, l3_bytes_per_cycle=1, memory_bytes_per_cycle=1)
 _A53 = replace(_ARM, name="cortex-a53", cpu="cortex-a53", in_order=True)      # 32 KiB and 512 KiB: what its makers choose
 _A72 = replace(_ARM, name="cortex-a72", cpu="cortex-a72", l2_bytes=1 << 20, l2_bytes_per_cycle=12)
+# Armv8.2-A with the dot products that are optional there and these two have; half precision is storage only. Caches: what
+# phones and small boards have of what their makers may choose, an L3 that all cores share
+_DOTS = ("+dotprod", "+fp-armv8", "+neon")
+_A55 = replace(_A53, name="cortex-a55", cpu="cortex-a55", features=_DOTS, l2_bytes=128 << 10, l3_bytes=1 << 20,
+               l3_bytes_per_cycle=4)
+_A76 = replace(_A72, name="cortex-a76", cpu="cortex-a76", features=_DOTS, fma_per_cycle=2, l1d_bytes=64 << 10,
+               l2_bytes=512 << 10, l3_bytes=2 << 20, l3_bytes_per_cycle=8, memory_bytes_per_cycle=4)
 
 # RV64GC: what Linux distributions take for granted; no vectors. Sizes and speeds are guesses from the boards there are:
 # in-order cores with 32 KiB and half a megabyte or more, on one or two channels of memory. `rv64gcv` has RVA23's vectors, of
@@ -47,6 +54,8 @@ PRESETS: dict[str, Target] = {
     "armv8-a": _ARM,
     "cortex-a53": _A53,
     "cortex-a72": _A72,
+    "cortex-a55": _A55,
+    "cortex-a76": _A76,
     "rpi3": replace(_A53, name="rpi3", l3_bytes_per_cycle=0.5, memory_bytes_per_cycle=0.5),
     "rk3399": replace(_A72, name="rk3399", cores=2),            # its two big cores: two clusters share no cache
     "rv64gc": with_features(_RISCV, ()),

@@ -28,7 +28,7 @@ from toolchain.kernels.algorithms import algorithms
 from toolchain.kernels.alternatives import Costs, choosing_by_costs, measured_options
 from toolchain.kernels.build import anchor_name
 from toolchain.kernels.flops import flops
-from toolchain.kernels.integer_forms import integer_forms
+from toolchain.kernels.integer_forms import in_floats, integer_forms
 from toolchain.kernels.layouts import layout_options
 from toolchain.kernels.table import KERNELS
 
@@ -63,7 +63,7 @@ def optimize_graph(graph: Graph, target: Target, costs: Costs | None = None) -> 
 def prepare_graph(graph: Graph, target: Target) -> Graph:
     """What algorithms and layouts are chosen for."""
     return run_passes(graph, (
-        narrowing_dequantized(integer_forms(target)), decomposing(KERNELS | CONTROL_FLOW), *PASSES))
+        narrowing_dequantized(integer_forms(target), in_floats(target)), decomposing(KERNELS | CONTROL_FLOW), *PASSES))
 
 
 def workload_of(body: Graph) -> Workload:

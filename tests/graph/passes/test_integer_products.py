@@ -24,6 +24,11 @@ def both(height: int, width: int, columns: int, narrow: bool) -> Form:
     return BYTES if narrow else WORDS
 
 
+def arm(height: int, width: int, columns: int, narrow: bool) -> Form:
+    """Bytes signed on both sides; words one by one."""
+    return Form("int8", "int8", 4, 4, 8) if narrow else Form("int16", "int16", 1, 4, 8)
+
+
 def words(height: int, width: int, columns: int, narrow: bool) -> Form:
     return WORDS
 
@@ -56,7 +61,7 @@ def zero(value: int | None, dtype: str) -> np.ndarray | None:
 
 @settings(max_examples=60)
 @given(m=st.integers(1, 7), k=st.integers(1, 9), n=st.integers(2, 9), a=KINDS, b=KINDS, za=ZEROS, zb=ZEROS,
-       batch=st.sampled_from(((), (2,))), paired=st.booleans(), forms=st.sampled_from((both, words)),
+       batch=st.sampled_from(((), (2,))), paired=st.booleans(), forms=st.sampled_from((both, words, arm)),
        computed=st.sampled_from(((0,), (0, 1), (0, 2), (0, 1, 2, 3))), seed=st.integers(0, 99))
 def test_products_mean_the_same(m, k, n, a, b, za, zb, batch, paired, forms, computed, seed):
     left = draw_bytes(seed, (*batch, m, k), a)
@@ -69,7 +74,7 @@ def test_products_mean_the_same(m, k, n, a, b, za, zb, batch, paired, forms, com
 
 @settings(max_examples=40)
 @given(channels=st.integers(1, 9), outputs=st.integers(2, 9), x=KINDS, w=KINDS, zx=ZEROS, zw=ZEROS,
-       forms=st.sampled_from((both, words)), pads=st.tuples(*[st.integers(0, 2)] * 4), stride=st.integers(1, 2),
+       forms=st.sampled_from((both, words, arm)), pads=st.tuples(*[st.integers(0, 2)] * 4), stride=st.integers(1, 2),
        dilation=st.integers(1, 2), computed=st.sampled_from(((0,), (0, 2), (0, 1, 2, 3))), seed=st.integers(0, 99))
 def test_convolutions_mean_the_same(
     channels, outputs, x, w, zx, zw, forms, pads, stride, dilation, computed, seed
@@ -196,7 +201,7 @@ def assert_in_integers(graph: Graph, arrays: dict[str, np.ndarray], forms: Any, 
 @settings(max_examples=40)
 @given(channels=st.integers(1, 9), outputs=st.integers(2, 9), x=KINDS, w=KINDS, zx=ZEROS, zw=ZEROS, scale=SCALES,
        many=st.booleans(), bias=st.booleans(), pads=st.tuples(*[st.integers(0, 2)] * 4),
-       forms=st.sampled_from((both, words)), depthwise=st.booleans(), seed=st.integers(0, 99))
+       forms=st.sampled_from((both, words, arm)), depthwise=st.booleans(), seed=st.integers(0, 99))
 def test_dequantized_convolutions_mean_the_same(
     channels, outputs, x, w, zx, zw, scale, many, bias, pads, forms, depthwise, seed
 ):
@@ -213,7 +218,7 @@ def test_dequantized_convolutions_mean_the_same(
 @settings(max_examples=40)
 @given(m=st.integers(1, 7), k=st.integers(1, 9), n=st.integers(2, 9), a=KINDS, b=KINDS, za=ZEROS, zb=ZEROS, scale=SCALES,
        many=st.booleans(), kind=st.sampled_from(("MatMul", "rows", "Gemm", "turned", "biased")),
-       forms=st.sampled_from((both, words)), seed=st.integers(0, 99))
+       forms=st.sampled_from((both, words, arm)), seed=st.integers(0, 99))
 def test_dequantized_matrix_products_mean_the_same(m, k, n, a, b, za, zb, scale, many, kind, forms, seed):
     turned = kind in ("turned", "biased")
     left = draw_bytes(seed, (2, m, k) if kind == "rows" else (m, k), a)

@@ -29,7 +29,7 @@ from toolchain.graph.passes.fold_batch_norm import fold_batch_norm
 from toolchain.graph.passes.fold_constants import fold_constants
 from toolchain.graph.passes.fold_empty import fold_empty
 from toolchain.graph.passes.fuse_operators import fuse_operators
-from toolchain.graph.passes.integer_products import Form, Forms, dequantized_products, integer_products
+from toolchain.graph.passes.integer_products import Form, Forms, InFloats, dequantized_products, integer_products
 from toolchain.graph.passes.layout_options import ANY, LayoutOption, Options, pass_through
 from toolchain.graph.passes.memory_plan import MemoryPlan, Slot, Weight
 from toolchain.graph.passes.plan_layouts import plan_layouts
@@ -120,12 +120,12 @@ def narrowing_products(forms: Forms) -> GraphPass:
     return integer_products_for
 
 
-def narrowing_dequantized(forms: Forms) -> GraphPass:
+def narrowing_dequantized(forms: Forms, in_floats: InFloats = lambda node, graph: False) -> GraphPass:
     """`dequantized_products` in the forms a target's kernels have, as a pass. First of all, while weights are bytes; what
     stays in floats is folded."""
 
     def dequantized_products_for(graph: Graph) -> Graph:
-        return fold_constants(dequantized_products(graph, forms))
+        return fold_constants(dequantized_products(graph, forms, in_floats))
 
     dequantized_products_for.__name__ = "dequantized_products"
     dequantized_products_for.__doc__ = dequantized_products.__doc__

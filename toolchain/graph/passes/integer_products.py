@@ -53,6 +53,12 @@ Forms: TypeAlias = Callable[[int, int, int, bool], Form | None]
 """What kernels answer about a product of height x width points by so many columns; the flag: bytes will do."""
 
 
+InFloats: TypeAlias = Callable[[Node, Graph], bool]
+"""What kernels answer about a convolution of dequantized values: whether floats compute it in less."""
+
+DequantizedRule: TypeAlias = Callable[[Node, Rewriting, Forms], "Sequence[Node] | None"]
+
+
 def integer_products(graph: Graph, forms: Forms) -> Graph:
     """Rewrite the integer products for which `forms` has an answer; what QLinear operators do behind is elementwise.
 
@@ -335,7 +341,7 @@ RULES: dict[str, Callable[[Node, Rewriting, Forms], Sequence[Node] | None]] = {
 # --- products of dequantized values ---
 
 
-def dequantized_products(graph: Graph, forms: Forms) -> Graph:
+def dequantized_products(graph: Graph, forms: Forms, in_floats: InFloats = lambda node, graph: False) -> Graph:
     """Products of bytes that a model states in floats: in integers, for which `forms` has an answer, their scales behind.
 
         y = Conv(DequantizeLinear(x, sx, zx), DequantizeLinear(w, sw, zw), b)
@@ -343,9 +349,11 @@ def dequantized_products(graph: Graph, forms: Forms) -> Graph:
 
     MatMul and Gemm likewise. Exact but for the rounding of float sums, which are none any more. Scales: one of x, one or one
     per column (output channel) of w. Needs: weights not yet folded to floats; explicit pads. What QuantizeLinear does behind
-    is elementwise.
+    is elementwise. in_floats: which convolutions stay as they are.
     """
-    table = {op: (lambda node, state, rule=rule: rule(node, state, forms),) for op, rule in DEQUANTIZED_RULES.items()}
+    def wanted(node: Node, state: Rewriting, rule: DequantizedRule) -> Sequence[Node] | None:
+        return None if node.op == "Conv" and in_floats(node, graph) else rule(node, state, forms)
+    table = {op: (lambda node, state, rule=rule: wanted(node, state, rule),) for op, rule in DEQUANTIZED_RULES.items()}
     return rewrite_graph(graph, table)
 
 
@@ -422,7 +430,7 @@ def _dequantized_gemm(node: Node, state: Rewriting, forms: Forms) -> Sequence[No
     return make.finish("Add", make.add("MatMul", node.inputs[0], right), bias)
 
 
-DEQUANTIZED_RULES: dict[str, Callable[[Node, Rewriting, Forms], Sequence[Node] | None]] = {
+DEQUANTIZED_RULES: dict[str, DequantizedRule] = {
     "Conv": _dequantized_conv,
     "Gemm": _dequantized_gemm,
     "MatMul": _dequantized_matmul,
