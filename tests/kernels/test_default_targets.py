@@ -97,7 +97,8 @@ def matmul(rows: int, inner: int, columns: int) -> Layer:
 
 
 LAYERS: dict[str, Layer] = {
-    "first 7x7/2": conv(3, 64, 224, 7, 2), "3x3/2": conv(64, 128, 56, 3, 2), "1x1": conv(128, 128, 28, 1),
+    "first 7x7/2": conv(3, 64, 224, 7, 2), "first 3x3/2": conv(3, 24, 224, 3, 2),
+    "3x3/2": conv(64, 128, 56, 3, 2), "1x1": conv(128, 128, 28, 1),
     "1x1 of 14x14": conv(512, 512, 14, 1), "7x7 pixels": conv(256, 512, 7, 1), "winograd": conv(64, 64, 56, 3),
     "5x5": conv(16, 32, 28, 5), "depthwise": conv(512, 512, 14, 3, groups=512), "depthwise/2": conv(64, 64, 112, 3, 2, 64),
     "deconv": deconv(128, 64, 16), "max pool": pool(64, 112), "128 tokens": matmul(128, 384, 384),

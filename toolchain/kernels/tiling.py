@@ -51,15 +51,15 @@ class Tile:
 FREE_REGISTERS = 4           # beside the accumulators: weights, broadcasts, and what the epilogue keeps
 
 
-def fits(tile: Tile, target: Target) -> bool:
+def fits(tile: Tile, target: Target, beside: int = 0) -> bool:
     """Accumulators, one vector of weights per vector column and one broadcast value stay in registers; the values of all
     points, for STEPS steps, where a multiply-add takes lanes. Weights of a single point come from memory, within the
-    instruction."""
+    instruction. beside: registers that loading a vector takes besides its own."""
     registers = target.vector_registers
     if target.lane_multiply:
-        return tile.accumulators + tile.rows * tile.columns + tile.vectors <= registers
+        return tile.accumulators + tile.rows * tile.columns + tile.vectors + beside <= registers
     weights = tile.vectors if tile.rows * tile.columns > 1 else 0
-    return tile.accumulators <= registers - FREE_REGISTERS and tile.accumulators + weights + 1 < registers
+    return tile.accumulators <= registers - FREE_REGISTERS and tile.accumulators + weights + 1 + beside < registers
 
 
 def tile_cycles(points: int, vectors: int, target: Target, vector_loads: int = 1, streamed: float = 0) -> float:
@@ -138,10 +138,12 @@ def conv_tiles(height: int, width: int, blocks: int, target: Target, steps: int 
 
 def matmul_tiles(
     rows: int, blocks: int, target: Target, vector_loads: int = 1, streamed: bool = False, row_bytes: int = 0,
+    beside: int = 0,
 ) -> list[Tile]:
     """Tiles of a matrix product: `columns` rows of A (a broadcast each) by `vectors` vectors of B's columns.
 
     vector_loads: loads and shuffles that one vector of B takes (several when its elements are strided in memory).
+    beside: registers that they take (see fits).
     streamed: B's panels are longer than L1 holds, as those of a matrix product are (see tile_cycles), and the first row tile
     of each has it from memory: what a network reads once a run is in no cache. So few vectors of many rows are better than
     many vectors. Of a single row every tile reads as much. row_bytes: from one row of A to the next (0: not known); rows a
@@ -151,7 +153,7 @@ def matmul_tiles(
         tile
         for vectors in range(1, min(blocks, 8) + 1)
         for m in range(1, min(rows, target.vector_registers) + 1)
-        if fits(tile := Tile(1, m, vectors), target)
+        if fits(tile := Tile(1, m, vectors), target, beside)
     ] or [Tile(1, 1, 1)]
 
     def cost(tile: Tile) -> tuple[float, float, int]:

@@ -20,6 +20,7 @@ from toolchain.core.target import Target
 from toolchain.kernels.sketches.stages import (
     accumulator,
     channel_lanes,
+    chooses,
     layout_of,
     operands,
     packed_columns,
@@ -48,6 +49,7 @@ from toolchain.te.tune.choices import Choices
 UNROLLED_TAPS = 11           # a window row of a first layer; a longer one (a Fourier transform, say) stays a loop
 UNSHARED = 1.25              # what a row of a depthwise window takes longer whose columns do not share loads (measured)
 ROUGH = 3                    # sums that share what is masked, or put together of several loads: with more, LLVM spills
+MOST_PIECES = 4              # of a strided vector that is shuffled; one of wider strides is gathered
 UNROLLED_CHANNELS = 4        # more in one basic block gains nothing and lets loads of overlapping windows merge into spills
 
 
@@ -413,10 +415,21 @@ def _plain_tile(
     if s.func.stages[anchor].tag == "conv":                     # each input is read by every output channel of its group
         step = attrs.get("strides", [1])[-1]
         loads = 1 if step == 1 else 2 * step                    # strided: a load and a shuffle for each piece of a vector
-        tiles = [t for t in matmul_tiles(per_group, vectors, target, loads) if per_group % t.columns == 0]
+        beside = _border_registers(s, anchor, step) if step > 1 else 0
+        tiles = [t for t in matmul_tiles(per_group, vectors, target, loads, beside=beside) if per_group % t.columns == 0]
         tile = ask_tile(choices, tiles)
         return tile.columns, 1, tile.vectors
     height = anchor.shape[-2] if len(anchor.shape) > 3 else 1
     tiles = plane_tiles(height, vectors, target, column)
     tile = ask_tile(choices, tiles)
     return 1, tile.rows, tile.vectors
+
+
+def _border_registers(s: te.Schedule, anchor: Tensor, step: int) -> int:
+    """Registers that loading a strided vector takes besides its own, where columns may stand over the border: the pieces it
+    is shuffled from, each under a mask (so none is an operand in memory), and the places of its lanes, which tell the mask.
+    None where a halo holds the border's zeros."""
+    x, _ = operands(s, anchor)
+    if not chooses(s, anchor, s[anchor].op.axis[-1]) or any(layout_of(s, x).halo[-1]):
+        return 0
+    return min(step, MOST_PIECES) + 1

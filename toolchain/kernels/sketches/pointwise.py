@@ -18,8 +18,9 @@ from toolchain.core import dtype as dtypes
 from toolchain.core.layout import Layout, default_axes
 from toolchain.core.target import Target
 from toolchain.kernels.sketches.asks import Asks
-from toolchain.kernels.sketches.stages import definitions, is_reduction, layout_of
-from toolchain.te.expr import Bin, Compare, Dynamic, Index, Load, Select, distinct, variables
+from toolchain.kernels.sketches.stages import chooses, constants, definitions, is_reduction, layout_of
+from toolchain.kernels.tiling import FREE_REGISTERS
+from toolchain.te.expr import Dynamic, Index, Load, distinct
 from toolchain.te.tensor import Tensor
 from toolchain.te.tune.choices import Choices
 
@@ -41,7 +42,7 @@ def pointwise_nest(s: te.Schedule, stage: Tensor, target: Target, asks: Asks) ->
         return
     blocked = len(stage.shape) >= 3 and layout_of(s, stage).block(1) > 1 and stage.shape[1] > 1
     if turned := _turned_operands(s, stage, target, asks):
-        _turning_nest(s, stage, *turned)
+        _turning_nest(s, stage, *turned, target)
     elif blocked:
         _blocked_nest(s, stage, asks)
     else:
@@ -89,32 +90,77 @@ def _variable(i: te.Expr) -> te.Var | None:
 
 
 def _turning_nest(
-    s: te.Schedule, stage: Tensor, operands: Sequence[Tensor], along: te.Var, across: te.Var, size: int,
+    s: te.Schedule, stage: Tensor, operands: Sequence[Tensor], along: te.Var, across: te.Var, size: int, target: Target,
 ) -> None:
     """Square tiles of operands in registers, read along one axis and stored along the other."""
+    at = [s[stage].op.axis.index(axis) for axis in (along, across)]
+    values = None
+    if _wants_registers(s, stage, operands, across):
+        values = s.cache_write(stage, "lane")
+        along, across = (s[stage].op.axis[n] for n in at)
+        operands = [values]
     others = [a for a in s[stage].op.axis if a not in (along, across)]
     along_outer, row = s[stage].split(along, factor=size)
     across_outer, lane = s[stage].split(across, factor=size)
     outer = sorted((*others, along_outer, across_outer), key=lambda loop: loop.extent == 1)     # the shared one outermost
     s[stage].reorder(*outer, row, lane)
     for operand in operands:
-        layout = layout_of(s, operand)
+        inner = at[0] if operand is values else layout_of(s, operand).dims[-1][0]
         tile = s.cache_read(operand, "local", stage)
         s[tile].compute_at(s[stage], outer[-1])
-        axes, inner, rank = s[tile].op.axis, layout.dims[-1][0], len(operand.shape)
-        s.set_layout(tile, Layout(default_axes(rank), (*((d, 0) for d in range(rank) if d != inner), (inner, 0)),
-                                  ((0, 0),) * rank))
-        rows = [a for d, a in enumerate(axes) if d != inner]
-        s[tile].reorder(*rows, axes[inner])
+        rows = _rows_along(s, tile, inner)
         for axis in rows:
             s[tile].unroll(axis)
-        s[tile].vectorize(axes[inner])
+        s[tile].vectorize(s[tile].op.axis[inner])
     s[stage].unroll(row)
     s[stage].vectorize(lane)
     ragged = [loop for loop, axis in ((across_outer, across), (along_outer, along)) if axis.extent % size]
-    _share(s, stage, outer[:1] if ragged else outer, ())
+    together = outer
+    if values is not None:
+        together = _compute_ahead(s, values, stage, at[0], outer, size, target)
+    _share(s, stage, together[:1] if ragged else together, ())
     for loop in sorted(ragged, key=outer.index, reverse=True):
         s[stage].partition(loop)
+
+
+def _wants_registers(s: te.Schedule, stage: Tensor, operands: Sequence[Tensor], across: te.Var) -> bool:
+    """Whether what is computed of a tile has more constants than registers are left beside one (LLVM computes several points
+    at once, so small tiles leave no more), and can be computed before: nothing else is read along the result's axis."""
+    definition = s.func.stages[stage]
+    other = (n for n in distinct(definition.body) if isinstance(n, Load) and n.tensor not in operands and n.index)
+    if any(_variable(load.index[layout_of(s, load.tensor).dims[-1][0]]) is across for load in other):
+        return False
+    return constants(definition) > FREE_REGISTERS
+
+
+def _compute_ahead(
+    s: te.Schedule, values: Tensor, stage: Tensor, along: int, outer: list[te.Var], size: int, target: Target,
+) -> list[te.Var]:
+    """Compute what is turned before, in vectors along the operands' axis, for a row of tiles that stays in L1: neither loop
+    then holds the other's registers. Returns the loops of `outer` around it.
+
+        for x in range(80):         values[c (vector), x] = in[...]*sigmoid(in[...])
+        for x block in range(5):    turn values[...] by way of registers into out[...]
+    """
+    wide = [loop for loop in outer if loop.extent > 1]
+    bytes_ahead = size * size * wide[-1].extent * dtypes.itemsize(values.dtype) if wide else 0
+    place = wide[-2] if len(wide) > 1 and bytes_ahead <= target.l1d_bytes // 2 else outer[-1]
+    s[values].compute_at(s[stage], place)
+    rows = _rows_along(s, values, along)
+    blocks, lane = s[values].split(s[values].op.axis[along], factor=size)
+    s[values].reorder(blocks, *rows, lane)
+    s[values].vectorize(lane)
+    return outer[:outer.index(place) + 1]
+
+
+def _rows_along(s: te.Schedule, stage: Tensor, inner: int) -> list[te.Var]:
+    """Lay a stage out with one dimension innermost, in memory and in its loops. Returns the loops around that one."""
+    rank, axes = len(stage.shape), s[stage].op.axis
+    s.set_layout(stage, Layout(default_axes(rank), (*((d, 0) for d in range(rank) if d != inner), (inner, 0)),
+                               ((0, 0),) * rank))
+    rows = [a for d, a in enumerate(axes) if d != inner]
+    s[stage].reorder(*rows, axes[inner])
+    return rows
 
 
 def _blocked_nest(s: te.Schedule, stage: Tensor, asks: Asks) -> None:
@@ -157,7 +203,7 @@ def _plain_nest(s: te.Schedule, stage: Tensor, target: Target, asks: Asks) -> No
     s[stage].vectorize(ii)
     if outer and not ragged and 1 < io.extent <= FEW_VECTORS and _reads_where_told(s, stage):
         s[stage].unroll(io)                                  # the place is found once for all of them
-    cut = ragged or (bool(outer) and _chooses(s, stage, last))
+    cut = ragged or (bool(outer) and chooses(s, stage, last))
     _share(s, stage, [io, *outer] if ragged and not outer else outer if cut else [*outer, io], reduce)
     if cut:
         s[stage].partition(io)
@@ -166,13 +212,6 @@ def _plain_nest(s: te.Schedule, stage: Tensor, target: Target, asks: Asks) -> No
 def _reads_where_told(s: te.Schedule, stage: Tensor) -> bool:
     """Whether it reads at places that are computed at run time."""
     return any(isinstance(n, Dynamic) for n in distinct(s.func.stages[stage].body))
-
-
-def _chooses(s: te.Schedule, stage: Tensor, axis: te.Var) -> bool:
-    """Whether the place along an axis decides what is loaded: pieces of the loop then need no masks."""
-    choices = (n for n in distinct(s.func.stages[stage].body) if isinstance(n, Select))
-    return any(axis in variables(c.condition) and isinstance(c.condition, Compare | Bin)
-               and any(isinstance(n, Load) for n in distinct(c)) for c in choices)
 
 
 def _share(s: te.Schedule, stage: Tensor, outer: Sequence[te.Var], reduce: Sequence[te.Var]) -> None:

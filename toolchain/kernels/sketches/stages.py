@@ -9,7 +9,8 @@ from toolchain import te
 from toolchain.core.layout import Layout, default_axes
 from toolchain.core.rewrite import walk
 from toolchain.kernels.op import STORED
-from toolchain.te.expr import Call, Cast, Load, Reduce
+from toolchain.te.expr import Bin, Call, Cast, Compare, Const, Load, Reduce, Select, distinct, variables
+from toolchain.te.lower.intrinsics import CALLS
 from toolchain.te.substitute import rewrite_loads
 from toolchain.te.tensor import Compute, Tensor
 
@@ -27,6 +28,15 @@ def is_reduction(definition: Compute) -> bool:
 def is_costly(definition: Compute) -> bool:
     """Whether computing a point twice would cost more than storing it."""
     return any(isinstance(n, Call) and n.name in COSTLY for n in walk(definition.body))
+
+
+def constants(definition: Compute) -> int:
+    """How many different constants a point takes, those of functions included: in a loop, each has a register."""
+    found: set[tuple[str, object]] = set()
+    for n in distinct(definition.body):
+        made = CALLS[n.name](*n.args) if isinstance(n, Call) and n.name in CALLS else n
+        found |= {(c.dtype, c.value) for c in distinct(made) if isinstance(c, Const)}
+    return len(found)
 
 
 def _is_copy(definition: Compute) -> bool:
@@ -66,6 +76,13 @@ def loads(definition: Compute, tensor: Tensor) -> int:
         count += load.tensor is tensor
     rewrite_loads(definition.body, rule)
     return count
+
+
+def chooses(s: te.Schedule, stage: Tensor, axis: te.Var) -> bool:
+    """Whether the place along an axis decides what is loaded: pieces of the loop then need no masks."""
+    choices = (n for n in distinct(s.func.stages[stage].body) if isinstance(n, Select))
+    return any(axis in variables(c.condition) and isinstance(c.condition, Compare | Bin)
+               and any(isinstance(n, Load) for n in distinct(c)) for c in choices)
 
 
 def inline_injective(s: te.Schedule, keep: Sequence[Tensor] = ()) -> None:
