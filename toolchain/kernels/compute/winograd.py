@@ -20,7 +20,11 @@ Values = Sequence[Any]
 
 
 def input_transform(d: Values) -> list[Any]:
-    """B^T d for `side` values: te expressions or anything else with + - *."""
+    """B^T d for `side` values: te expressions or anything else with + - *.
+
+    With few coefficients: each takes a register in all loops of a kernel, and those that transform back have none left. So
+    4*d0 - 5*d2 + d4 is 4*(d0 - d2) + (d4 - d2).
+    """
     match len(d):
         case 3:
             return [d[0] - d[1], d[1], d[2] - d[1]]
@@ -33,8 +37,8 @@ def input_transform(d: Values) -> list[Any]:
     far_even, far_odd = d[4] + d[2] * -4.0, d[3] + d[1] * -4.0
     even, odd = d[4] - d[2], d[3] - d[1]
     return [
-        d[0] * 4.0 + (d[2] * -5.0 + d[4]), far_even + far_odd, far_even - far_odd,
-        odd * 2.0 + even, odd * -2.0 + even, d[1] * 4.0 + (d[3] * -5.0 + d[5]),
+        (d[0] - d[2]) * 4.0 + even, far_even + far_odd, far_even - far_odd,
+        odd * 2.0 + even, odd * -2.0 + even, odd * -4.0 + (d[5] - d[3]),
     ]
 
 
