@@ -1,6 +1,6 @@
-"""SSH: the Transport to a board, by paramiko. A connection is opened once and kept; its host key is verified always.
+"""SSH: the connection to a board, by paramiko. It is opened once and kept; its host key is verified always.
 
-What paramiko does by itself, and what is done about it here:
+What paramiko does by itself, and what is done about it here and in ssh_transport.py:
 
     a peer that has gone quiet hangs a call for ever        a watchdog of our own clock closes the connection
     an exec round trip takes 44 ms                           TCP_NODELAY: 0.6 ms
@@ -14,15 +14,13 @@ from __future__ import annotations
 
 import getpass
 import logging
-import os
-import shlex
 import shutil
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +28,13 @@ from typing import Any
 import paramiko
 
 from toolchain.core.errors import DeviceError, UsageError
-from toolchain.remote.board import Board, ChangedHostKey, HostKeyError, LostError, UnknownHostKey
+from toolchain.remote.board import Board, ChangedHostKey, HostKeyError, UnknownHostKey
 from toolchain.remote.host_keys import KnownKey, fingerprint, host_name, known_keys
-from toolchain.remote.transport import KEPT_ERROR_BYTES, PIECE_BYTES, cannot_write
+from toolchain.remote.ssh_transport import SshTransport
+from toolchain.remote.watchdog import Watchdog
 
 logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)        # failures are errors of ours; nothing of keys in logs
 CONNECT_LIMIT_S = 15.0
-STOPPED_S = 1.0                     # a wait that ends this much too late: this process was stopped
 KEY_KINDS = {
     "ed25519": ("ssh-ed25519",), "ecdsa": ("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"),
     "rsa": ("rsa-sha2-512", "rsa-sha2-256"),
@@ -52,56 +50,6 @@ class Address:
     user: str
     key_files: tuple[str, ...] = ()
     jump: str = ""
-
-
-# --- watching the clock ---------------------------------------------------------------------------------------------------
-
-
-class Watchdog:
-    """Calls `expire` when a limit passes that nobody has lifted: the one way out of a call that hangs inside a library."""
-
-    def __init__(self, expire: Callable[[], None]) -> None:
-        self._expire, self._changed, self._ends, self._closed = expire, threading.Condition(), list[list[float]](), False
-        self.expired = False
-        threading.Thread(target=self._watch, name="tc-ssh-watchdog", daemon=True).start()
-
-    @contextmanager
-    def limit(self, seconds: float) -> Iterator[None]:
-        end = [time.monotonic() + seconds]
-        with self._changed:
-            self._ends.append(end)
-            if end <= min(self._ends):
-                self._changed.notify()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._ends = [other for other in self._ends if other is not end]
-
-    def close(self) -> None:
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-
-    def _watch(self) -> None:
-        while True:
-            with self._changed:
-                now = time.monotonic()
-                wait = min(self._ends)[0] - now if self._ends else None
-                if self._closed:
-                    return
-                if wait is None or wait > 0:
-                    self._changed.wait(wait)
-                    late = time.monotonic() - now - wait if wait is not None else 0.0
-                    for end in self._ends if late > STOPPED_S else ():
-                        end[0] += late                      # this process was stopped meanwhile: nobody was slow
-                    continue
-                self.expired = True
-            self._expire()
-            return
-
-
-# --- connecting -----------------------------------------------------------------------------------------------------------
 
 
 def resolve(board: Board) -> Address:
@@ -370,179 +318,4 @@ def fetch_host_key(board: Board, limit_s: float = CONNECT_LIMIT_S) -> tuple[Addr
         transport.close()
 
 
-# --- the connection -------------------------------------------------------------------------------------------------------
-
-
-class SshTransport:
-    """See `transport.Transport`. clients: the hops, the board's own last."""
-
-    def __init__(self, where: str, clients: list[paramiko.SSHClient]) -> None:
-        self.where, self._clients = where, clients
-        transport = clients[-1].get_transport()
-        assert transport is not None
-        self._transport = transport
-        self.watchdog = Watchdog(self._cut)
-        self._sftp: paramiko.SFTPClient | None = None
-        self.host_key = transport.get_remote_server_key().asbytes()
-
-    @contextmanager
-    def limited(self, doing: str, limit_s: float, *, files: bool = False) -> Iterator[None]:
-        """Raises LostError when the connection breaks meanwhile, or has not done it in time. files: an OSError may also be
-        the board's answer to what was asked of its files, and is passed on."""
-        try:
-            with self.watchdog.limit(limit_s):
-                yield
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            if files and isinstance(error, OSError) and not self.watchdog.expired and self._transport.is_active():
-                raise
-            how = f"no answer within {limit_s:g} s" if self.watchdog.expired else "the connection was cut"
-            raise LostError(f"{how} while {doing}", where=self.where, fix=(
-                "is the board still there? try again")) from None
-
-    def start(self, command: str, limit_s: float) -> SshStream:
-        with self.limited("starting a command", limit_s):
-            channel = self._transport.open_session(timeout=limit_s)
-            channel.exec_command(f"sh -c {shlex.quote(command)}")
-        return SshStream(self, channel)
-
-    def _files(self, limit_s: float) -> paramiko.SFTPClient | None:
-        """The file transfer, or None: small SSH servers come without."""
-        if self._sftp is None:
-            try:
-                with self.watchdog.limit(limit_s):
-                    self._sftp = paramiko.SFTPClient.from_transport(self._transport)
-            except (paramiko.SSHException, EOFError, OSError):
-                if not self._transport.is_active():
-                    raise LostError("the connection was cut while opening a file transfer", where=self.where, fix=(
-                        "try again")) from None
-        return self._sftp
-
-    def put(self, path: str, data: bytes, limit_s: float) -> None:
-        part = f"{path}.part"
-        if (sftp := self._files(limit_s)) is None:
-            self._put_by_shell(path, part, data, limit_s)
-            return
-        try:
-            with self.limited("uploading", limit_s, files=True):
-                with sftp.open(part, "wb") as file:
-                    file.set_pipelined(True)
-                    file.write(data)
-                sftp.chmod(part, 0o700)
-                with sftp.open(part, "rb") as file:
-                    file.prefetch(len(data))
-                    back = file.read()
-                if back != data:
-                    raise LostError("what arrived is not what was sent", where=self.where, fix="try again")
-                sftp.posix_rename(part, path)
-        except OSError as error:
-            raise self._refused(path, error, limit_s) from None
-
-    def _put_by_shell(self, path: str, part: str, data: bytes, limit_s: float) -> None:
-        name = shlex.quote(part)
-        stream = self.start(f"cat > {name} && chmod 700 {name} && test $(wc -c < {name}) = {len(data)} && "
-                            f"mv {name} {shlex.quote(path)}", limit_s)
-        stream.send(data, limit_s)
-        stream.close_input()
-        code = stream.exit_code(limit_s)
-        stream.close()
-        if code != 0:
-            raise cannot_write(path, stream.errors().strip() or f"exit code {code}")
-
-    def _refused(self, path: str, error: OSError, limit_s: float) -> DeviceError:
-        """SFTP says no more than "Failure" of a full disk: ask how much room there is."""
-        why = error.strerror or str(error)
-        with suppress(DeviceError, TimeoutError):
-            stream = self.start(f"df -Pk {shlex.quote(os.path.dirname(path))} | tail -n 1", limit_s)
-            words = stream.receive(limit_s).decode(errors="replace").split()
-            stream.close()
-            if len(words) >= 6 and words[3].isdecimal() and int(words[3]) < 64:
-                why = f"no space left ({words[3]} kB of {words[1]} kB free)"
-        return replace_where(cannot_write(path, why), self.where)
-
-    def make_folder(self, path: str, limit_s: float) -> None:
-        try:
-            if (sftp := self._files(limit_s)) is not None:
-                with self.limited("making a folder", limit_s, files=True):
-                    sftp.mkdir(path, 0o700)
-                return
-        except OSError as error:
-            raise self._refused(path, error, limit_s) from None
-        stream = self.start(f"umask 077; mkdir {shlex.quote(path)}", limit_s)
-        if stream.exit_code(limit_s) != 0:
-            raise cannot_write(path, stream.errors().strip())
-        stream.close()
-
-    def _cut(self) -> None:
-        """Break the connection under everything that waits for it."""
-        with suppress(Exception):
-            self._transport.packetizer.close()
-        with suppress(Exception):
-            self._transport.sock.close()
-
-    def close(self) -> None:
-        self.watchdog.close()
-        self._cut()
-        for client in reversed(self._clients):
-            client.close()
-
-
-def replace_where(error: DeviceError, where: str) -> DeviceError:
-    return type(error)(error.what, where=where, fix=error.fix)
-
-
-class SshStream:
-    """See `transport.Stream`: one channel."""
-
-    def __init__(self, transport: SshTransport, channel: paramiko.Channel) -> None:
-        self._transport, self._channel, self._errors = transport, channel, b""
-        channel.settimeout(None)
-        self._arrived = threading.Event()
-        channel.in_buffer.set_event(self._arrived)
-        self._drainer = threading.Thread(target=self._drain, name="tc-ssh-stderr", daemon=True)
-        self._drainer.start()
-
-    def _drain(self) -> None:
-        with suppress(Exception):
-            while data := self._channel.recv_stderr(PIECE_BYTES):
-                self._errors = (self._errors + data)[-KEPT_ERROR_BYTES:]
-
-    def send(self, data: bytes, limit_s: float) -> None:
-        with self._transport.limited("sending", limit_s):
-            self._channel.sendall(data)
-
-    def close_input(self) -> None:
-        with suppress(OSError, EOFError):
-            self._channel.shutdown_write()
-
-    def receive(self, limit_s: float) -> bytes:
-        end = time.monotonic() + limit_s
-        while not self._channel.recv_ready():           # by our own clock: paramiko's own timeouts go by the wall clock
-            if self._channel.closed or self._channel.eof_received:
-                return self._channel.recv(PIECE_BYTES) if self._channel.recv_ready() else b""
-            left = end - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            self._arrived.wait(min(left, 1.0))          # set by data, and by the end of it
-            if not self._channel.recv_ready() and not self._channel.eof_received:
-                time.sleep(0.0001)
-        data: bytes = self._channel.recv(PIECE_BYTES)
-        return data
-
-    def errors(self) -> str:
-        if self._channel.eof_received or self._channel.closed:
-            self._drainer.join(1.0)                     # what it said last is on its way
-        return self._errors.decode(errors="replace")
-
-    def exit_code(self, limit_s: float) -> int | None:
-        if not self._channel.status_event.wait(limit_s):
-            return None
-        code = self._channel.recv_exit_status()
-        return code if code >= 0 else None
-
-    def close(self) -> None:
-        self.close_input()
-        with suppress(Exception):
-            self._channel.close()
-
-
-__all__ = ["Address", "SshTransport", "connect", "fetch_host_key", "known_keys", "resolve"]
+__all__ = ["Address", "algorithm_of", "connect", "fetch_host_key", "resolve"]
