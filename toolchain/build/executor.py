@@ -28,7 +28,7 @@ from toolchain.build.events import (
     TaskWaiting,
 )
 from toolchain.build.export import export
-from toolchain.build.folders import fresh_name, remove_tree, safe_name
+from toolchain.build.folders import fresh_name, remove_tree
 from toolchain.build.frontier import Frontier, Node, State
 from toolchain.build.job import Job
 from toolchain.build.journal import Journal, Listener, critical_path
@@ -268,20 +268,12 @@ class _Run:
         return MACHINE not in held and (not resource or resource not in held)
 
     def _lock(self, job: Job) -> bool:
-        """Take the locks of the key and of the resource; False, and nothing is held, while another process has one."""
-        wanted = [self.store.locks / f"key-{job.key}"]
-        if job.node.task.resource:
-            wanted.append(self.store.locks / f"resource-{safe_name(job.node.task.resource)}")
-        for path in wanted:
-            if (lock := Lock.acquire(path)) is None:
-                job.release()
-                if not job.waiting:
-                    job.waiting = True
-                    what = "another process is building it" if path is wanted[0] else \
-                        f"another process is using {job.node.task.resource}"
-                    self.journal.emit(TaskWaiting(self.journal.now(), job.node.name, what))
-                return False
-            job.locks.append(lock)
+        """Take the job's locks; while another process has one, say so once."""
+        if busy := job.lock(self.store.locks):
+            if not job.waiting:
+                job.waiting = True
+                self.journal.emit(TaskWaiting(self.journal.now(), job.node.name, busy))
+            return False
         return True
 
     def _start_or_take(self, job: Job) -> None:

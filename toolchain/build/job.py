@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from toolchain.build.folders import safe_name
 from toolchain.build.frontier import Node
 from toolchain.build.keys import Change
 from toolchain.build.locks import Lock
@@ -26,6 +28,19 @@ class Job:
     locks: list[Lock] = field(default_factory=list)
     waiting: bool = False                   # announced as waiting for another process
     begun_s: float = 0.0
+
+    def lock(self, folder: Path) -> str:
+        """Take the locks of the key and of the resource: "". While another process has one, what it does with it; then
+        nothing is held."""
+        wanted = {folder / f"key-{self.key}": "another process is building it"}
+        if resource := self.node.task.resource:
+            wanted[folder / f"resource-{safe_name(resource)}"] = f"another process is using {resource}"
+        for path, busy in wanted.items():
+            if (lock := Lock.acquire(path)) is None:
+                self.release()
+                return busy
+            self.locks.append(lock)
+        return ""
 
     def release(self) -> None:
         """Let others have its locks."""
