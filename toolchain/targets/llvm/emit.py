@@ -16,13 +16,14 @@ from collections.abc import Sequence
 from toolchain.core import dtype as dtypes
 from toolchain.core.errors import CodegenError
 from toolchain.core.target import Target
+from toolchain.targets.llvm.addresses import LINE_BYTES, Place
 from toolchain.targets.llvm.arithmetic import ELEMENT_BITS
 from toolchain.targets.llvm.bursts import bursts, emit_burst
 from toolchain.targets.llvm.dot_products import FACTORS, accumulate, group_type, is_dot, lanes_of
-from toolchain.targets.llvm.spelling import FALSE, MEMORY, TRUE, value_type, vector
+from toolchain.targets.llvm.spelling import FALSE, MEMORY, SPLAT_TRUE, TRUE, value_type, vector
 from toolchain.targets.llvm.split_tasks import Phase, Tasks
 from toolchain.targets.llvm.tiles import Tiles
-from toolchain.targets.llvm.values import LINE_BYTES, SPLAT_TRUE, Place, Values
+from toolchain.targets.llvm.values import Values
 from toolchain.te.expr import Call, Const, Expr, Index, Load, Ramp, Var, index
 from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, Stmt, Store, Together
 from toolchain.te.lower.shared import Lanes, nodes

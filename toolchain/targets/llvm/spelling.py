@@ -30,6 +30,7 @@ INTRINSICS = frozenset((
 ))
 
 TRUE, FALSE = "true", "false"
+SPLAT_TRUE = "splat (i1 true)"
 
 
 def value_type(dtype: str, lanes: int = 0) -> str:
