@@ -33,6 +33,7 @@ from toolchain.tasks.tuning.trial_run import (
     prepare,
     red_zoned,
     time_candidate,
+    warm_up,
     zones_intact,
 )
 from toolchain.tasks.tuning.worker import in_children
@@ -168,6 +169,22 @@ def test_a_candidate_near_the_best_is_measured_until_steady():
     assert not stopped and len(samples) > 2 and sorted(samples)[1] <= min(samples) * 1.02
     far = Clock([140.0])
     assert len(time_candidate(far.call, Timing(number=1, repeat=3), 100.0, far)[0]) == 3
+
+
+def test_a_kernel_is_warm_before_it_is_timed():
+    """Each copy of the weights once, however long ago it was made; then the clock's rise; and an end to both."""
+    def calls(copies: int, each_s: float) -> int:
+        now, made = [0.0], []
+
+        def call(n: int) -> None:
+            now[0] += each_s
+            made.append(n)
+        warm_up(call, copies, lambda: now[0])
+        return len(made)
+    assert calls(8, 1e-3) == 10                 # 10 ms are more than a run on each copy
+    assert calls(8, 3e-3) == 8
+    assert calls(32, 3e-3) == 14                # 40 ms at most
+    assert calls(4, 1.0) == 1
 
 
 def test_interleaved_samples_take_turns():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from toolchain.build.records import MICROSECONDS, GraphChoice
@@ -18,11 +18,13 @@ from toolchain.remote.board import Board
 from toolchain.tasks.boards import board_of
 from toolchain.tasks.plan import UNTUNED, BuildTasks, Costs, Tuned, graph_digest, target_digest
 from toolchain.tasks.tuning.confirm import (
+    MOST_NETWORK_ROUNDS,
+    NETWORK_ROUNDS,
     NetworkVerdict,
     compare_networks,
     compare_networks_on,
-    network_rounds,
 )
+from toolchain.tasks.tuning.deadline import Deadline
 from toolchain.tasks.tuning.emulated import NetworkCosts, compare_network_costs
 from toolchain.tasks.tuning.graphs import GraphOf, decided
 from toolchain.tasks.tuning.static_cost import STATIC_CYCLES
@@ -61,7 +63,7 @@ class Told:
 @dataclass(slots=True)
 class Networks:
     """The builds of one `tc tune`. default, artifacts: as Target facts make them. other, others: those of them whose graphs
-    measured costs have changed, and their artifacts. left_s: seconds of the budget that are left (infinite: no budget).
+    measured costs have changed, and their artifacts. deadline: until then networks are compared.
     unit: of costs; STATIC_CYCLES where the builds' devices are emulated."""
 
     project: Project
@@ -69,7 +71,7 @@ class Networks:
     default: Sequence[BuildTasks]
     artifacts: Mapping[str, Artifact]
     store: Store
-    left_s: Callable[[], float]
+    deadline: Deadline
     unit: str = MICROSECONDS
     by: Mapping[GraphOf, Costs] = field(default_factory=dict)
     other: tuple[BuildTasks, ...] = ()
@@ -118,11 +120,12 @@ class Networks:
     def _beside(self, b: BuildTasks, before: Artifact, after: Artifact, left: int) -> Told:
         """left: how many comparisons share the time that is left."""
         target = Target.from_json(self.artifacts[b.target.name].meta["target"])
-        boards, rounds = boards_of(self.project, [b]), network_rounds(self.left_s() / max(1, left))
+        boards, later_s = boards_of(self.project, [b]), (left - 1) / max(1, left) * max(0.0, self.deadline.left_s())
+        more = self.deadline.rounds(NETWORK_ROUNDS, MOST_NETWORK_ROUNDS, later_s)
         verdict = (compare_network_costs(boards[0], self._costs(b, target), before, after, self.store, target.cores)
                    if self.unit == STATIC_CYCLES else
-                   compare_networks_on(boards[0], before, after, self.store, target.cores, rounds) if boards else
-                   compare_networks(before, after, self.store, target.cores, rounds))
+                   compare_networks_on(boards[0], before, after, self.store, target.cores, more) if boards else
+                   compare_networks(before, after, self.store, target.cores, more))
         return Told(OTHER_RESULT) if verdict is None else Told(str(verdict), verdict)
 
     def _costs(self, b: BuildTasks, target: Target) -> NetworkCosts:

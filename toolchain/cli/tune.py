@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import time
@@ -27,6 +26,7 @@ from toolchain.core.artifact import Artifact
 from toolchain.core.errors import TuneError, UsageError
 from toolchain.core.settings import settings
 from toolchain.tasks.plan import UNTUNED, BuildTasks
+from toolchain.tasks.tuning.deadline import Deadline
 from toolchain.te.tune.searchers import SEARCHERS
 
 if TYPE_CHECKING:
@@ -80,11 +80,12 @@ def tune_command(
                          fix="add --compare FOLDER")
     project = open_project(file, folder)
     default = project.tasks(names, UNTUNED)                         # whatever the records say
+    options = _options(project, default, budget, trials, next(iter(searchers), None), seed)
+    deadline = Deadline(options.budget_s)                           # what is not built yet is part of the time
     goals = {b.name: (b.module, *(bucket.optimized for bucket in b.buckets)) for b in default}
     built = execute(project, goals, is_result=False)
     if built.exit_code:
         return built.exit_code
-    options = _options(project, default, budget, trials, next(iter(searchers), None), seed)
     store = Store(settings().store)
     try:
         with Records(settings().store) as records:
@@ -92,7 +93,7 @@ def tune_command(
             if compare_folder is not None:
                 return compare_methods(default, built.artifacts, store, records, compare_folder,
                                        searchers or list(SEARCHERS), pattern, seeds or SEEDS, trials or TRIALS)
-            return _tune(project, names, default, built.artifacts, store, records, options)
+            return _tune(project, names, default, built.artifacts, store, records, options, deadline)
     finally:
         store.close()
 
@@ -111,21 +112,17 @@ def _options(
 
 def _tune(
     project: Project, names: Sequence[str], default: Sequence[BuildTasks], artifacts: Mapping[str, Artifact], store: Store,
-    records: Records, options: Any,
+    records: Records, options: Any, deadline: Deadline,
 ) -> int:
     from toolchain.cli.networks import Networks, boards_of
     from toolchain.tasks.tuning.kernels import kernels, together
     from toolchain.tasks.tuning.tune import Tuning, keep_reproducer, require_time, tuned_answers, versions
 
-    begun = time.monotonic()
-
-    def left_s() -> float:
-        return math.inf if options.budget_s is None else options.budget_s - (time.monotonic() - begun)
     found_kernels = kernels(default, artifacts, store)
     screen = Screen(style_of(sys.stderr, settings(), os.environ.get("TERM", "")), options.budget_s)
     boards = boards_of(project, default)
     screen.unit = unit = unit_of(boards, default, artifacts, screen)
-    networks = Networks(project, names, default, artifacts, store, left_s, unit)
+    networks = Networks(project, names, default, artifacts, store, deadline, unit)
     by_key: dict[str, Any] = {}
 
     def on_trial(task: Any, trial: Any) -> None:
@@ -134,15 +131,14 @@ def _tune(
                 kept := keep_reproducer(by_key[task.key], trial, project.state / "failed" / "tune")):
             screen.note(f"{task.name}: {trial.error}; kept in {near(str(kept))}")
     try:
-        used_s = weigh_graphs(networks, records, options, screen, by_key, on_trial, boards)
+        weigh_graphs(networks, records, options, screen, by_key, on_trial, boards)
     except KeyboardInterrupt:
         screen.note("interrupted while algorithms and layouts were measured: nothing has changed; the same command goes on")
         return INTERRUPTED
     if networks.other:
         found_kernels = together(found_kernels, kernels(networks.other, networks.others, store))
     by_key |= {k.key: k for k in found_kernels}
-    rest = options if options.budget_s is None else replace(options, budget_s=max(0.0, options.budget_s - used_s))
-    tuning = Tuning(found_kernels, len(default) + len(networks.other), records, rest, on_trial, boards, unit=unit)
+    tuning = Tuning(found_kernels, len(default), records, options, on_trial, boards, deadline, unit, len(networks.other))
     screen.begin({k.key: k.name for k in tuning.open}, len(found_kernels))
     screen.note(f"candidates are ranked by a model that learns, so far from {count(tuning.taught, 'earlier trials')}"
                 if tuning.learns else NO_MODEL)
@@ -164,8 +160,10 @@ def _tune(
     records.choose([f.choice(tuning.machine, time.time(), rejected=bool(f.kernel.builds & bad), unit=unit) for f in found
                     if f.is_known])
     records.choose_graphs(networks.choices(graphs, tuning.machine, versions()))
-    for line in summary(found, told, graphs, time.monotonic() - begun, unit):
+    for line in summary(found, told, graphs, deadline.used_s(), unit):
         print(line)
+    if not interrupted and tuning.ended_early:
+        print(f"ended {seconds(deadline.left_s())} before its budget: nothing was left to try")
     return INTERRUPTED if interrupted else 0
 
 
@@ -188,16 +186,15 @@ def unit_of(
 def weigh_graphs(
     networks: Any, records: Records, options: Any, screen: Screen, by_key: dict[str, Any], on_trial: Any,
     boards: Sequence[Board],
-) -> float:
-    """Measure the ways to compute heavy nodes (put into `by_key`), and find the graphs they make. The seconds of the budget
-    it has used."""
+) -> None:
+    """Measure the ways to compute heavy nodes (put into `by_key`), and find the graphs they make."""
     from toolchain.tasks.tuning import graphs
     from toolchain.tasks.tuning.tune import SOON_S, Tuning
 
     nodes = graphs.heavy_nodes(networks.default, networks.artifacts, networks.store)
     budget_s = None if options.budget_s is None else graphs.BUDGET * options.budget_s
     if not nodes or (budget_s is not None and budget_s < SOON_S):
-        return 0.0
+        return
     by_key |= {k.key: k for k in graphs.distinct(nodes)}
     tuning = Tuning(list(by_key.values()), 0, records,
                     replace(options, trials=min(options.trials, graphs.TRIALS), budget_s=budget_s), on_trial, boards,
@@ -209,7 +206,9 @@ def weigh_graphs(
             tuning.search(measurer)
         except TuneError as error:
             screen.note(f"algorithms and layouts stay: {error.what}")
-            return tuning.used_s()
+            return
+        finally:
+            networks.deadline.charge(tuning.replayed_s)
     tuning.finish()
     known = {(g.graph, g.target): g.costs for g in records.graph_choices()}
     found = graphs.costs(nodes, tuning.standings())
@@ -217,7 +216,6 @@ def weigh_graphs(
     by = "what was measured" if networks.unit == MICROSECONDS else networks.unit
     for b in networks.other:
         screen.note(f"{b.name}: by {by}, other algorithms or layouts are worth a try")
-    return tuning.used_s()
 
 
 def summary(
@@ -332,6 +330,8 @@ class Screen:
         row = self.rows[task.key]
         row.trials += 1
         self.trials += 1
+        if row.default_us and trial.default_us:
+            row.default_us = min(row.default_us, trial.default_us)         # timed again beside this one
         if trial.error:
             self.failures[trial.cause] = self.failures.get(trial.cause, 0) + 1
         elif not row.default_us:

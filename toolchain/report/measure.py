@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -45,8 +45,10 @@ def measure(
     entries: Sequence[Entry], inputs: Mapping[str, np.ndarray], *, threads: int, rounds: int = 12, burst_s: float = 0.25,
     reference: Mapping[str, np.ndarray] | None = None, rtol: float = 1e-3, atol: float = 1e-4,
     prepare_timeout_s: float = 300.0, variation_limit: float = VARIATION_LIMIT, processes: Processes | None = None,
+    more: Callable[[int], bool] | None = None,
 ) -> MeasureFacts:
-    """Run all contenders in turns, `rounds` bursts each, and compare ours (if it is among them) with every other.
+    """Run all contenders in turns, `rounds` bursts each (or while `more(rounds done)` says so), and compare ours (if it is
+    among them) with every other.
 
     reference: expected outputs by name; left out, those of the first contender that is neither ours nor converted, or else
     ours. A converted one whose outputs are others than the reference's loses its times and says so. Rivals get a copy of an
@@ -62,9 +64,11 @@ def measure(
         runners = (processes or stack.enter_context(Processes())).runners(bound)
         for runner in runners:
             runner.prepare(folder / "inputs.npz", tuple(inputs), threads, prepare_timeout_s)
-        for turn in range(rounds):
+        turn = 0
+        while more(turn) if more is not None else turn < rounds:
             for i in range(len(runners)):
                 runners[(turn + i) % len(runners)].burst(burst_s)
+            turn += 1
         for runner in runners:
             runner.fetch_outputs()
     if reference is None:
@@ -80,7 +84,7 @@ def measure(
     ours = next((f for f in facts if f.ours), None)
     comparisons = [compare(ours, f) for f in facts if ours and not f.ours]
     return MeasureFacts(
-        threads=threads, rounds=rounds, burst_s=burst_s, contenders=facts, system=system(),
+        threads=threads, rounds=turn, burst_s=burst_s, contenders=facts, system=system(),
         comparisons=tuple(c for c in comparisons if c), variation_limit=variation_limit,
         reference=judge.entry.name if judge else "",
     )

@@ -7,11 +7,11 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Protocol
 
@@ -90,26 +90,18 @@ class NetworkVerdict:
         return f"{c.speedup:.2f}x ({c.low:.2f} .. {c.high:.2f}), {c.verdict}"
 
 
-def network_rounds(seconds: float) -> int:
-    """How many rounds of comparing two networks fill so much time (infinite: nobody waits): never fewer than say something,
-    nor many more."""
-    if math.isinf(seconds):
-        return NETWORK_ROUNDS
-    return max(NETWORK_ROUNDS, min(MOST_NETWORK_ROUNDS, int(seconds / (2 * BURST_S))))
-
-
 def compare_networks(
-    default: Artifact, tuned: Artifact, store: Store, threads: int, rounds: int = NETWORK_ROUNDS,
+    default: Artifact, tuned: Artifact, store: Store, threads: int, more: Callable[[int], bool],
 ) -> NetworkVerdict | None:
-    """The artifact with tuned kernels beside the one with default ones, on random inputs. None: one of them did not
-    run, or their outputs differ by more than rounding."""
+    """The artifact with tuned kernels beside the one with default ones, on random inputs, while `more(rounds done)` says so.
+    None: one of them did not run, or their outputs differ by more than rounding."""
     with tempfile.TemporaryDirectory(prefix="tc-tune-") as temporary:
         folders = [assembled_folder(Input(a.kind, a.meta, store.blobs.paths(a.files)), Path(temporary) / name)
                    for name, a in (("default", default), ("tuned", tuned))]
         with Module.load(folders[0], 1) as module:
             inputs = _random_inputs(module.inputs)
         entries = [artifact_entry(folders[1], name="tuned"), replace(artifact_entry(folders[0], name="default"), ours=False)]
-        facts = measure(entries, inputs, threads=threads, rounds=rounds, burst_s=BURST_S)
+        facts = measure(entries, inputs, threads=threads, burst_s=BURST_S, more=more)
     if facts.ours is None or facts.ours.error or not all(o.passed for o in facts.ours.outputs) or not facts.comparisons:
         return None
     before = next(c for c in facts.contenders if not c.ours)
@@ -123,7 +115,7 @@ def _random_inputs(values: Sequence[Value]) -> dict[str, np.ndarray]:
 
 
 def compare_networks_on(
-    board: Board, default: Artifact, tuned: Artifact, store: Store, threads: int, rounds: int = NETWORK_ROUNDS,
+    board: Board, default: Artifact, tuned: Artifact, store: Store, threads: int, more: Callable[[int], bool],
 ) -> NetworkVerdict | None:
     """As `compare_networks`, on a board: both loaded in one session, their bursts taken in turns."""
     with _both_on(board, default, tuned, store, threads) as modules:
@@ -131,7 +123,7 @@ def compare_networks_on(
             return None
         once_us = [module.once_us() for module in modules]
         bursts: list[list[tuple[float, ...]]] = [[], []]
-        for r in range(rounds):
+        for r in takewhile(more, count()):
             for n in (r % 2, 1 - r % 2):
                 number = max(1, round(BURST_S * 1e6 / BURST_SAMPLES / once_us[n]))
                 bursts[n].append(tuple(modules[n].benchmark(Sampling(number, BURST_SAMPLES, 0, 1), once_us[n])))

@@ -32,6 +32,7 @@ PIECES = 64                     # at most, in the second run of the check
 RTOL, ATOL = 1e-3, 1e-4         # absolute part relative to the largest value: rounding alone stays far below
 MOST_COPIES = 32                # of the weights: more say nothing new about small ones
 MOST_SAMPLES = 12
+WARM_S, RISEN_S = 0.04, 0.01
 STEADY = 0.02                   # two best samples this close: the time is known
 NEAR = 1.15                     # candidates within this of the best are measured until steady
 HOPELESS = 1.5                  # slower than this times the best twice: given up
@@ -212,6 +213,15 @@ def caller(loaded: LoadedKernel, workload: Workload, spare: Sequence[np.ndarray]
             for task, extent in phases:
                 task(table, 0, extent, address)
     return call
+
+
+def warm_up(call: Callable[[int], None], copies: int, clock: Clock = time.perf_counter) -> None:
+    """Runs before any is timed: once on each copy of the weights, which lie in memory where they were just made, and after
+    that in a cache or not, as their rotation leaves them; and until the core's clock has risen. WARM_S at most."""
+    begun, n = clock(), 0
+    while (passed := clock() - begun) < WARM_S and (n < copies or passed < RISEN_S):
+        call(1)
+        n += 1
 
 
 def number_for(call: Callable[[int], None], timing: Timing, clock: Clock = time.perf_counter) -> int:

@@ -32,6 +32,7 @@ from toolchain.tasks.plan import Tuned, machine_name
 from toolchain.tasks.tuning import autotvm, boosted
 from toolchain.tasks.tuning.boards import BoardMeasurer
 from toolchain.tasks.tuning.confirm import CANDIDATES, Comparing, Confirmed, confirm
+from toolchain.tasks.tuning.deadline import END_S, Deadline, Estimate
 from toolchain.tasks.tuning.emulated import StaticMeasurer
 from toolchain.tasks.tuning.kernels import TunedKernel
 from toolchain.tasks.tuning.local import LocalMeasurer
@@ -43,9 +44,13 @@ from toolchain.te.tune.session import Entry, Limits, Session, Standing, TuneTask
 from toolchain.te.tune.space import Point
 
 CODE = ("core", "te", "kernels", "targets", "tasks/tuning")      # decides which schedules there are and how fast they run
-RESERVE = 0.4                   # of the budget, at most, for confirming winners
+RESERVE = 0.5                   # of the budget, at most, for confirming winners and comparing networks
+MARGIN = 1.2                    # of what is kept at first by guesses: what is not needed goes into more trials
 CONFIRM_S = 0.8                 # what confirming one kernel takes, until it is known better, and
-NETWORK_S = 8.0                 # comparing one network
+BUILD_S = 0.2                   # building its winner
+NETWORK_S = 7.0                 # comparing one network: its processes begin, and rounds that say something
+EARLY = 0.02                    # of a budget: a run that leaves more of it says why
+CLOSE = 1.01                    # times the default's time: a candidate that is worth comparing with it
 SOON_S = 1.0                    # what is not worth another round of searching and confirming
 MOST_HINTS = 3                  # per kernel
 NO_TIME = "no time left"        # the error of a kernel that was not confirmed for that
@@ -124,11 +129,13 @@ class Tuning:
     def __init__(
         self, kernels: Sequence[TunedKernel], networks: int, records: Records, options: Options,
         on_trial: Callable[[TuneTask, Trial], None] = lambda task, trial: None, boards: Sequence[Board] = (),
-        clock: Callable[[], float] = time.monotonic, unit: str = MICROSECONDS,
+        deadline: Deadline | None = None, unit: str = MICROSECONDS, others: int = 0,
     ) -> None:
-        """networks: how many comparisons of artifacts will follow, which the budget has to hold. boards: what candidates are
-        measured on; none: this machine. unit: of their costs; STATIC_CYCLES where these boards are emulated."""
-        self._clock, self._begun = clock, clock()
+        """networks: how many comparisons of artifacts follow if any kernel wins, which the budget has to hold; others: how
+        many more follow whatever wins. boards: what candidates are
+        measured on; none: this machine. deadline: of the whole run; None: the budget begins now. unit: of costs;
+        STATIC_CYCLES where these boards are emulated."""
+        self.deadline = Deadline(options.budget_s) if deadline is None else deadline
         self.kernels, self.records, self.options = list(kernels), records, options
         self.open = [k for k in kernels if k.space is not None]
         self.boards, self.unit = list(boards), unit
@@ -144,10 +151,8 @@ class Tuning:
                         for budget_s, trials in begun_with.get("runs", [])]
         self.model, self.hints = self._model(begun_with.get("learned_from", {})), begun_with.get("hints", {})
         self.log = RecordLog(records, self.session_id)
-        self.limits = Limits(self._search_s(networks), options.trials)
-        self._budget_s = math.inf if options.budget_s is None else options.budget_s
-        self._network_s = min(RESERVE * self._budget_s, NETWORK_S * networks) if networks else 0.0
-        self._confirm_s: list[float] = []                           # what confirming kernels has taken
+        self.networks, self.others, self._confirming = networks, others, Estimate(CONFIRM_S)
+        self.limits = Limits(math.inf, options.trials)
         self._on_trial = on_trial
         self.session: Session | None = None
         self._runs: list[Limits] = []
@@ -161,22 +166,28 @@ class Tuning:
         self.taught = teach(model, self.records.samples(learned_from))
         return model
 
-    def _search_s(self, networks: int) -> float:
-        """The part of the budget that trials may take, beside what the session's earlier, finished runs have taken."""
-        budget_s = self.options.budget_s
-        if budget_s is None:
+    @property
+    def replayed_s(self) -> float:
+        """What trials took that a process of this run has left which was killed: of its budget, too."""
+        return max(0.0, self.session.replayed_s - self.earlier_s) if self.session is not None else 0.0
+
+    def _after_s(self, winners: int) -> float:
+        """What follows confirming: every network with its winners is built, which takes no longer than as many trials, and
+        compared."""
+        done = sum(s.trials for s in self.session.standings()) if self.session is not None else 0
+        each_s = self.session.spent_s / done if self.session is not None and done else BUILD_S
+        return (self.networks * (winners > 0) + self.others) * (NETWORK_S + winners * each_s)
+
+    def _left_s(self, winners: int) -> float:
+        """Before networks are compared; their comparisons never take more than a part of a small budget."""
+        return self.deadline.left_s() - min(RESERVE * self.deadline.budget_s, self._after_s(winners))
+
+    def _search_s(self) -> float:
+        """What trials may take at first: the time left, without what confirming all kernels, and all winning, would take."""
+        if not self.deadline.is_set:
             return math.inf
-        reserve_s = min(RESERVE * budget_s, CONFIRM_S * len(self.open) + NETWORK_S * networks)
-        return self.earlier_s + budget_s - reserve_s
-
-    def used_s(self) -> float:
-        """Of the budget: what has passed, and what trials took that a killed run of this session has left."""
-        replayed_s = self.session.replayed_s if self.session is not None else 0.0
-        return self._clock() - self._begun + max(0.0, replayed_s - self.earlier_s)
-
-    def _left_s(self) -> float:
-        """Before networks are compared."""
-        return self._budget_s - self._network_s - self.used_s()
+        after_s = MARGIN * (CONFIRM_S * len(self.open) + self._after_s(len(self.open)))
+        return self.deadline.left_s() - min(RESERVE * self.deadline.budget_s, after_s)
 
     @contextmanager
     def measurer(
@@ -205,10 +216,14 @@ class Tuning:
         May be interrupted at any time: what was measured is in the records, and `confirm` works with it.
         """
         tasks = [replace(k.task, hints=tuple(self.hints.get(k.key, ()))) for k in self.open]
+        self.limits = replace(self.limits, budget_s=self.earlier_s + self._search_s())
         self.session = Session(tasks, measurer, self.log, searcher=self.options.searcher, seed=self.options.seed,
-                               limits=self.limits, on_trial=self._on_trial, clock=self._clock, model=self.model,
+                               limits=self.limits, on_trial=self._on_trial, clock=self.deadline.clock, model=self.model,
                                earlier=self.earlier)
-        self.session.run()
+        try:
+            self.session.run()
+        finally:                                    # what an earlier process took is of this run's budget, too
+            self.deadline.charge(self.replayed_s)
         self._runs = [self.limits]
 
     def finish(self) -> None:
@@ -250,15 +265,17 @@ class Tuning:
     def _spend_the_rest(
         self, measurer: MeasuringAndComparing, confirmed: dict[str, Confirmed], on_kernel: Callable[[TunedKernel], None],
     ) -> None:
-        while math.isfinite(left_s := self._left_s()) and left_s > SOON_S:
+        def left_s() -> float:
+            return self._left_s(sum(c.winner is not None for c in confirmed.values()))
+        while self.deadline.is_set and left_s() > SOON_S:
             best = {key: s.best_us for key, s in self.standings().items()}
-            if not self._go_on(left_s - min(left_s / 2, self._each_confirm_s() * len(self.open))):
+            if not self._go_on(left_s() - min(left_s() / 2, self._confirming.each_s * len(self.open))):
                 break
             changed = [k for k in self.open if self.standings()[k.key].best_us < best[k.key]
                        or (k.key in confirmed and confirmed[k.key].error == NO_TIME)]
             self._confirm(measurer, changed, confirmed, on_kernel)
-        if not any(c.winner for c in confirmed.values()) and math.isfinite(self._budget_s):
-            self._go_on(self._left_s() + self._network_s)
+        if self.deadline.is_set and not any(c.winner for c in confirmed.values()):
+            self._go_on(left_s() - END_S)
 
     def _go_on(self, for_s: float) -> bool:
         """More trials for so long; whether there were any."""
@@ -269,8 +286,11 @@ class Tuning:
             self.session.extend(self._runs[-1].budget_s)
         return sum(s.trials for s in self.session.standings()) > trials
 
-    def _each_confirm_s(self) -> float:
-        return sum(self._confirm_s) / len(self._confirm_s) if self._confirm_s else CONFIRM_S
+    @property
+    def ended_early(self) -> bool:
+        """Whether time was left, and nothing to spend it on."""
+        idle = self.session is not None and all(s.exhausted for s in self.session.standings())
+        return self.deadline.is_set and idle and self.deadline.left_s() > EARLY * self.deadline.budget_s
 
     def _confirm(
         self, measurer: Comparing, kernels: Sequence[TunedKernel], confirmed: dict[str, Confirmed],
@@ -281,23 +301,24 @@ class Tuning:
             candidates = self._candidates(kernel)
             if not candidates or kernel.space is None:
                 continue
-            if self._left_s() < 0:
+            if self._left_s(1 + sum(c.winner is not None for c in confirmed.values())) < 0:
                 confirmed.setdefault(kernel.key, Confirmed(None, error=NO_TIME))
                 continue
             on_kernel(kernel)
-            begun = self._clock()
+            begun_s = self.deadline.used_s()
             confirmed[kernel.key] = confirm(kernel.key, kernel.space.default, candidates, measurer)
-            self._confirm_s.append(self._clock() - begun)
+            self._confirming.add(self.deadline.used_s() - begun_s)
 
     def _found(self, confirmed: Mapping[str, Confirmed]) -> list[Found]:
         standings = self.standings()
         return [Found(k, standings.get(k.key), confirmed.get(k.key)) for k in self.kernels]
 
     def _candidates(self, kernel: TunedKernel) -> list[Point]:
-        """The best points that looked faster than the default, and what the records have chosen before."""
+        """The best points that looked faster than the default (or nearly, for it was timed more often), and what the records
+        have chosen before."""
         assert self.session is not None and kernel.space is not None
         standing = self.standings()[kernel.key]
-        best = self.session.best(kernel.key, CANDIDATES) if standing.best_us < standing.default_us else []
+        best = self.session.best(kernel.key, CANDIDATES, CLOSE * standing.default_us)
         known = self.records.choices(kernel.target_key).get(kernel.workload)
         earlier = kernel.space.point(known.answers) if known is not None and known.answers else kernel.space.default
         return best if earlier.refused or earlier in (*best, kernel.space.default) else [*best, earlier]
@@ -324,7 +345,7 @@ def keep_reproducer(kernel: TunedKernel, trial: Trial, folder: Path) -> Path | N
 def _promise(kernel: TunedKernel, standing: Standing) -> float:
     """Microseconds of a run that its best candidate may save."""
     gain_us = standing.default_us - standing.best_us
-    return kernel.uses * gain_us if math.isfinite(gain_us) else 0.0
+    return kernel.uses * max(0.0, gain_us) if math.isfinite(gain_us) else 0.0
 
 
 def require_time(options: Options, session: Session) -> None:

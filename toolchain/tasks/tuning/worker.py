@@ -43,6 +43,7 @@ from toolchain.tasks.tuning.trial_run import (
     prepare,
     spare_memory,
     time_candidate,
+    warm_up,
 )
 
 
@@ -123,6 +124,7 @@ class Server:
         def run() -> dict[str, Any]:
             kernel = _kernel(argument["file"])
             call = caller(check(kernel, task.workload), task.workload, spare_memory([kernel]))
+            warm_up(call, len(task.workload.copies))
             times_us, stopped = time_candidate(call, timing, argument["best_us"])
             return {"error": "", "times_us": times_us, "stopped": stopped}
         (answer,) = in_children([_catching(run)], 1, timing.timeout_s, "running")
@@ -135,6 +137,8 @@ class Server:
             made = [_kernel(file) for file in argument["files"]]
             spare = spare_memory(made)
             calls = [caller(check(kernel, task.workload), task.workload, spare) for kernel in made]
+            for call in calls:
+                warm_up(call, len(task.workload.copies))
             return {"error": "", "samples": interleave(calls, timing, argument["rounds"])}
         (answer,) = in_children([_catching(compare)], 1, timing.timeout_s * len(argument["files"]), "running")
         return {"samples": [], **answer}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from toolchain.te.tune.space import Point
@@ -19,7 +19,8 @@ class Trial:
     cycles), the cost in that unit; empty where it failed.
 
     error: "" or a cause of CAUSES, a colon, and what happened: "crash: killed by SIGSEGV". cost_s: wall time it took, its
-    build included. stopped: measured just long enough to see that it is hopeless.
+    build included. stopped: measured just long enough to see that it is hopeless. default_us: the best time of the default
+    schedule so far, timed again with this candidate (0: it was not), which no record keeps.
     """
 
     answers: Mapping[str, str]
@@ -27,6 +28,7 @@ class Trial:
     error: str = ""
     cost_s: float = 0.0
     stopped: bool = False
+    default_us: float = field(default=0.0, compare=False)
 
     @property
     def best_us(self) -> float:

@@ -74,7 +74,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What is known of a task. Times are of one call; infinite: not measured. failures: how many, by cause."""
+    """What is known of a task. Times are of one call; infinite: not measured. default_us: the best time of the default,
+    which is timed again beside candidates; so best_us may be above it. failures: how many, by cause."""
 
     name: str
     trials: int
@@ -94,6 +95,7 @@ class _Search:
     spent_s: float = 0.0
     trials: int = 0
     proposed_all: bool = False
+    again_us: float = math.inf          # the default, timed again beside candidates: it is reported, and decides nothing
     failures: Counter[str] = field(default_factory=Counter)
     history: list[tuple[float, float]] = field(default_factory=list)     # (spent_s, best_us) after each batch
 
@@ -165,13 +167,14 @@ class Session:
         self._until_spent()
 
     def standings(self) -> list[Standing]:
-        return [Standing(s.task.name, s.trials, s.default_us, s.best_us, s.searcher.best, s.failures, self._is_done(s))
+        return [Standing(s.task.name, s.trials, min(s.default_us, s.again_us), s.best_us, s.searcher.best,
+                         s.failures, self._is_done(s))
                 for s in self.searches.values()]
 
-    def best(self, key: str, n: int) -> list[Point]:
-        """The fastest points of a task, at most n, the default left out."""
-        search = self.searches[key]
-        return [p for p in search.searcher.ranked() if p != search.task.space.default][:n]
+    def best(self, key: str, n: int, below_us: float = math.inf) -> list[Point]:
+        """The fastest points of a task that take less than below_us, at most n, the default left out."""
+        task, searcher = self.searches[key].task, self.searches[key].searcher
+        return [p for p in searcher.ranked() if p != task.space.default and searcher.time_us(p) < below_us][:n]
 
     def first_error(self) -> str:
         """Of the trials; "": none has failed."""
@@ -209,6 +212,8 @@ class Session:
             search.trials += 1
             search.spent_s += trial.cost_s
             self.spent_s += trial.cost_s
+            if trial.default_us:
+                search.again_us = min(search.again_us, trial.default_us)
             if trial.error:
                 search.failures[trial.cause] += 1
             self.on_trial(search.task, trial)
