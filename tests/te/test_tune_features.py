@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolchain import te
+from toolchain.core.layout import Layout
 from toolchain.te.tune.features import COLUMNS, DEPTHS, STATEMENTS, features
 
 M, N, K = 8, 32, 64
@@ -90,3 +91,31 @@ def test_statements_are_those_with_most_work():
     assert rows.shape == (STATEMENTS, len(COLUMNS)) and rows.dtype == np.float32
     work = rows[:, COLUMNS.index("iterations")]
     assert (np.diff(work) <= 0).all()
+
+
+def test_an_instruction_is_a_row_with_the_work_it_stands_for():
+    """Before, a kernel of dot products looked like its epilogue alone, whatever its tiles."""
+    lanes, group = 8, 4
+    a, b = te.placeholder((M, K), "uint8", name="a"), te.placeholder((N, K), "int8", name="b")
+    k = te.reduce_axis(K, name="k")
+    c = te.compute((M, N), lambda i, j: te.sum(a[i, k].astype("int32") * b[j, k].astype("int32"), axis=k), name="c")
+    p, q = te.placeholder((group,), "uint8", name="p"), te.placeholder((lanes, group), "int8", name="q")
+    g = te.reduce_axis(group, name="g")
+    meaning = te.compute((lanes,), lambda i: te.sum(p[g].astype("int32") * q[i, g].astype("int32"), axis=g), name="m")
+
+    def rows(rolled: bool) -> np.ndarray:
+        s = te.create_schedule([c], name="product", inputs=[a, b])
+        s.set_layout(b, Layout("AB", ((0, 0), (1, 0), (0, lanes), (1, group)), ((0, 0), (0, 0))))
+        i, j = s[c].op.axis
+        jo, ji = s[c].split(j, factor=lanes)
+        ko, ki = s[c].split(s[c].op.reduce_axis[0], factor=group)
+        s[c].reorder(jo, i, ko, ji, ki)
+        if not rolled:
+            s[c].tensorize(ji, te.intrin("dot4.8", meaning))
+        return features(s.func)
+    (whole,), (dots, *_) = rows(True), rows(False)
+    assert column(dots, "mul") == column(whole, "mul") == pytest.approx(log(M * N * K))
+    assert column(dots, "dots") == pytest.approx(log(M * N * K // (lanes * group))) and column(whole, "dots") == 0
+    assert column(dots, "dot_steps") == pytest.approx(log(group - 1)) and column(dots, "vector") == pytest.approx(log(lanes))
+    reads = {name: sorted(column(r, f"unique_bytes{n}") for n in range(3)) for name, r in (("dots", dots), ("whole", whole))}
+    assert reads["dots"] == pytest.approx(reads["whole"])

@@ -8,24 +8,26 @@ Nothing is lowered and no index is composed: a buffer's footprint is the product
 logarithms. Rows of different kernels are alike, so one model learns from all of them.
 
 Source: the features per statement of Ansor (Zheng et al., "Ansor: Generating High-Performance Tensor Programs for Deep
-Learning", OSDI 2020, appendix B): these are its groups, without those of GPUs and of integer arithmetic.
+Learning", OSDI 2020, appendix B): these are its groups, without those of GPUs. An instruction (`tensorize`) is one row, with
+the operations and the lanes of its meaning, and fragments in place of elements.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from toolchain.core import dtype as dtypes
 from toolchain.core.rewrite import children
-from toolchain.te.expr import Bin, Call, Cast, Compare, Dynamic, Expr, FloorDiv, FloorMod, Index, Load, Select, Var
-from toolchain.te.loop_ir import Block, For, ForKind, If, PrimFunc, Stmt, Store, Together, Update
+from toolchain.te.expr import Bin, Call, Cast, Compare, Dynamic, Expr, FloorDiv, FloorMod, Index, Load, Reduce, Select, Var
+from toolchain.te.intrin import Intrin
+from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, Stmt, Store, Together, Update
 from toolchain.te.tensor import Tensor
 
-VERSION = 1                 # of the columns: rows of another version say nothing to a model
+VERSION = 2                 # of the columns: rows of another version say nothing to a model
 STATEMENTS = 8              # per schedule, those with most work: peeled loops repeat statements
 BUFFERS = 4                 # per statement, those with most bytes
 DEPTHS = 10                 # at which the arithmetic intensity is taken
@@ -33,7 +35,7 @@ LINE_BYTES = 64             # a unit to count in, whatever the target's lines ar
 
 _OPERATIONS = ("add", "mul", "div", "compare", "call", "cast")
 _LOOPS = ("iterations", "vector", "unrolled", "unrolled_loops", "parallel", "serial_loops", "innermost", "innermost_reduces",
-          "second", "reduced", "vector_reduces", "instructions", "local_bytes", "statements", "guards")
+          "second", "reduced", "vector_reduces", "instructions", "local_bytes", "statements", "guards", "dots", "dot_steps")
 _BUFFER = ("writes", "reads", "local", "touched_bytes", "unique_bytes", "lines", "reuse_iterations", "reuse_bytes", "reuses",
            "lane_stride", "innermost_stride")
 COLUMNS = (*_OPERATIONS, *_LOOPS, *(f"intensity{n}" for n in range(DEPTHS)),
@@ -45,39 +47,67 @@ _COMPARE, _CALL, _CAST = 3, 4, 5
 
 def features(func: PrimFunc) -> np.ndarray:
     """A row per innermost statement, (n, len(COLUMNS)) float32, the one with most work first."""
-    found = sorted(_statements(func.body, (), 0), key=lambda s: -s.work)[:STATEMENTS]
+    found = sorted(_statements(func.body, (), 0, func.attrs.get("intrinsics", {})), key=lambda s: -s.work)[:STATEMENTS]
     return np.array([_row(func, s, len(found)) for s in found], np.float32).reshape(len(found), len(COLUMNS))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Statement:
-    """A Store or Update, the loops around it (outermost first), how often it runs; its operations and loads, once each."""
+    """A Store, Update or instruction, the loops around it (outermost first), how often it runs; its operations and loads,
+    once each. lanes, steps: how much of each an instruction computes at once (1 of others). fragments: elements of what it
+    names, by tensor."""
 
-    leaf: Store | Update
+    written: tuple[Tensor, ...]
+    index: tuple[Expr, ...]
+    accumulates: bool
     loops: tuple[For, ...]
     guards: int
     iterations: int
     operations: tuple[int, ...]
     loads: tuple[Load, ...]
+    lanes: int = 1
+    steps: int = 1
+    fragments: Mapping[Tensor, int] = field(default_factory=dict)
 
     @property
     def work(self) -> int:
         return self.iterations * (sum(self.operations) + len(self.loads) + 1)
 
 
-def _statements(stmt: Stmt, around: tuple[For, ...], guards: int) -> Iterator[_Statement]:
+def _statements(
+    stmt: Stmt, around: tuple[For, ...], guards: int, known: Mapping[str, Intrin],
+) -> Iterator[_Statement]:
+    """known: the instructions of the function, by name."""
     match stmt:
         case Block(parts) | Together(parts):
             for part in parts:
-                yield from _statements(part, around, guards)
+                yield from _statements(part, around, guards, known)
         case For():
-            yield from _statements(stmt.body, (*around, stmt), guards)
+            yield from _statements(stmt.body, (*around, stmt), guards, known)
         case If():
-            yield from _statements(stmt.body, around, guards + 1)
+            yield from _statements(stmt.body, around, guards + 1, known)
         case Store() | Update():
             operations, loads = _operations(stmt.value)
             operations[0] += isinstance(stmt, Update)
-            yield _Statement(stmt, around, guards, math.prod(f.extent for f in around), tuple(operations), tuple(loads))
+            yield _Statement(stmt.tensors, stmt.index, isinstance(stmt, Update), around, guards,
+                             math.prod(f.extent for f in around), tuple(operations), tuple(loads))
+        case Evaluate(Call(name, (Load() as out, *read))) if name in known:
+            yield _instruction(known[name], out, [r for r in read if isinstance(r, Load)], around, guards)
+
+
+def _instruction(
+    intrin: Intrin, out: Load, read: Sequence[Load], around: tuple[For, ...], guards: int,
+) -> _Statement:
+    """As the statement it stands for, once for all that it computes."""
+    body = intrin.definition.body
+    sums = isinstance(body, Reduce)
+    operations, _ = _operations(body.value if isinstance(body, Reduce) else body)
+    operations[0] += sums
+    lanes = math.prod(intrin.output.shape)
+    steps = math.prod(axis.extent for axis in intrin.definition.reduce_axis) if sums else 1
+    fragments = {load.tensor: math.prod(t.shape) for load, t in zip((out, *read), intrin.operands, strict=False)}
+    return _Statement((out.tensor,), out.index, sums, around, guards, math.prod(f.extent for f in around),
+                      tuple(n * lanes * steps for n in operations), tuple(read), lanes, steps, fragments)
 
 
 def _operations(value: Expr) -> tuple[list[int], list[Load]]:
@@ -130,14 +160,15 @@ def _loop_features(func: PrimFunc, s: _Statement, accesses: Sequence[_Access], s
     unrolled = math.prod(f.extent for f in kinds.get(ForKind.UNROLLED, ()))
     stored = {v for a in accesses if a.writes for steps in a.steps for v in steps}
     own = [f for f in s.loops if f.extent > 1 and f.var not in stored]
-    emitted = unrolled * (sum(s.operations) + len(s.loads))
+    emitted = unrolled * (sum(s.operations) // (s.lanes * s.steps) + len(s.loads))
     return [
-        _log(s.iterations), _log(math.prod(f.extent for f in vector)), _log(unrolled),
+        _log(s.iterations), _log(s.lanes * math.prod(f.extent for f in vector)), _log(unrolled),
         float(len(kinds.get(ForKind.UNROLLED, ()))), _log(math.prod(f.extent for f in kinds.get(ForKind.PARALLEL, ()))),
         float(len(serial)), _log(serial[-1].extent) if serial else 0.0, float(bool(serial) and serial[-1] in own),
         _log(serial[-2].extent) if len(serial) > 1 else 0.0, _log(math.prod(f.extent for f in own)),
         float(any(f in own for f in vector)), _log(emitted),
         _log(sum(a.unique[-1] for a in accesses if a.local)), float(statements), float(s.guards),
+        _log(s.iterations) if s.lanes > 1 else 0.0, _log(s.steps - 1),
     ]
 
 
@@ -162,12 +193,14 @@ class _Access:
     local: bool
     run: int                    # the dimension along which it is contiguous, -1: a scalar
     unique: list[float]
+    fragment: int = 1           # elements that are taken at once
+    places: int = 1             # of fragments, overlapping ones too, inside the loops so far
 
 
 def _accesses(func: PrimFunc, s: _Statement) -> list[_Access]:
     """Per tensor and index shape; loads of one tensor that differ in constants only are one access."""
     found: dict[object, _Access] = {}
-    written = [(t, s.leaf.index, True, isinstance(s.leaf, Update)) for t in s.leaf.tensors]
+    written = [(t, s.index, True, s.accumulates) for t in s.written]
     for tensor, index, writes, reads in (*written, *((n.tensor, n.index, False, True) for n in s.loads)):
         steps = [steps_of(i) for i in index]
         key = tensor, tuple(frozenset(d.items()) for d in steps)
@@ -176,7 +209,7 @@ def _accesses(func: PrimFunc, s: _Statement) -> list[_Access]:
             continue
         buffer = func.buffers[tensor]
         run = buffer.type.layout.dims[-1][0] if buffer.type.layout.dims else -1
-        found[key] = _Access(tensor, steps, writes, reads, buffer.scope == "local", run, [])
+        found[key] = _Access(tensor, steps, writes, reads, buffer.scope == "local", run, [], s.fragments.get(tensor, 1))
     return list(found.values())
 
 
@@ -202,7 +235,7 @@ def _footprints(loops: Sequence[For], accesses: Sequence[_Access]) -> tuple[list
     """(iterations, bytes that all buffers together touch) inside 0, 1, ... loops, innermost first; fills `unique`."""
     inside, spans = [1], [[1.0] * len(a.steps) for a in accesses]
     for a in accesses:
-        a.unique.append(float(dtypes.itemsize(a.tensor.dtype)))
+        a.unique.append(float(a.fragment * dtypes.itemsize(a.tensor.dtype)))
     for loop in reversed(loops):
         inside.append(inside[-1] * loop.extent)
         for a, span in zip(accesses, spans, strict=True):
@@ -211,7 +244,11 @@ def _footprints(loops: Sequence[For], accesses: Sequence[_Access]) -> tuple[list
                 if loop.extent > 1 and loop.var in steps:
                     span[d] = min(span[d] + steps[loop.var] * (loop.extent - 1), float(a.tensor.shape[d]))
                     grown = True
-            a.unique.append(math.prod(span) * dtypes.itemsize(a.tensor.dtype) if grown else a.unique[-1])
+            a.places *= loop.extent if grown else 1
+            touched = math.prod(span)
+            if a.fragment > 1:
+                touched = min(a.fragment * min(touched, a.places), float(math.prod(a.tensor.shape)))
+            a.unique.append(touched * dtypes.itemsize(a.tensor.dtype) if grown else a.unique[-1])
     return inside, [sum(a.unique[n] for a in accesses) for n in range(len(inside))]
 
 
