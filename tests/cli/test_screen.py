@@ -50,7 +50,7 @@ EVENTS = (
     TaskFinished(1.5, "link:net@x86", False, 1.4, "d", 1000),
     TaskFinished(1.6, "verify:net@x86", False, 0.02, "d", 10),
     TaskFailed(2.0, "link:other@x86", "CodegenError", "no schedule\nfits", "kernel 'conv\x1b[31m1'", "try again", 0.3,
-               "/no/such/log", "/no/such/repro"),
+               "/no/such/log", "/no/such/repro", "conv1, relu1 of other"),
     TaskSkipped(2.0, "verify:other@x86", "link:other@x86"),
     RunFinished(2.1, "failed", 2, 1, 1, 1, 2.1, 2.0, 1.4, (("link:net@x86", 1.4), ("verify:net@x86", 0.02))),
 )

@@ -48,7 +48,7 @@ def test_builds_share_imports_targets_and_kernels(tmp_path):
     one, other, second, _ = planned(tmp_path, {"a": Model(path="a.onnx"), "b": Model(path="b.onnx")}, targets)
     assert one.buckets[0].graph is other.buckets[0].graph and one.target is second.target
     assert reference_of(one) is reference_of(other) is not reference_of(second)
-    graph = Artifact("graph", {}, {"kernels": {"ab" * 16: {"name": "conv", "graph": {"nodes": []}}}})
+    graph = Artifact("graph", {}, {"kernels": {"ab" * 16: {"name": "conv", "graph": {"nodes": []}, "nodes": ["conv1"]}}})
     target = Artifact("target", {}, {"target": PRESETS["x86-64-v3"].to_json()})
     kernels = [b.module.needs({"graph 0": graph, "target": target}) for b in (one, second, other)]
     weights = [k.pop("weights") for k in kernels]           # packed beside the kernels, for each target
@@ -123,7 +123,7 @@ def test_shape_buckets_meet_in_one_artifact(tmp_path):
     assert not one.measure.params["data"]["inputs"]
     assert two.measure.params["data"]["inputs"]["x"]["constant"] == 1
     target = Artifact("target", {}, {"target": PRESETS["x86-64-v3"].to_json()})
-    first, second = ({c * 32: {"name": c, "graph": {}} for c in keys} for keys in ("ab", "bc"))
+    first, second = ({c * 32: {"name": c, "graph": {}, "nodes": [c]} for c in keys} for keys in ("ab", "bc"))
     graphs = {f"graph {n}": Artifact("graph", {}, {"kernels": k}) for n, k in enumerate((first, second))}
     assert len(b.module.needs({**graphs, "target": target}).keys() - {"weights"}) == 3, "kernels are shared by their key"
 

@@ -80,7 +80,8 @@ class TaskLog(NamedTuple):
 
 
 class TaskFailed(NamedTuple):
-    """`error` is the class of the error; `repro`, when not empty, the folder that holds run.sh and the inputs."""
+    """`error` is the class of the error; `repro`, when not empty, the folder that holds run.sh and the inputs; `about` what
+    of the user's the task worked for."""
 
     at_s: float
     task: str
@@ -91,6 +92,7 @@ class TaskFailed(NamedTuple):
     duration_s: float
     log: str
     repro: str
+    about: str = ""
 
 
 class TaskSkipped(NamedTuple):

@@ -441,7 +441,7 @@ class _Run:
         self.failed[node.name] = error
         self.frontier.fail(node)
         self.journal.emit(TaskFailed(self.journal.now(), node.name, type(error).__name__, error.what, error.where,
-                                     error.fix, duration_s, log, repro))
+                                     error.fix, duration_s, log, repro, node.task.about))
 
     def _report_lost(self) -> None:
         for node, because in self.frontier.lost:

@@ -4,6 +4,7 @@
     call.json     the step and what it gets    params.json   its parameters
     inputs/       <input>/<file>, links to the store and to source files
     log           what it printed              error.txt     the error
+    dump/         once run.sh has run: each intermediate form of the kernels it compiled
 """
 
 from __future__ import annotations
@@ -52,6 +53,14 @@ def keep(project: Path, store: Store, work: Work, error: ToolchainError) -> Path
     return folder
 
 
+def last_error(project: Path, task: str) -> str:
+    """The first line of the error a task ended with last time; empty when it did not fail."""
+    try:
+        return (failed_folder(project, task) / "error.txt").read_text().partition("\n")[0]
+    except OSError:
+        return ""
+
+
 def forget(project: Path, tasks: Iterable[str]) -> None:
     """Remove the folders of tasks that have succeeded since."""
     there = set(os.listdir(below)) if (below := state_folder(project) / "failed").is_dir() else set()
@@ -71,8 +80,9 @@ def _script(step: str) -> str:
     extra = [p for p in sys.path if p and not p.startswith(sys.prefix) and not p.startswith(sys.base_prefix)]
     return (
         "#!/bin/sh\n"
-        f"# Runs the step {step} again on the same inputs; its output goes to out/.\n"
+        f"# Runs the step {step} again on the same inputs; its output goes to out/, kernels' forms to dump/.\n"
         'cd "$(dirname "$0")" || exit 1\n'
+        'export TC_DUMP="${TC_DUMP:-$PWD/dump}"\n'
         f"export PYTHONPATH={shlex.quote(os.pathsep.join(extra))}\n"
         f'exec {shlex.quote(sys.executable)} "$@" -m toolchain.build.worker .      # "$@": options for Python, like -X dev\n'
     )

@@ -54,6 +54,7 @@ class Task:
     inputs computed from them (the kernels a partitioned graph asks for); called in the parent, must be cheap and pure.
     files: source files outside the store it reads, by name (their content enters the key, their place does not); the step
     finds each as `inputs[name].path`. A name may be an input's or a file's, not both.
+    about: what of the user's it works for ("conv1, relu1 of net"), for the screen when it fails; not part of its key.
     resource: tasks with the same non-empty resource never run side by side; "machine" runs quite alone (measurements).
     """
 
@@ -65,3 +66,4 @@ class Task:
     needs: Callable[[Mapping[str, Artifact]], Mapping[str, Task]] | None = None
     files: Mapping[str, Path] = field(default_factory=dict)
     resource: str = ""
+    about: str = ""

@@ -10,12 +10,14 @@ import click
 
 from toolchain.build.caret import printable
 from toolchain.build.explain import PlannedTask, explain, find_task, plan
+from toolchain.build.failed import failed_folder, last_error
 from toolchain.build.store import Store
 from toolchain.build.task import Task
 from toolchain.cli.build import execute
 from toolchain.cli.commands import command, project_options
 from toolchain.cli.planned import print_plan
 from toolchain.cli.project import Project, open_project
+from toolchain.cli.screen import near
 from toolchain.core.settings import settings
 from toolchain.tasks.plan import BuildTasks
 
@@ -58,6 +60,9 @@ def explain_command(task: str, file: Path | None, folder: Path | None) -> int:
     for line in explain(found, store, project.folder):
         print(printable(line))
     store.close()
+    if error := last_error(project.folder, found.name):
+        print(printable(f"it failed last time: {error}"))
+        print(printable(f"reproduce: {near(str(failed_folder(project.folder, found.name)))}/run.sh"))
     return 0
 
 

@@ -255,7 +255,7 @@ def failure_text(failure: TaskFailed, style: Style) -> str:
     rows = [style.paint(head, "red"), *(f"  {printable(line)}" for line in what.split("\n"))]
     repro = failure.repro and f"{failure.repro}/run.sh"
     fix = failure.fix if failure.fix != f"see {failure.log}" else ""
-    for word, value in (("fix", fix), ("log", near(failure.log)), ("reproduce", near(repro))):
+    for word, value in (("for", failure.about), ("fix", fix), ("log", near(failure.log)), ("reproduce", near(repro))):
         if value:
             rows.append(f"  {word}: {printable(value)}")
     return "\n".join(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -50,7 +51,10 @@ def compile_workload(
                 "answers": {name: q.answer for name, q in choices.asked.items()},
                 "schedule_ms": round((scheduled - started) * 1e3, 3),
             }
-    raise CodegenError("no schedule fits:\n  " + "\n  ".join(refused), where=anchor_name(body))
+    why = dict.fromkeys(textwrap.indent(text, "    ").replace("    ", "  ", 1) for text in refused)
+    raise CodegenError("no schedule fits:\n" + "\n".join(why), where=anchor_name(body), fix=(
+        "a gap in the toolchain: please report it, with the failed task's folder (its run.sh writes each form of the kernel "
+        "to dump/)"))
 
 
 def accumulators(tile: str) -> int:

@@ -37,13 +37,15 @@ CONTROL_FLOW = frozenset(("Fail", "If", "Loop", "Scan"))       # operators that 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Workload:
-    """One distinct kernel: its key (equal bodies share it) and its canonical body."""
+    """One distinct kernel: its key (equal bodies share it), its canonical body, and the model's nodes it computes where the
+    graph has it first."""
 
     key: str
     body: Graph
+    sources: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": anchor_name(self.body), "graph": to_json(self.body)}
+        return {"name": anchor_name(self.body), "graph": to_json(self.body), "nodes": list(self.sources)}
 
 
 def optimize_graph(graph: Graph, target: Target, costs: Costs | None = None) -> tuple[Graph, Mapping[str, Workload]]:
@@ -66,10 +68,10 @@ def prepare_graph(graph: Graph, target: Target) -> Graph:
         narrowing_dequantized(integer_forms(target), in_floats(target)), decomposing(KERNELS | CONTROL_FLOW), *PASSES))
 
 
-def workload_of(body: Graph) -> Workload:
-    """The kernel of a fused group."""
+def workload_of(body: Graph, sources: tuple[str, ...] = ()) -> Workload:
+    """The kernel of a fused group, made of these nodes."""
     canonical_body, text = canonical(widen_moves(collapse_rows(body)))
-    return Workload(digest_bytes(text.encode())[:32], canonical_body)
+    return Workload(digest_bytes(text.encode())[:32], canonical_body, sources)
 
 
 def _with_keys(graph: Graph, workloads: dict[str, Workload]) -> Graph:
@@ -77,7 +79,7 @@ def _with_keys(graph: Graph, workloads: dict[str, Workload]) -> Graph:
     changes: dict[Node, Node] = {}
     for node in graph.nodes:
         if node.op == "Fused":
-            workload = workload_of(node.attrs["body"])
+            workload = workload_of(node.attrs["body"], node.sources)
             workloads.setdefault(workload.key, workload)
             changes[node] = replace(node, attrs={**node.attrs, "kernel": workload.key, "flops": flops(node, graph.types)})
         elif node not in views:

@@ -325,7 +325,8 @@ class _Planner:
             if name not in self.tasks:                          # lists: each is one ingredient of the key
                 self.tasks[name] = Task(name, f"{STEPS}:compile_kernel_step", KERNEL, {
                     "body": [body["graph"]], "target": [target], "versions": versions, "code": code,
-                    **({"answers": dict(answers)} if (answers := tuned.get(key)) else {})})
+                    **({"answers": dict(answers)} if (answers := tuned.get(key)) else {})},
+                    about=f"{_first(body['nodes'])} of {build.model}")
             found[f"kernel {key}"] = self.tasks[name]
         return found
 
@@ -392,9 +393,13 @@ def target_digest(target: Mapping[str, Any]) -> str:
     return digest_json({k: v for k, v in target.items() if k != "name"})[:32]
 
 
+def _first(names: Sequence[str]) -> str:
+    """The first five names, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
 def _not_tuned(build: Build, names: Sequence[str], of: int) -> TuneError:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return TuneError(f"{len(names)} of {of} kernels are not tuned: {', '.join(names[:5])}{more}",
+    return TuneError(f"{len(names)} of {of} kernels are not tuned: {_first(names)}",
                      where=f"{build.name}: tune.policy is require_tuned", fix=f"run `tc tune {build.name}`")
 
 
