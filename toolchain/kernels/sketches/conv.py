@@ -47,6 +47,7 @@ from toolchain.te.tensor import Tensor
 from toolchain.te.tune.choices import Choices
 
 UNROLLED_TAPS = 11           # a window row of a first layer; a longer one (a Fourier transform, say) stays a loop
+MOST_IN_ORDER = 512          # of blocks of channels, for a core that hides no counting behind them: 4 KB of code
 UNSHARED = 1.25              # what a row of a depthwise window takes longer whose columns do not share loads (measured)
 ROUGH = 3                    # sums that share what is masked, or put together of several loads: with more, LLVM spills
 MOST_PIECES = 4              # of a strided vector that is shuffled; one of wider strides is gathered
@@ -164,7 +165,8 @@ def _unroll_more(
             s[acc].unroll(beside)
             return [block, *(tap for tap in taps if tap is not beside), rolled, beside, unrolled]
         return list(order)
-    options = divisors(block.extent, max(1, MOST_MULTIPLY_ADDS // multiply_adds))
+    most = MOST_IN_ORDER if taps else MOST_MULTIPLY_ADDS                # a transposed one repeats it for every phase
+    options = divisors(block.extent, max(1, most // multiply_adds))
     block, more = s[acc].split(block, factor=choices.one_of("blocks", options, options[-1]))
     s[acc].unroll(more)
     return [block, *taps, rolled, more, unrolled]

@@ -18,6 +18,7 @@ from toolchain.te.substitute import substitute_index
 
 HERE = 1 << 30                     # the depth of a value that no loop header may compute: it was read from memory
 LINE_BYTES = 64
+PAIR_BYTES = 1008                  # how far from its base an Arm core loads two registers at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,15 @@ class Place:
     elements: int
     local: bool
     alignment_bytes: int = LINE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A pointer to an element, which loads near it are addressed by. is_own: it was made for that."""
+
+    pointer: str
+    total: int
+    is_own: bool = False
 
 
 class Addresses(Arithmetic):
@@ -41,6 +51,7 @@ class Addresses(Arithmetic):
         self.heads: list[list[str]] = [[]]             # per open loop: address arithmetic placed in its header
         self.hoisted: dict[Any, str] = {}
         self.hoisted_keys: list[list[Any]] = [[]]
+        self.bases: dict[Any, Base] = {}               # what bursts of this basic block load by
 
     def type(self, e: Expr) -> str:
         return value_type(e.dtype, self.lanes(e))
@@ -130,6 +141,9 @@ class Addresses(Arithmetic):
             alignment = math.gcd(alignment, c * size)
             offset = ssa if c == 1 else self.hoist(depth, f"mul i64 {ssa}, {c}")
             base = self.hoist(depth, f"getelementptr inbounds {element}, ptr {base}, i64 {offset}")
+        moved = self.bases.get((place.base, tuple(sorted(terms))))
+        if moved is not None and moved.is_own and 0 <= (total - moved.total) * size <= PAIR_BYTES:
+            return self.emit(f"getelementptr inbounds {element}, ptr {moved.pointer}, i64 {total - moved.total}"), alignment
         if total:
             text = f"getelementptr inbounds {element}, ptr {base}, i64 {total}"
             base = self.hoist(0, text) if place.local and not terms else self.emit(text)     # a register tile: one each

@@ -14,19 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from toolchain.core import dtype as dtypes
+from toolchain.targets.llvm.addresses import PAIR_BYTES, Base
 from toolchain.targets.llvm.dot_products import FACTORS, is_dot, lanes_of
 from toolchain.targets.llvm.spelling import MEMORY, vector
+from toolchain.targets.llvm.values import Values
 from toolchain.te.expr import Broadcast, Call, Dynamic, Expr, Index, Load, Ramp, Select, Var, index
 from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, Stmt, Store
 from toolchain.te.lower.shared import nodes
 from toolchain.te.tensor import Tensor
 
-if TYPE_CHECKING:
-    from toolchain.targets.llvm.values import Values
-
+NEAR_BYTES = 4096               # how far one instruction moves a pointer
 FEWEST = 8                      # multiply-adds, below which a block is no inner loop of a product
 Key: TypeAlias = tuple[Any, ...]
 Known: TypeAlias = Mapping[Var, int]
@@ -212,9 +212,12 @@ def _runs(elements: list[int]) -> Iterator[list[int]]:
     yield run
 
 
-def emit_burst(values: Values, fetches: list[Fetch]) -> None:
-    """The loads, remembered for the rest of the basic block: `Values.load` and `Values.broadcast` find them."""
+def emit_burst(values: Values, fetches: list[Fetch], upcoming: list[Fetch]) -> None:
+    """The loads, remembered for the rest of the basic block: `Values.load` and `Values.broadcast` find them. upcoming: those
+    of the next burst, whose pointers are made before the multiply-adds, so that nothing waits for them."""
     before = dict(values.env)
+    if not values.bases:
+        _move_bases(values, fetches)
     for fetch in fetches:
         values.env.update(fetch.known)
         if fetch.dot:
@@ -234,6 +237,31 @@ def emit_burst(values: Values, fetches: list[Fetch]) -> None:
         for lane in range(fetch.width):
             values.lane_of.setdefault((tensor, key, total + lane * fetch.group), (name, lane, fetch.width))
     values.env = before
+    _move_bases(values, upcoming)
+
+
+def _move_bases(values: Values, fetches: list[Fetch]) -> None:
+    """New pointers for what lies too far from the block's first loads to be loaded in pairs: `ldp` reaches PAIR_BYTES. Only
+    where the pairs save more instructions than the pointer takes. LLVM would fold it into each load again, so an empty
+    instruction makes it."""
+    found: dict[tuple[Tensor, Key], list[int]] = {}
+    before = dict(values.env)
+    for fetch in fetches:
+        values.env.update(fetch.known)
+        at = fetch.load.index[0]
+        terms, total = values.linear(index(at.base if isinstance(at, Ramp) else at))
+        found.setdefault((fetch.load.tensor, tuple(sorted(terms))), []).append(total)
+    values.env = before
+    for (tensor, terms), totals in found.items():
+        place, low, size, element = values.places[tensor], min(totals), dtypes.itemsize(tensor.dtype), MEMORY[tensor.dtype]
+        base = values.bases.get((place.base, terms))
+        if base is None:
+            values.bases[place.base, terms] = Base(values.address(place, element, size, [*terms], low)[0], low)
+            continue
+        far = (low - base.total) * size
+        if (max(totals) - base.total) * size > PAIR_BYTES and len(totals) // 2 > (1 if 0 < far < NEAR_BYTES else 2):
+            moved = values.emit(f"getelementptr inbounds {element}, ptr {base.pointer}, i64 {low - base.total}")
+            values.bases[place.base, terms] = Base(values.emit(f'call ptr asm "", "=r,0"(ptr {moved})'), low, True)
 
 
 __all__ = ["Fetch", "bursts", "emit_burst"]

@@ -29,7 +29,7 @@ from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, St
 from toolchain.te.lower.shared import Lanes, nodes
 from toolchain.te.tensor import Tensor
 
-EMITTER_VERSION = 5                # part of every kernel's digest: raise it when the same loop IR would give other text
+EMITTER_VERSION = 6                # part of every kernel's digest: raise it when the same loop IR would give other text
 MAX_LOCAL_BYTES = 64 * 1024        # of stack
 FREE = 2                           # vector registers beside sums and what they share: a factor, and one that is being loaded
 AS_WRITTEN = "#1"                  # attributes of functions in an order of our own; of all others "#0"
@@ -160,7 +160,7 @@ class _Task(Values):
             self.env[s.var] = n
             self.tiles.begin(s, len(self.heads))
             if planned is not None and n in planned:
-                emit_burst(self, planned[n])
+                emit_burst(self, planned[n], next((fetches for at, fetches in planned.items() if at > n), []))
             self.stmt(s.body)
         self.in_burst -= planned is not None
 
@@ -189,7 +189,7 @@ class _Task(Values):
 
     def forget(self) -> None:
         """Another basic block begins: what was loaded in the one before is unknown there."""
-        self.loaded, self.turned, self.lane_of = {}, {}, {}
+        self.loaded, self.turned, self.lane_of, self.bases = {}, {}, {}, {}
 
     def separate(self) -> None:
         """Keep what follows from sharing loads with what was before: an empty instruction that may touch any memory."""
@@ -205,13 +205,15 @@ class _Task(Values):
             self.stmt(body)
             return
         self.count += 1
-        n, before, turned, lanes = self.count, dict(self.loaded), dict(self.turned), dict(self.lane_of)
+        n, before, turned, lanes, bases = (
+            self.count, dict(self.loaded), dict(self.turned), dict(self.lane_of), dict(self.bases))
         self.lines += [f" br i1 {test}, label %y{n}, label %z{n}", f"y{n}:"]
         self.stmt(body)
         self.lines += [f" br label %z{n}", f"z{n}:"]
         self.loaded = {k: v for k, v in before.items() if k in self.loaded}      # what the body stored is gone
         self.turned = {k: v for k, v in turned.items() if k in self.turned}
         self.lane_of = {k: v for k, v in lanes.items() if k in self.lane_of}
+        self.bases = bases
         self.memo.clear()
 
     def stores(self, stores: tuple[Store, ...]) -> None:
