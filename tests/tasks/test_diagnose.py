@@ -12,9 +12,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from programs import program
 
 from toolchain import te
-from toolchain.build.deployfile import Bucket, Build, Deployfile, Model, TargetSpec
+from toolchain.build.deployfile import Bucket, Build, Deployfile, Device, Model, TargetSpec
 from toolchain.build.executor import Executor
 from toolchain.build.failed import failed_folder
 from toolchain.build.store import Store
@@ -67,12 +68,15 @@ def joining(path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
 
 
-def build(folder: Path, make: Callable[[Path], None] = network, **more: object):
-    """All artifacts of the network's build, made in this process; and its store. more: keys of the model."""
+def build(folder: Path, make: Callable[[Path], None] = network, device: Device | None = None, **more: object):
+    """All artifacts of the network's build, made in this process; and its store. device: a Cortex-A53 it is built for
+    instead. more: keys of the model."""
     folder.mkdir(exist_ok=True)
     make(folder / "net.onnx")
     net = Model(path="net.onnx", dims={"h": 10, "w": 10}, **more)
-    deployfile = Deployfile(version=1, models={"net": net}, targets={"x86": TargetSpec(kind="x86")})
+    spec = TargetSpec(kind="aarch64", cpu="cortex-a53", device="board") if device else TargetSpec(kind="x86")
+    deployfile = Deployfile(version=1, models={"net": net}, targets={"x86": spec},
+                            devices={"board": device} if device else {})
     (tasks,) = plans.plan(deployfile, (Build("net", "x86"),), folder)
     store = Store(folder / "store")
     done = Executor(store, folder, jobs=0, keep_going=True).build([tasks.module, *(b.verify for b in tasks.buckets)])
@@ -97,6 +101,25 @@ def test_a_wrong_kernel_is_named_and_kept(tmp_path, monkeypatch):
     model = ReferenceEvaluator(str(kept / "model.onnx"))
     (there,) = model.run(None, {name: np.load(kept / f"input_{n}.npy") for n, name in enumerate(model.input_names)})
     np.testing.assert_allclose(there, again, rtol=1e-4, atol=1e-5)
+
+
+def test_a_wrong_kernel_is_named_and_kept_on_a_device(tmp_path, monkeypatch):
+    """Each kernel alone, on an emulated one; where all are right, it is said that they are, and where they ran."""
+    program("qemu-aarch64-static")
+    device = Device(host="local", folder=str(tmp_path), exec_prefix="qemu-aarch64-static -cpu cortex-a53")
+    wrong = pointwise(lambda x: te.maximum(x, te.const(0.25, x.dtype)))
+    with monkeypatch.context() as patch:
+        patch.setitem(table.COMPUTES, "Relu", wrong)
+        done, _ = build(tmp_path / "wrong", device=device)
+    what = done.failed["verify:net@x86"].what
+    assert "on 'board' its result differs by 0.25" in what and "it computes: first, first_relu" in what
+    kept = tmp_path / "wrong" / ".tc" / "failed" / "verify:net@x86" / "inputs" / "facts" / "repro"
+    body = load(kept)
+    (again,) = interpret(body, {name: np.load(kept / f"input_{n}.npy") for n, name in enumerate(body.inputs)}).values()
+    np.testing.assert_allclose(again, np.load(kept / "expected_0.npy"), rtol=1e-6)
+    assert np.abs(np.load(kept / "got_0.npy") - again).max() > 0.1 and (kept / "model.onnx").is_file()
+    done, _ = build(tmp_path / "right", device=device)
+    done.check()
 
 
 def test_a_wrong_kernel_of_one_bucket_is_named_there(tmp_path, monkeypatch):

@@ -131,11 +131,8 @@ class _Walk:
         expected = {name: array for name, array in zip(node.outputs, made, strict=True) if name}
         got = {name: self._read(name) for name in expected}
         for name, array in expected.items():
-            scale = float(np.abs(array[np.isfinite(array)]).max(initial=0.0)) if array.dtype.kind == "f" else 0.0
-            error = output_error(name, got[name], array, rtol=RTOL, atol=_step(node, array) or ATOL * scale)
-            if not error.passed:
-                self._found(node, f"its result differs by {error.max_abs_error:.2g} (largest value {scale:.2g})", got,
-                            expected)
+            if what := differs(node, name, got[name], array):
+                self._found(node, what, got, expected)
             self._check_storage(node, name, got, expected)
         for name, array in got.items():
             self.values[name] = array
@@ -218,6 +215,13 @@ class _Walk:
                     packed = t.layout.pack(np.full(t.shape, np.nan, to_numpy(t.dtype))).reshape(-1)
                     arena[slot.offset:end] = packed.view(np.uint8)
                     dead[slot.offset:end] = False
+
+
+def differs(node: Node, name: str, got: np.ndarray, expected: np.ndarray) -> str:
+    """How a kernel's output is wrong; "": it is not."""
+    scale = float(np.abs(expected[np.isfinite(expected)]).max(initial=0.0)) if expected.dtype.kind == "f" else 0.0
+    error = output_error(name, got, expected, rtol=RTOL, atol=_step(node, expected) or ATOL * scale)
+    return "" if error.passed else f"its result differs by {error.max_abs_error:.2g} (largest value {scale:.2g})"
 
 
 def _step(node: Node, array: np.ndarray) -> float:

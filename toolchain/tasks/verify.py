@@ -28,6 +28,7 @@ from toolchain.tasks.assemble import assemble_with_origins, workspaces
 from toolchain.tasks.boards import BoardModule, board_of, load_on
 from toolchain.tasks.data import Sample, recorded_files, samples
 from toolchain.tasks.diagnose import Finding, first_wrong_op, save_finding
+from toolchain.tasks.diagnose_device import first_wrong_kernel
 from toolchain.tasks.plan import RECORDED
 from toolchain.tasks.reference import computed, exact
 from toolchain.tasks.steps import assembled_folder
@@ -56,7 +57,7 @@ def compare(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -
     if rounds_inside(graph):
         params = {**params, "precision": "quantized"}
     if "device" in params:
-        return _compare_on_device(params, inputs, graph, sets)
+        return _compare_on_device(params, inputs, graph, sets, out)
     with tempfile.TemporaryDirectory(prefix="tc-compare-") as folder, Module.load(
             assembled_folder(inputs["module"], Path(folder)), params["threads"] or None) as module:
         facts, wrong = _compare_all(module, graph, sets, params, inputs)
@@ -70,14 +71,20 @@ def compare(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -
 
 
 def _compare_on_device(
-    params: Mapping[str, Any], inputs: Mapping[str, Input], graph: Graph, sets: Sequence[Sample],
+    params: Mapping[str, Any], inputs: Mapping[str, Input], graph: Graph, sets: Sequence[Sample], out: Path,
 ) -> Result:
-    """The outputs are those that the device computed. Kernels are not looked into one by one there."""
+    """The outputs are those that the device computed. Where one is wrong, each kernel is run there alone."""
     with tempfile.TemporaryDirectory(prefix="tc-compare-") as folder, load_on(
             board_of(params["device_name"], params["device"]), assembled_folder(inputs["module"], Path(folder)),
             params["threads"], lambda text: progress(0, 0, text)) as module:
-        facts, _ = _compare_all(module, graph, sets, params, inputs)
-    return Result("facts", {"facts": to_json(replace(facts, device=params["device_name"])), "what": "", "diagnosed": False})
+        facts, wrong = _compare_all(module, graph, sets, params, inputs)
+        finding = first_wrong_kernel(
+            module.session, load_files(inputs["optimized"].files), module.artifact.target,
+            inputs["module"].meta.get("schedules", {}), wrong.inputs) if wrong is not None else None
+    if finding is not None:
+        save_finding(finding, out / REPRO)
+    facts = replace(facts, device=params["device_name"], first_bad_node=finding.name if finding else "")
+    return Result("facts", {"facts": to_json(facts), "what": finding.what if finding else ""})
 
 
 def verify(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -> Result:
@@ -90,9 +97,8 @@ def verify(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) ->
                      f"({o.tolerance_used:.3g} times the tolerance)" for o in bad[:3]) or facts.error
     if facts.first_bad_node:
         what += f"\nthe first wrong kernel: {inputs['facts'].meta['what']}\nit computes: {facts.first_bad_node}"
-    elif bad and not inputs["facts"].meta.get("diagnosed", True):
-        what += f"\ncomputed on device {facts.device!r}"
     elif bad:
+        what += f"\ncomputed on device {facts.device!r}" if facts.device else ""
         what += ("\nevery kernel alone computes what its operators mean: "
                  "errors accumulate, or the reference belongs to other inputs or another model")
     raise VerificationError(what, where=params["name"], fix=(
