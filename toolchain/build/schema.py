@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import Any, cast, get_args, get_origin
+from typing import Any, Literal, cast, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -129,8 +129,7 @@ def _problem(tree: Node, error: Any) -> Problem:
     """One pydantic error, placed in the file."""
     kind, keys, ctx = error["type"], tuple(error["loc"]), error.get("ctx", {})
     if kind in ("missing", "missing_keyword_only_argument"):
-        fix = f"add '{keys[-1]}': {_metadata(keys)['description']}"
-        return _at(tree, keys[:-1], f"missing key '{keys[-1]}'", at_key=True, fix=fix)
+        return _at(tree, keys[:-1], f"missing key '{keys[-1]}'", at_key=True, fix=f"add '{keys[-1]}': {_meaning(keys)}")
     if kind in _UNKNOWN:
         return _unknown_key(tree, keys)
     found = tree.find(keys)
@@ -289,6 +288,15 @@ def _not_yet(tree: Node, keys: Keys, capability: str, *, at_key: bool = False) -
 def _section_at(keys: Keys) -> type[Section]:
     """The class of the section at that path."""
     return cast(type[Section], _annotation_at(keys)[0])
+
+
+def _meaning(keys: Keys) -> str:
+    """What to write for a key: its description; of an enumeration the values that can be used today, too."""
+    annotation, metadata = _annotation_at(keys)
+    offered = [str(v) for v in get_args(annotation) if v not in (metadata["not_yet"] or ())]
+    if get_origin(annotation) is not Literal or len(offered) < 2:
+        return str(metadata["description"])
+    return f"{metadata['description'].partition(' (not yet')[0]}: {', '.join(offered[:-1])} or {offered[-1]}"
 
 
 def _metadata(keys: Keys) -> Mapping[str, Any]:
