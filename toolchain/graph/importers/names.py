@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from onnx import FunctionProto
@@ -32,9 +33,22 @@ class Model:
             raise ImportModelError(f"the model has more than {self.limits.nodes} nodes, functions inlined", where=here)
 
     def check_depth(self, depth: int, here: str) -> None:
-        if depth > self.limits.depth:
-            raise ImportModelError(f"subgraphs or functions are nested deeper than {self.limits.depth}, or call themselves",
-                                   where=here)
+        if depth <= self.limits.depth:
+            return
+        if cycle := self.recursion():
+            raise ImportModelError(f"functions call themselves: {' -> '.join(cycle)}",
+                                   fix="ONNX has no recursion: export the model without it")
+        raise ImportModelError(f"subgraphs or functions are nested deeper than {self.limits.depth}", where=here)
+
+    def recursion(self) -> list[str]:
+        """The names of functions that call each other in a circle, the first one again at the end; empty: there are none."""
+        calls = {(domain, name): [(n.domain, n.op_type) for n in function.node]
+                 for (domain, name, _), function in self.functions.items()}
+        try:
+            TopologicalSorter(calls).prepare()
+        except CycleError as error:
+            return [name for _, name in reversed(error.args[1])]
+        return []
 
     def check_value(self, name: str, t: TensorType, here: str) -> None:
         if t.elements * itemsize(t.dtype) > self.limits.value_bytes:

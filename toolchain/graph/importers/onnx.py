@@ -63,9 +63,9 @@ def read_model(path: Path, limits: Limits) -> onnx.ModelProto:
         model.ParseFromString(data)
     except DecodeError:
         raise ImportModelError("is not an ONNX model: the file is truncated, damaged, nested too deeply, or something else",
-                               where=str(path)) from None
+                               where=str(path), fix="download or export it again") from None
     if not model.graph.node and not model.graph.output:
-        raise ImportModelError("is not an ONNX model: it holds no graph", where=str(path))
+        raise ImportModelError("is not an ONNX model: it holds no graph", where=str(path), fix="download or export it again")
     return model
 
 

@@ -83,7 +83,8 @@ class TensorReader:
     def _count(self, size_bytes: int, where: str) -> None:
         self.read_bytes += size_bytes
         if self.read_bytes > self.limits.tensor_bytes:
-            raise ImportModelError(f"the model's tensors need more than {self.limits.tensor_bytes} bytes", where=where,
+            raise ImportModelError(f"has {size_bytes} bytes: the model's tensors need more than {self.limits.tensor_bytes}",
+                                   where=where,
                                    fix="raise limits.model_size in the deployfile if the model is trusted")
 
     def _external(self, proto: TensorProto, size_bytes: int, where: str) -> bytes:
@@ -112,7 +113,7 @@ def open_beneath(folder: Path, location: str, where: str) -> int:
     parts = PurePosixPath(location).parts
     if not parts or "\0" in location or location.startswith("/") or ".." in parts or "\\" in location:
         raise ImportModelError("external data must lie in the model's folder, named by a relative path without '..'",
-                               where=where)
+                               where=where, fix="put the data file beside the model, named there by its name alone")
     at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for part in parts[:-1]:
