@@ -11,7 +11,7 @@ from pathlib import Path
 
 PACKAGES = {"sshd": "openssh-server", "ssh-keygen": "openssh-client", "qemu-aarch64-static": "qemu-user-static",
             "qemu-riscv64-static": "qemu-user-static",
-            "llvm-mca": "llvm", "llvm-mc": "llvm"}
+            "node": "nodejs", "llvm-mca": "llvm", "llvm-mc": "llvm"}
 
 
 def program(name: str) -> str:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Module", "Target", "__version__", "compile", "load", "te"]
 
-_OFFERED = {"compile": "toolchain.api", "load": "toolchain.targets.llvm.module", "Module": "toolchain.targets.llvm.module",
-            "Target": "toolchain.core.target"}
+_OFFERED = {"compile": "toolchain.api", "load": "toolchain.targets.llvm.wasm_module",
+            "Module": "toolchain.targets.llvm.module", "Target": "toolchain.core.target"}
 
 
 def __getattr__(name: str) -> Any:

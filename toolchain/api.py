@@ -16,7 +16,8 @@ from toolchain.build.store import Store
 from toolchain.core.errors import UsageError
 from toolchain.core.target import Target
 from toolchain.targets import presets
-from toolchain.targets.llvm.module import Module, load
+from toolchain.targets.llvm.module import Module
+from toolchain.targets.llvm.wasm_module import WasmModule, load
 from toolchain.tasks.plan import plan
 
 if TYPE_CHECKING:
@@ -30,16 +31,17 @@ Dims: TypeAlias = Mapping[str, int]
 def compile(
     model: str | Path | onnx.ModelProto, target: str | Target = "x86", precision: str = "fp32",
     shapes: Shapes | Sequence[Shapes] | None = None, dims: Dims | Sequence[Dims] | None = None, threads: int | None = None,
-) -> Module:
+) -> Module | WasmModule:
     """Compile a model (a file, or one in memory) for a target and load it: the steps of `tc build`, nothing kept.
 
         module = toolchain.compile("model.onnx", shapes={"input": (1, 3, 224, 224)}, threads=2)
         outputs = module.run({"input": x})
         module.save("out/")
 
-    target: "x86" (this machine), a preset ("x86-64-v3"), or a Target. shapes, dims: of inputs the model leaves open; numbers
-    by symbolic dimension. A list of either makes one module for several sets of shapes, which picks by the inputs it is
-    given (two lists go together element by element). threads: lanes that compute (none: one per CPU this process may use).
+    target: "x86" (this machine), a preset ("x86-64-v3", "wasm32"), or a Target. shapes, dims: of inputs the model leaves
+    open; numbers by symbolic dimension. A list of either makes one module for several sets of shapes, which picks by the
+    inputs it is given (two lists go together element by element). threads: lanes that compute (none: one per CPU this
+    process may use).
     Raises ImportModelError, CodegenError, UsageError, as a build does.
     """
     if precision not in PRECISIONS:
@@ -47,7 +49,7 @@ def compile(
     chosen = presets.target(target)
     folder = Path(tempfile.mkdtemp(prefix="tc-compile-"))
     try:
-        module = Module.load(_build(model, chosen, _buckets(shapes, dims), folder), threads)
+        module = load(_build(model, chosen, _buckets(shapes, dims), folder), threads)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

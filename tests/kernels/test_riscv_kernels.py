@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from foreign_kernels import RISCV, QemuKernel, cannot_be_emulated, emulated_session
 from operator_cases import CASES, Case, tolerance
-from qemu_kernels import RISCV, QemuKernel, cannot_be_emulated, emulated_session
 from running import close, compiled, expected, one_node
 
 from toolchain.core.target import Target

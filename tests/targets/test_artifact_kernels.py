@@ -80,5 +80,6 @@ def test_vector_extensions_of_presets_are_checked(name):
     """Everything but the x86-64 baseline and crc32, which code generation does not use unasked; an erratum is no feature."""
     baseline = {"cmov", "crc32", "cx8", "fxsr", "mmx", "sse", "sse2", "xsave"}
     names = {f[1:] for f in PRESETS[name].features if f.startswith("+")}
-    known = {"x86": X86.keys() | baseline, "aarch64": AARCH64.keys() | {ERRATUM}, "riscv64": RISCV64.keys()}
+    known = {"x86": X86.keys() | baseline, "aarch64": AARCH64.keys() | {ERRATUM}, "riscv64": RISCV64.keys(),
+             "wasm32": {"simd128"}}
     assert names <= known[PRESETS[name].kind]

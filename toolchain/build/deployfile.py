@@ -269,11 +269,10 @@ class TargetSpec(Section):
     """One kind of device to build for."""
 
     kind: TargetKind = key("which code generator", not_yet={
-        "wasm32": "WebAssembly targets",
         "cuda": "CUDA GPUs", "opencl": "OpenCL GPUs", "vta": "the VTA accelerator"})
     cpu: str = key("'host'; or what every such CPU has: x86-64-v2, x86-64-v3 (AVX2), x86-64-v4 (AVX-512), armv8-a; "
                    "rv64gc, rv64gcv (vectors); or which one it is: cortex-a53, cortex-a55, cortex-a72, cortex-a76, rpi3, "
-                   "rk3399",
+                   "rk3399; of wasm32: none",
                    default="host", min_length=1)
     features: tuple[str, ...] = key("CPU features switched on or off against `cpu`: ['-avx512f', '+f16c']", factory=tuple)
     threads: int = key("how many threads the artifact is laid out for, any number runs it; 0: one per core of this machine "

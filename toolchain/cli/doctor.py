@@ -32,6 +32,7 @@ PACKAGES: dict[str, tuple[str, str, bool]] = {
     "click": ("click", "this command line", False),
     "rich": ("rich", "progress on a terminal", False),
     "paramiko": ("paramiko", "boards over SSH", False),
+    "wasmtime": ("wasmtime", "verifying, running and measuring WebAssembly targets", True),
     "onnxruntime": ("onnxruntime", "the comparison with ONNX Runtime; verification takes the slower interpreter", True),
     "openvino": ("openvino", "the comparison with OpenVINO", True),
     "torch": ("torch", "the comparison with PyTorch", True),

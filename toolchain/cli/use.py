@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from toolchain.report.facts import Report
     from toolchain.targets.llvm.module import Module, OpTime, Stats
+    from toolchain.targets.llvm.wasm_module import WasmModule
     from toolchain.tasks.boards import BoardModule
     from toolchain.tasks.plan import BuildTasks
 
@@ -102,7 +103,9 @@ def bench_command(
     return 0
 
 
-def chosen_buckets(module: Module | BoardModule, label: str | None, given: Mapping[str, np.ndarray]) -> list[int]:
+def chosen_buckets(
+    module: Module | BoardModule | WasmModule, label: str | None, given: Mapping[str, np.ndarray],
+) -> list[int]:
     """The shape buckets that a user means by a label, or by the shapes of some inputs. Raises UsageError: there is none."""
     labels = module.labels
     if label is not None:
@@ -115,14 +118,15 @@ def chosen_buckets(module: Module | BoardModule, label: str | None, given: Mappi
     return taking or [module.bucket_of({**seeded_inputs(module, 0), **given})]      # which raises the error that says why
 
 
-def print_bench(module: Module, number: int, stats: Stats, times: Sequence[OpTime], *, as_json: bool) -> None:
+def print_bench(module: Module | WasmModule, number: int, stats: Stats, times: Sequence[OpTime], *, as_json: bool) -> None:
     """The times of one bucket, which is named where there are several."""
     label = module.labels[number] if len(module.buckets) > 1 else ""
+    engine = getattr(module, "engine", "")              # of WebAssembly: the times are that program's
     if as_json:
         print(json.dumps({**({"bucket": label} if label else {}), **asdict(stats), "threads": module.threads,
-                          "layers": [asdict(t) for t in times]}))
+                          **({"engine": engine} if engine else {}), "layers": [asdict(t) for t in times]}))
         return
-    name = f"{module.name}[{label}]" if label else module.name
+    name = (f"{module.name}[{label}]" if label else module.name) + (f" in {engine}" if engine else "")
     print(f"{name}: median {stats.median_us:.1f} us, p10 {stats.p10_us:.1f} us, p90 {stats.p90_us:.1f} us, "
           f"{stats.repeats} runs, {module.threads} threads")
     total = sum(t.ns for t in times) or 1
@@ -141,11 +145,11 @@ def on_device(
     return load_on(board_named(open_project(file, folder), device), path, threads or 0, told)
 
 
-def load_artifact(artifact: str, file: Path | None, folder: Path | None, threads: int | None) -> Module:
+def load_artifact(artifact: str, file: Path | None, folder: Path | None, threads: int | None) -> Module | WasmModule:
     """The artifact in a folder, or of a build of the project. Raises UsageError: neither."""
-    from toolchain.targets.llvm.module import Module
+    from toolchain.targets.llvm.wasm_module import load
 
-    return Module.load(artifact_folder(artifact, file, folder), threads)
+    return load(artifact_folder(artifact, file, folder), threads)
 
 
 def artifact_folder(artifact: str, file: Path | None, folder: Path | None) -> Path:
@@ -187,7 +191,7 @@ def read_inputs(arguments: Sequence[str]) -> dict[str, np.ndarray]:
     return found
 
 
-def seeded_inputs(module: Module | BoardModule, bucket: int, seed: int = 0) -> dict[str, np.ndarray]:
+def seeded_inputs(module: Module | BoardModule | WasmModule, bucket: int, seed: int = 0) -> dict[str, np.ndarray]:
     """Values for every input of a bucket: numbers in [0, 1) for floats, zeros for integers (which are often indices)."""
     import numpy as np
 

@@ -29,16 +29,17 @@ class Scope:
 
 
 # Fields that came after targets had been recorded: a target that has their defaults stays the one it was.
-LATER = ("lane_multiply", "in_order", "l2_bytes_per_cycle", "l3_bytes_per_cycle", "memory_bytes_per_cycle")
+LATER = ("lane_multiply", "in_order", "l2_bytes_per_cycle", "l3_bytes_per_cycle", "memory_bytes_per_cycle", "pointer_bits")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """One kind of device to make code for.
 
-    kind: which backend makes its code ("x86", "aarch64", "riscv64", "cuda", "opencl", "vta"). triple, cpu, features: as LLVM
-    spells them, features as "+avx2" or "-sse4a", sorted. cores: how many lanes the chunk counts of plans are made for (any
-    number runs). fma_per_cycle: vector fused multiply-adds one core starts per cycle; sizes in bytes per core (l3: shared).
+    kind: which backend makes its code ("x86", "aarch64", "riscv64", "wasm32", "cuda", "opencl", "vta"). triple, cpu,
+    features: as LLVM spells them, features as "+avx2" or "-sse4a", sorted. cores: how many lanes the chunk counts of plans
+    are made for (any number runs). fma_per_cycle: vector fused multiply-adds one core starts per cycle; sizes in bytes per
+    core (l3 is shared).
     lane_multiply: a multiply-add takes one lane of a register as a factor. in_order: a core waits where the program does.
     ..._bytes_per_cycle: what one core reads, sustained (half of what current x86 cores state as the peak of their L2).
     """
@@ -54,6 +55,7 @@ class Target:
     fma_per_cycle: int = 1
     lane_multiply: bool = False
     in_order: bool = False
+    pointer_bits: int = 64
     l2_bytes_per_cycle: float = 32
     l3_bytes_per_cycle: float = 10
     memory_bytes_per_cycle: float = 6

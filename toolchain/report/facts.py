@@ -76,7 +76,7 @@ class VerifyFacts:
 
     reference: "onnxruntime 1.31.1", "interpreter", "test_data_set_0". data: where the inputs came from. first_bad_node: the
     first node of the model whose value diverges, when it failed; repro: the folder with a minimal model and its inputs.
-    device: where the artifact ran; empty: on this machine.
+    device: where the artifact ran; empty: on this machine. engine: what ran it there, where no CPU does: "wasmtime 50.0.1".
     """
 
     reference: str
@@ -88,6 +88,7 @@ class VerifyFacts:
     repro: str = ""
     error: str = ""
     device: str = ""
+    engine: str = ""
 
     @property
     def passed(self) -> bool:

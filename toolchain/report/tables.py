@@ -157,6 +157,7 @@ def _accuracy_verdict(b: BuildReport) -> Verdict:
     if verify.passed:
         worst = max(o.max_abs_error for o in verify.outputs)
         on = f" on device {show_name(verify.device)}" if verify.device else ""
+        on += f" in {show_name(verify.engine)}" if verify.engine else ""
         reference = show_name(verify.reference, REFERENCE_WIDTH)
         return Verdict("pass", f"{name}: agrees with {reference}{on} (largest error {show_error(worst)})")
     if verify.error:
@@ -251,6 +252,8 @@ def _speed_notes(measured: Sequence[tuple[str, MeasureFacts]]) -> Iterable[str]:
             yield (f"{show_name(baseline)}: geometric mean {mean:.2f}x over {len(found)} builds"
                    f"{f' ({unstable} unstable)' if unstable else ''}, lowest {lowest:.2f}x ({show_name(name)})")
     for name, m in measured:
+        if m.ours is not None and (engine := m.ours.config.get("engine")):
+            yield f"{show_name(name)}: times of {show_name(engine)} on this machine; another engine has others"
         if m.system.disturbances:
             yield f"{show_name(name)} on {show_name(m.system.device)}: {show_name('; '.join(m.system.disturbances), 300)}"
     if here := [m for _, m in measured if not m.system.device]:

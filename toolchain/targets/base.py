@@ -20,6 +20,7 @@ BACKENDS: dict[str, Backend] = {
     "x86": LLVM,
     "aarch64": LLVM,
     "riscv64": LLVM,
+    "wasm32": LLVM,
 }
 
 

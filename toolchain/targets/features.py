@@ -55,6 +55,12 @@ def _riscv64(target: Target) -> Target:
     return replace(target, vector_bits=min(max(128, *promised, 0), WIDEST_BITS), vector_registers=32, has_fma=True)
 
 
-FACTS: dict[str, Callable[[Target], Target]] = {"x86": _x86, "aarch64": _aarch64, "riscv64": _riscv64}
+def _wasm32(target: Target) -> Target:
+    """Engines on x86-64 have 16 registers for vectors of 128 bits. Only relaxed SIMD fuses, and it differs by engine."""
+    return replace(target, vector_bits=128, vector_registers=16, has_fma=False)
+
+
+FACTS: dict[str, Callable[[Target], Target]] = {"x86": _x86, "aarch64": _aarch64, "riscv64": _riscv64,
+                                                "wasm32": _wasm32}
 
 __all__ = ["with_features", "with_vector_facts"]

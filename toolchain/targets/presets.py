@@ -47,6 +47,9 @@ _RISCV = Target(
     "rv64gc", "riscv64", triple="riscv64-unknown-linux-gnu", cpu="generic-rv64", features=("+a", "+c", "+d", "+f", "+m"),
     cores=4, l3_bytes=0, in_order=True, l2_bytes_per_cycle=6, l3_bytes_per_cycle=1, memory_bytes_per_cycle=1)
 
+# Fixed-width SIMD, which browsers have since 2021 to 2023; caches are those of whatever machine it will be
+_WASM = Target("wasm32", "wasm32", triple="wasm32-unknown-unknown", cpu="generic", features=("+simd128",), pointer_bits=32)
+
 PRESETS: dict[str, Target] = {
     "x86-64-v2": replace(_X86, features=tuple(sorted(_V2)), vector_bits=128, vector_registers=16, has_fma=False),
     "x86-64-v3": replace(_X86, name="x86-64-v3", features=tuple(sorted(_V3)), vector_bits=256, vector_registers=16),
@@ -60,8 +63,10 @@ PRESETS: dict[str, Target] = {
     "rk3399": replace(_A72, name="rk3399", cores=2),            # its two big cores: two clusters share no cache
     "rv64gc": with_features(_RISCV, ()),
     "rv64gcv": with_features(replace(_RISCV, name="rv64gcv"), ("+v",)),
+    "wasm32": with_features(_WASM, ()),
 }
 HOST = ("x86", "host")                      # names of the machine the build runs on
+ALONE = {"wasm32": "wasm32"}                # kind -> the only CPU of that kind, which nobody has to name
 
 
 def target(spec: str | Mapping[str, Any] | Target) -> Target:
@@ -93,4 +98,4 @@ def _named(name: str) -> Target:
     raise UsageError(f"no target '{name}'", fix=did_you_mean(name, (*HOST, *PRESETS), noun="targets"))
 
 
-__all__ = ["HOST", "PRESETS", "target"]
+__all__ = ["ALONE", "HOST", "PRESETS", "target"]

@@ -25,9 +25,9 @@ from toolchain.remote.model import RemoteModel, Sampling, upload_artifact
 from toolchain.remote.quarantine import refuse
 from toolchain.remote.session import Limits, Session
 from toolchain.remote.transport import LocalTransport, Transport
-from toolchain.targets.llvm.buckets import shape_text
+from toolchain.targets.llvm.buckets import bucket_taking, shape_text
 from toolchain.targets.llvm.cpu_check import required_features
-from toolchain.targets.llvm.format import WEIGHTS_FILE, damage
+from toolchain.targets.llvm.format import WEIGHTS_FILE, damage, library_file
 from toolchain.targets.llvm.plan import Call, Plan, Value, children, plans_from_json, walk
 from toolchain.targets.llvm.runner_program import MACHINES, machine_of, runner_program
 
@@ -96,7 +96,7 @@ class ArtifactFiles:
 
     @property
     def library(self) -> Path:
-        return self.folder / f"lib{self.manifest['identifier']}.so"
+        return self.folder / library_file(self.manifest)
 
 
 def read_artifact(folder: Path) -> ArtifactFiles:
@@ -139,12 +139,7 @@ class BoardModule:
 
     def bucket_of(self, inputs: Mapping[str, np.ndarray]) -> int:
         """Raises UsageError: names, types or shapes that no bucket has."""
-        for n, plan in enumerate(self.buckets):
-            if all(v.name in inputs and np.shape(inputs[v.name]) == v.shape for v in plan.inputs):
-                return n
-        wanted = "; ".join(", ".join(f"{v.name} {v.dtype}{list(v.shape)}" for v in plan.inputs) for plan in self.buckets)
-        raise UsageError("the inputs have other names or shapes than the artifact's", where=self.name,
-                         fix=f"give it: {wanted}")
+        return bucket_taking(self.buckets, inputs, self.name)
 
     def prepare(self, inputs: Mapping[str, np.ndarray]) -> int:
         """Send the inputs; what follows runs on them. Returns the bucket. Raises UsageError."""

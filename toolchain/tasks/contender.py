@@ -9,17 +9,18 @@ import numpy as np
 
 import toolchain
 from toolchain.report.contenders import Entry, Prepared
-from toolchain.targets.llvm.module import Module
+from toolchain.targets.llvm.wasm_module import WasmModule, load
 
 
 class ArtifactContender:
-    """An artifact's folder, run through its shared library with inputs and outputs bound once."""
+    """An artifact's folder, run through its shared library, or in wasmtime, with inputs and outputs bound once."""
 
     def prepare(self, model: Path, inputs: Mapping[str, np.ndarray], threads: int, options: Mapping[str, str]) -> Prepared:
         self._inputs = {name: np.asarray(array, order="C") for name, array in inputs.items()}
-        self._module = Module.load(model, threads)
+        self._module = load(model, threads)
         self._bound = self._module.bind(self._inputs)
-        return Prepared(getattr(toolchain, "__version__", ""), {"threads": f"{threads}", "io": "bound", **options})
+        engine = {"engine": self._module.engine} if isinstance(self._module, WasmModule) else {}
+        return Prepared(getattr(toolchain, "__version__", ""), {"threads": f"{threads}", "io": "bound", **engine, **options})
 
     def call(self) -> None:
         self._bound()

@@ -34,7 +34,7 @@ from toolchain.core.settings import settings
 from toolchain.core.suggest import did_you_mean
 from toolchain.core.versions import installed_version
 from toolchain.targets.fingerprint import host_fingerprint, host_kind
-from toolchain.targets.presets import PRESETS
+from toolchain.targets.presets import ALONE, PRESETS
 from toolchain.tasks.code import code_digest
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ ARRAYS = ("numpy", "ml_dtypes")     # packages that compute and write constants
 SOURCE, IMPORT, TARGET, OPTIMIZE, KERNEL, WEIGHTS, LINK, VERIFY, MEASURE = 1, 1, 1, 1, 1, 1, 1, 3, 1   # versions of steps
 
 
+ENGINES = {"wasm32": "wasmtime"}    # kind -> the package that runs its code in this process
 COSTS = "costs"                     # the input of `optimize` that tuning may give it
 GRAPH = "graph "                    # the optimized graphs among the inputs of a step: "graph 0", "graph 1", ... per bucket
 RECORDED = "test_data_set_0"        # the folder beside a model with inputs and expected outputs, in ONNX's layout
@@ -157,7 +158,14 @@ class _About:
     @property
     def params(self) -> dict[str, object]:
         """Of both steps. buckets: whether recorded data that nobody named may belong to another bucket."""
-        return {"threads": self.spec.threads, "data": asdict(self.data), "buckets": len(self.model.buckets) > 1}
+        threads = 1 if self.spec.kind in ENGINES else self.spec.threads
+        return {"threads": threads, "data": asdict(self.data), "buckets": len(self.model.buckets) > 1}
+
+    @property
+    def engine(self) -> dict[str, object]:
+        """More of them where a package runs the code here."""
+        engine = ENGINES.get(self.spec.kind)
+        return {"engine": _versions(engine)} if engine else {}
 
     def on_device(self, deployfile: Deployfile) -> dict[str, object]:
         """More of them where the target has a device: how to reach it. Keys stay in their files and in the agent."""
@@ -210,7 +218,7 @@ class _Planner:
             checks = self._verify(about), self._measure(about)
             buckets.append(BucketTasks(about.name, graphs[label], optimized[label], *checks))
         return BuildTasks(build, source, target, module, self._machine(spec), tuple(buckets),
-                          spec.kind == host_kind() or spec.device is not None, tuning_devices(spec))
+                          spec.kind == host_kind() or spec.kind in ENGINES or spec.device is not None, tuning_devices(spec))
 
     def _verify(self, about: _About) -> Task:
         """The verdict on what a comparison found: the facts stay when it is bad."""
@@ -228,7 +236,7 @@ class _Planner:
         comparison = Task(f"compare:{about.name}", "toolchain.tasks.verify:compare", VERIFY, {
             **about.params, **common, "precision": about.build.precision, "versions": _versions("onnx", "numpy"),
             "tolerance": {"rtol": demanded.rtol, "atol": demanded.atol} if demanded else None, "check": settings().check,
-            **about.on_device(self.deployfile),
+            **about.on_device(self.deployfile), **about.engine,
         }, {**about.made, "reference": reference, **inputs}, files=files, resource=about.resource)
         return Task(f"verify:{about.name}", "toolchain.tasks.verify:verify", VERIFY, {"name": about.name},
                     {"facts": comparison})
@@ -243,8 +251,9 @@ class _Planner:
                 "report": {"threads": report.threads, "time": report.time},
             }, {**made, **inputs}, files={**files, **self._data_files(about.model, about.data)}, resource=about.resource)
         return Task(f"measure:{about.name}", "toolchain.tasks.measure:measure", MEASURE, {
-            **about.params, "host": self.host,
-            "report": {"against": list(report.against), "threads": report.threads, "time": report.time},
+            **about.params, **about.engine, "host": self.host,
+            "report": {"against": list(report.against), "time": report.time,
+                       "threads": 1 if about.engine else report.threads},
             "versions": _versions(*(p for name in report.against for p in RIVALS.get(name, (name,)))),
         }, {**made, **inputs}, files={**files, **self._data_files(about.model, about.data)}, resource=MACHINE)
 
@@ -291,8 +300,9 @@ class _Planner:
             given = {"given": self.targets[name].to_json(), "features": [], "threads": 0}
             return self._shared(Task(f"target:{name}", f"{STEPS}:resolve_target", TARGET, given))
         _check_cpu(name, spec)
-        fingerprint = self.host if spec.cpu == "host" else ""
-        params = {"kind": spec.kind, "cpu": spec.cpu, "features": list(spec.features), "threads": spec.threads,
+        cpu = ALONE.get(spec.kind, spec.cpu)
+        fingerprint = self.host if cpu == "host" else ""
+        params = {"kind": spec.kind, "cpu": cpu, "features": list(spec.features), "threads": spec.threads,
                   "host": fingerprint, "versions": _versions("llvmlite"), "code": code_digest("core/target.py", "targets")}
         return self._shared(Task(f"target:{name}", f"{STEPS}:resolve_target", TARGET, params))
 
@@ -406,6 +416,9 @@ def _not_tuned(build: Build, names: Sequence[str], of: int) -> TuneError:
 def _check_cpu(name: str, spec: TargetSpec) -> None:
     """Raises UsageError: an unknown CPU, or one of another kind than the target's."""
     of_kind = [cpu for cpu, preset in PRESETS.items() if preset.kind == spec.kind]
+    if spec.kind in ALONE:
+        _check_alone(name, spec)
+        return
     where = f"targets.{name}.cpu"
     if spec.cpu == "host" and spec.kind != host_kind():
         raise UsageError(f"cpu: host is this machine, which is {host_kind()} and not {spec.kind}", where=where,
@@ -415,6 +428,19 @@ def _check_cpu(name: str, spec: TargetSpec) -> None:
                          fix=f"kind: {PRESETS[spec.cpu].kind}")
     if spec.cpu not in ("host", *PRESETS):
         raise UsageError(f"no CPU '{spec.cpu}'", where=where, fix=did_you_mean(spec.cpu, ("host", *of_kind)))
+
+
+def _check_alone(name: str, spec: TargetSpec) -> None:
+    """Raises UsageError: what a WebAssembly target has no choice of."""
+    for key, value, plain, why in (
+        ("cpu", spec.cpu, ("host", ALONE[spec.kind]), f"a target of kind {spec.kind} is no CPU"),
+        ("features", spec.features, ((),), "code for WebAssembly has fixed-width SIMD, and no features to switch"),
+        ("threads", spec.threads, (0, 1), "a WebAssembly module has one thread"),
+        ("device", spec.device, (None,), "WebAssembly is verified and measured here, in wasmtime; devices do not run it"),
+        ("more_devices", spec.more_devices, ((),), "WebAssembly runs here, in wasmtime; devices do not run it"),
+    ):
+        if value not in plain:
+            raise UsageError(why, where=f"targets.{name}.{key}", fix="leave it out")
 
 
 _LOCATION = re.compile(rb"\x0a\x08location\x12([\x01-\x7f])")

@@ -35,7 +35,7 @@ from toolchain.targets.llvm.artifact import write_artifact
 from toolchain.targets.llvm.link import cached_runtime_object
 from toolchain.targets.llvm.object import llvm_version
 from toolchain.targets.llvm.plan import Call, Copy, Plan, children, walk
-from toolchain.targets.llvm.runner_program import RUNNER_FILE, machine_of, runner_program
+from toolchain.targets.llvm.runner_program import MACHINES, RUNNER_FILE, machine_of, runner_program
 from toolchain.tasks.assemble import Origin, assemble_with_origins, weights_segment, workspaces
 from toolchain.tasks.compile import compile_workload
 from toolchain.tasks.fetch import fetch_wheel_file, run_recipe
@@ -136,7 +136,7 @@ def compile_runtime(params: Params, inputs: Inputs, out: Path) -> Result:
     """The C runtime as an object file, for every model of a target; and what runs them by hand, where that is elsewhere."""
     target = Target.from_json(inputs["target"].meta["target"])
     (out / RUNTIME).write_bytes(cached_runtime_object(target).read_bytes())
-    if target.name not in presets.HOST:
+    if target.name not in presets.HOST and machine_of(target) in MACHINES:
         (out / RUNNER_FILE).write_bytes(runner_program(machine_of(target)))
     return Result("runtime")
 

@@ -24,6 +24,7 @@ from toolchain.report.facts import OutputError, VerifyFacts, from_json, to_json
 from toolchain.report.statistics import output_error
 from toolchain.targets.backend import Kernel
 from toolchain.targets.llvm.module import Module
+from toolchain.targets.llvm.wasm_module import WasmModule
 from toolchain.tasks.assemble import assemble_with_origins, workspaces
 from toolchain.tasks.boards import BoardModule, board_of, load_on
 from toolchain.tasks.data import Sample, recorded_files, samples
@@ -58,6 +59,8 @@ def compare(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -
         params = {**params, "precision": "quantized"}
     if "device" in params:
         return _compare_on_device(params, inputs, graph, sets, out)
+    if "engine" in params:
+        return _compare_in_engine(params, inputs, graph, sets)
     with tempfile.TemporaryDirectory(prefix="tc-compare-") as folder, Module.load(
             assembled_folder(inputs["module"], Path(folder)), params["threads"] or None) as module:
         facts, wrong = _compare_all(module, graph, sets, params, inputs)
@@ -87,6 +90,16 @@ def _compare_on_device(
     return Result("facts", {"facts": to_json(facts), "what": finding.what if finding else ""})
 
 
+def _compare_in_engine(
+    params: Mapping[str, Any], inputs: Mapping[str, Input], graph: Graph, sets: Sequence[Sample],
+) -> Result:
+    """The outputs are those that a WebAssembly engine computed here. Kernels are not looked into one by one in it."""
+    with tempfile.TemporaryDirectory(prefix="tc-compare-") as folder, WasmModule.load(
+            assembled_folder(inputs["module"], Path(folder))) as module:
+        facts, _ = _compare_all(module, graph, sets, params, inputs)
+    return Result("facts", {"facts": to_json(replace(facts, engine=module.engine)), "what": "", "diagnosed": False})
+
+
 def verify(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -> Result:
     """The verdict. Raises VerificationError when the artifact disagrees with a reference."""
     facts = from_json(VerifyFacts, inputs["facts"].meta["facts"])
@@ -97,6 +110,8 @@ def verify(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) ->
                      f"({o.tolerance_used:.3g} times the tolerance)" for o in bad[:3]) or facts.error
     if facts.first_bad_node:
         what += f"\nthe first wrong kernel: {inputs['facts'].meta['what']}\nit computes: {facts.first_bad_node}"
+    elif bad and not inputs["facts"].meta.get("diagnosed", True):
+        what += f"\ncomputed in {facts.engine}"
     elif bad:
         what += f"\ncomputed on device {facts.device!r}" if facts.device else ""
         what += ("\nevery kernel alone computes what its operators mean: "
@@ -107,7 +122,7 @@ def verify(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) ->
 
 
 def _compare_all(
-    module: Module | BoardModule, graph: Graph, sets: Sequence[Sample], params: Mapping[str, Any],
+    module: Module | BoardModule | WasmModule, graph: Graph, sets: Sequence[Sample], params: Mapping[str, Any],
     inputs: Mapping[str, Input],
 ) -> tuple[VerifyFacts, Sample | None]:
     """The worst of all samples and references, and the first sample that an output is wrong on."""

@@ -172,6 +172,8 @@ class Arithmetic:
             return self.convert(self.convert(name, source, "float32", lanes), "float32", to, lanes)
         if to in half and source != "float32":
             return self.convert(self.convert(name, source, "float32", lanes), "float32", to, lanes)
+        if "float16" in (source, to) and self.target.kind == "wasm32":
+            raise CodegenError("WebAssembly has no conversions of float16", fix="store the model's values as float32")
         needed = FLOAT16.get(self.target.kind, "")
         if "float16" in (source, to) and needed and not self.target.has(needed):
             raise CodegenError(f"float16 needs the feature {needed}, which {self.target.name} does not have",

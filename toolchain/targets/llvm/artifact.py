@@ -4,6 +4,8 @@
     <name>.h        the C API, with how to use it
     weights.bin     64 bytes of header (magic, size, SHA-256 of the rest), then the weights
     plan.json       what the library does, op by op: one plan per shape bucket
+    <name>.wasm     for WebAssembly: the same as a module that imports nothing; in place of library and header
+    <name>.mjs      beside it: JavaScript that loads and runs it
     run             for targets other than the machine that builds: the static program that runs all this there, by hand
     manifest.json   inputs, outputs, target, digests of the files and of all that went in, versions; written last
 
@@ -25,11 +27,18 @@ from toolchain.core.errors import CodegenError
 from toolchain.core.target import Target
 from toolchain.core.versions import installed_version
 from toolchain.targets.llvm.buckets import verify_buckets
-from toolchain.targets.llvm.format import FORMAT, RUNTIME_VERSION, WEIGHTS_FILE, WEIGHTS_HEADER_BYTES, weights_header
+from toolchain.targets.llvm.format import (
+    FORMAT,
+    RUNTIME_VERSION,
+    WEIGHTS_FILE,
+    WEIGHTS_HEADER_BYTES,
+    library_file,
+    weights_header,
+)
 from toolchain.targets.llvm.header import c_identifier, header_text
 from toolchain.targets.llvm.link import (
     cached_runtime_object,
-    link_shared,
+    link_module,
     runtime_digest,
     table_object,
     write_atomically,
@@ -38,6 +47,8 @@ from toolchain.targets.llvm.link import (
 from toolchain.targets.llvm.plan import Plan, plans_to_text
 from toolchain.targets.llvm.runner_program import RUNNER_FILE
 
+LOADER = Path(__file__).parent / "web" / "loader.mjs"
+MOST_WASM_BYTES = 4 << 30              # what 32 bits address: weights, arena, scratch, inputs and outputs
 _BLOCK_BYTES = 1 << 20
 
 
@@ -61,19 +72,24 @@ def write_artifact(
     Raises CodegenError for a plan that cannot run or objects that do not link.
     """
     verify_buckets(plans)
+    if target.kind == "wasm32" and (needed := _memory_bytes(plans)) > MOST_WASM_BYTES:
+        raise CodegenError(f"the model needs {needed / 2**30:.1f} GiB of memory, WebAssembly has 4 GiB",
+                           where=f"model {name!r}", fix="build it for another kind of target")
     identifier = c_identifier(name)
     out.mkdir(parents=True, exist_ok=True)
     weights_digest = _write_weights(out / WEIGHTS_FILE, weights, plans[0])
-    library = link_shared(
+    library = link_module(
         objects,
         table_object(plans, target, weights_digest),
         runtime or cached_runtime_object(target).read_bytes(),
         target,
         name=identifier,
     )
+    web = target.kind == "wasm32"
     files = {
-        f"lib{identifier}.so": library,
-        f"{identifier}.h": header_text(plans, identifier).encode(),
+        library_file({"identifier": identifier, "target": {"kind": target.kind}}): library,
+        **({f"{identifier}.mjs": LOADER.read_bytes()} if web else
+           {f"{identifier}.h": header_text(plans, identifier).encode()}),
         "plan.json": plans_to_text(plans).encode(),
     }
     if runner is not None:
@@ -103,6 +119,12 @@ def write_artifact(
     if both := sorted(manifest.keys() & (manifest_extra or {}).keys()):
         raise CodegenError(f"the manifest has its own {both[0]!r}", where=f"artifact {name!r}")
     write_atomically(out / "manifest.json", _json({**manifest, **(manifest_extra or {})}))
+
+
+def _memory_bytes(plans: Sequence[Plan]) -> int:
+    """What a run of any of them takes, each bucket with inputs and outputs of its own."""
+    values = sum(v.size_bytes for plan in plans for v in (*plan.inputs, *plan.outputs))
+    return plans[0].weights_bytes + max(p.arena_bytes for p in plans) + max(p.scratch_bytes for p in plans) + values
 
 
 def _value(value: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from toolchain.te.lower import LoopPass
 
 
 class LlvmBackend:
-    """The code generator for x86, AArch64 and RISC-V."""
+    """The code generator for x86, AArch64, RISC-V and WebAssembly."""
 
     kind = "llvm"
     version = EMITTER_VERSION

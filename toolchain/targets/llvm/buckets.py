@@ -7,7 +7,9 @@ else a caller sees.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from toolchain.core.errors import CodegenError, UsageError
 from toolchain.targets.llvm.plan import Plan, Value, verify_plan
@@ -36,6 +38,15 @@ def verify_buckets(plans: Sequence[Plan]) -> None:
 
 def shapes_of(values: Sequence[Value]) -> tuple[tuple[int, ...], ...]:
     return tuple(v.shape for v in values)
+
+
+def bucket_taking(plans: Sequence[Plan], inputs: Mapping[str, np.ndarray], where: str) -> int:
+    """The number of the bucket that takes arrays of these names and shapes. Raises UsageError: none does."""
+    for n, plan in enumerate(plans):
+        if all(v.name in inputs and np.shape(inputs[v.name]) == v.shape for v in plan.inputs):
+            return n
+    wanted = "; ".join(", ".join(f"{v.name} {v.dtype}{list(v.shape)}" for v in plan.inputs) for plan in plans)
+    raise UsageError("the inputs have other names or shapes than the artifact's", where=where, fix=f"give it: {wanted}")
 
 
 def shape_text(values: Sequence[Value]) -> str:

@@ -60,7 +60,7 @@ RISCV64 = {
     "zvfh": (HWPROBE, 30), "zvfhmin": (HWPROBE, 31),
     **{f"zvl{1 << n}b": (VLEN, n) for n in range(8, 14)},                  # each power of two up to the register's bits
 }  # fmt: skip
-WORDS = {"aarch64": AARCH64, "riscv64": RISCV64}
+WORDS = {"aarch64": AARCH64, "riscv64": RISCV64, "wasm32": {}}       # an engine checks a module itself
 
 
 def required_features(target: Target) -> tuple[Feature, ...]:

@@ -70,7 +70,8 @@ def _phase(func: PrimFunc, target: Target, tasks: Tasks, phase: Phase, name: str
     allocas: list[str] = []
     for n, t in enumerate(table):
         if t in used:
-            loads += [f" %s{n} = getelementptr inbounds ptr, ptr %buf, i64 {n}", f" %q{n} = load ptr, ptr %s{n}, align 8"]
+            loads += [f" %s{n} = getelementptr inbounds ptr, ptr %buf, i64 {n}",
+                      f" %q{n} = load ptr, ptr %s{n}, align {target.pointer_bits // 8}"]
             alignment = _alignment(func, t)
             arguments.append(f"ptr noalias align {alignment} %b{n}")
             passed.append(f"ptr %q{n}")

@@ -102,7 +102,7 @@ ERRATUM = "fix-cortex-a53-835769"       # LLVM's feature; who has it wants the l
 
 
 # What every CPU of that instruction set runs, where clang's own default could be more
-BASELINE = {"x86_64": [], "aarch64": [], "riscv64": ["-march=rv64gc", "-mabi=lp64d"]}
+BASELINE = {"x86_64": [], "aarch64": [], "riscv64": ["-march=rv64gc", "-mabi=lp64d"], "wasm32": ["-msimd128", "-fno-pic"]}
 
 
 def _machine_flags(target: Target) -> tuple[list[str], list[str]]:
@@ -121,7 +121,10 @@ def _machine(target: Target) -> str:
 
 def _clang_triple(target: Target) -> tuple[str, str]:
     """(clang's, zig's) spelling of the CPU and system: the runtime needs no more than that."""
-    return f"{_machine(target)}-linux-gnu", f"{_machine(target)}-linux-musl"
+    machine = _machine(target)
+    if machine == "wasm32":
+        return "wasm32-unknown-unknown", "wasm32-freestanding-none"
+    return f"{machine}-linux-gnu", f"{machine}-linux-musl"
 
 
 def compile_c(source: str, target: Target, *, name: str, includes: Mapping[str, str]) -> bytes:
@@ -180,6 +183,40 @@ def table_object(plans: Sequence[Plan], target: Target, weights_digest: str) -> 
     return compile_c(text, target, name="table.c", includes={"plan.h": (RUNTIME / "plan.h").read_text()})
 
 
+# What a WebAssembly module exports: of API what needs neither files, threads, a clock nor functions of the host
+WASM_API = tuple(f for f in API if f not in ("create", "threads", "missing_feature", "set_profile", "set_after_op"))
+WASM_STACK_BYTES = 1 << 20             # as a worker thread has
+
+
+def link_module(objects: Mapping[str, bytes], table: bytes, runtime: bytes, target: Target, *, name: str) -> bytes:
+    """What an artifact's code is made into: a shared library, or a WebAssembly module."""
+    link = link_wasm if target.kind == "wasm32" else link_shared
+    return link(objects, table, runtime, target, name=name)
+
+
+def link_wasm(objects: Mapping[str, bytes], table: bytes, runtime: bytes, target: Target, *, name: str) -> bytes:
+    """A WebAssembly module that exports its memory, tc_allocate, and tc_create_from_memory and so on; it imports nothing."""
+    flags = ["--no-entry", "--gc-sections", "--stack-first", "-z", f"stack-size={WASM_STACK_BYTES}", "--strip-debug",
+             *(f"--export=tc_{function}" for function in (*WASM_API, "allocate"))]
+    with tempfile.TemporaryDirectory(prefix="tc-ld-") as temporary:
+        folder = Path(temporary)
+        files = _write_objects(folder, objects, table, runtime)
+        (folder / "ld.txt").write_text("\n".join([*flags, "-o", "out.wasm", *files]))
+        linker = [part for flag in flags for part in ("-Xlinker", flag)]
+        run_zig(["wasm-ld", "@ld.txt"], folder, what=f"linking {name}.wasm failed",
+                fallback=["cc", "-target", _clang_triple(target)[1], "-nostdlib", *linker, "-o", "out.wasm", *files])
+        return (folder / "out.wasm").read_bytes()
+
+
+def _write_objects(folder: Path, objects: Mapping[str, bytes], table: bytes, runtime: bytes) -> list[str]:
+    """The files to link, in an order that depends on nothing but the kernels' names."""
+    files = {"table.o": table, "runtime.o": runtime}
+    files |= {f"k{i}.o": objects[key] for i, key in enumerate(sorted(objects))}
+    for file, data in files.items():
+        (folder / file).write_bytes(data)
+    return list(files)
+
+
 def link_shared(objects: Mapping[str, bytes], table: bytes, runtime: bytes, target: Target, *, name: str) -> bytes:
     """Link kernels (by name), the plans' table and the runtime into the bytes of lib<name>.so.
 
@@ -190,10 +227,7 @@ def link_shared(objects: Mapping[str, bytes], table: bytes, runtime: bytes, targ
     renames = [f"--defsym={name}_{function}=tc_{function}" for function in API]
     with tempfile.TemporaryDirectory(prefix="tc-ld-") as temporary:
         folder = Path(temporary)
-        files = {"table.o": table, "runtime.o": runtime}
-        files |= {f"k{i}.o": objects[key] for i, key in enumerate(sorted(objects))}
-        for file, data in files.items():
-            (folder / file).write_bytes(data)
+        files = _write_objects(folder, objects, table, runtime)
         (folder / "exports.map").write_text(f"{{ global: {' '.join(f'{e};' for e in exports)} local: *; }};\n")
         flags = [*LINK_FLAGS, *_machine_flags(target)[1], "-soname", f"lib{name}.so", "--version-script=exports.map"]
         flags += renames

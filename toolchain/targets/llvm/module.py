@@ -20,7 +20,7 @@ from toolchain.core.dtype import to_numpy
 from toolchain.core.errors import DeviceError, ToolchainError, UsageError
 from toolchain.targets.fingerprint import host_kind
 from toolchain.targets.llvm.buckets import shape_text, shapes_of
-from toolchain.targets.llvm.format import FORMAT, RUNTIME_VERSION, VERSION, WEIGHTS_FILE, damage
+from toolchain.targets.llvm.format import FORMAT, RUNTIME_VERSION, VERSION, WEIGHTS_FILE, damage, library_file
 from toolchain.targets.llvm.plan import Fail, Op, Plan, Value, children, plans_from_json, walk
 from toolchain.targets.llvm.turn import Turn
 
@@ -48,6 +48,17 @@ class OpTime:
     kind: str
     sources: tuple[str, ...]
     ns: int
+
+
+def copy_artifact(folder: Path, manifest: Mapping[str, Any], to: Path) -> None:
+    """Copy the files of an artifact, which the manifest lists."""
+    import shutil  # loading an artifact should not pay for it
+
+    to.mkdir(parents=True, exist_ok=True)
+    for file in (*manifest["files"], "manifest.json"):      # the manifest last: without it nothing is an artifact
+        part = to / f".{file}.part"
+        shutil.copy(folder / file, part)                    # with its mode: `run` is a program
+        os.replace(part, to / file)
 
 
 class Bound:
@@ -84,7 +95,7 @@ class Bound:
                 else array.reshape(-1)[:math.prod(shape)].reshape(shape) for name, array in self.outputs.items()}
 
 
-class _Arrays:
+class Arrays:
     """The inputs, or the outputs, of a module: what `run` asks of the arrays it is given. Every call pays for this."""
 
     def __init__(self, kind: str, values: tuple[Value, ...]) -> None:
@@ -143,11 +154,11 @@ class Module:
         self.inputs: tuple[Value, ...] = self.buckets[0].inputs
         self.outputs: tuple[Value, ...] = self.buckets[0].outputs
         self.labels = tuple(shape_text(plan.inputs) for plan in self.buckets)
-        self._inputs, self._outputs = _Arrays("input", self.inputs), _Arrays("output", self.outputs)
+        self._inputs, self._outputs = Arrays("input", self.inputs), Arrays("output", self.outputs)
         self._by_shapes = {shapes_of(plan.inputs): n for n, plan in enumerate(self.buckets)}
         self._model: ctypes.c_void_p | None = None
         self._turn = Turn()
-        self._library = _open_library(folder / f"lib{manifest['identifier']}.so")
+        self._library = _open_library(folder / library_file(manifest))
         model = ctypes.c_void_p()
         path = os.fsencode(folder / WEIGHTS_FILE)
         if status := self._function("create")(ctypes.byref(model), path, threads):
@@ -202,14 +213,7 @@ class Module:
 
     def save(self, folder: Path | str) -> None:
         """Copy the artifact into `folder`."""
-        import shutil  # loading an artifact should not pay for it
-
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        for file in (*self.manifest["files"], "manifest.json"):  # the manifest last: without it nothing is an artifact
-            part = target / f".{file}.part"
-            shutil.copy(self.folder / file, part)  # with its mode: `run` is a program
-            os.replace(part, target / file)
+        copy_artifact(self.folder, self.manifest, Path(folder))
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Compute the outputs, in new arrays. Raises UsageError for a wrong name or dtype, and for shapes of no bucket."""
@@ -464,8 +468,3 @@ def _bind_functions(library: ctypes.CDLL, path: Path) -> None:
         if function == "version" and (found := entry()) != VERSION.encode():
             raise UsageError(f"the library is '{found.decode(errors='replace')}'; this version calls '{VERSION}'",
                              where=str(path), fix="build it again")
-
-
-def load(folder: str | Path, threads: int | None = None) -> Module:
-    """The artifact in `folder`, ready to run. Raises UsageError: no whole artifact; DeviceError: this CPU cannot run it."""
-    return Module.load(folder, threads)

@@ -26,11 +26,12 @@ def llvm_version() -> str:
 
 @functools.lru_cache(maxsize=8)
 def machine(triple: str, cpu: str, features: tuple[str, ...]) -> llvm.TargetMachine:
-    """The code generator for a target: position independent, codegen level 2."""
+    """The code generator for a target: position independent where objects are shared, codegen level 2."""
     initialize()
+    relocations = "static" if triple.startswith("wasm") else "pic"  # a module is linked whole
     abi = "lp64d" if triple.startswith("riscv64") else ""          # else soft floats, which do not link with the runtime's
     return llvm.Target.from_triple(triple).create_target_machine(
-        cpu=cpu, features=",".join(features), opt=2, reloc="pic", codemodel="small", abiname=abi)
+        cpu=cpu, features=",".join(features), opt=2, reloc=relocations, codemodel="small", abiname=abi)
 
 
 def optimize(text: str, target: Target) -> llvm.ModuleRef:

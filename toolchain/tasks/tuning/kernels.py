@@ -18,7 +18,7 @@ from toolchain.graph.serialize import from_json, load_files
 from toolchain.kernels.flops import computed_flops
 from toolchain.targets.llvm.cpu import host_target
 from toolchain.targets.llvm.plan import Call, Op, Repeat, children, plans_from_json
-from toolchain.tasks.plan import BuildTasks, target_digest
+from toolchain.tasks.plan import ENGINES, BuildTasks, target_digest
 from toolchain.tasks.tuning.candidates import space_of
 from toolchain.tasks.tuning.local import Job
 from toolchain.te.tune.session import TuneTask
@@ -70,6 +70,9 @@ def check_runs_here(name: str, target: Target) -> None:
     missing = sorted(f[1:] for f in target.features if f.startswith("+") and f not in here)
     if target.kind != host.kind or missing:
         what = f"code for {target.kind}" if target.kind != host.kind else ", ".join(missing[:5])
+        if target.kind in ENGINES:
+            raise UsageError(f"not yet: tuning in {ENGINES[target.kind]}", where=f"targets.{name}.kind: {target.kind}",
+                             fix="tune other targets; this one takes default schedules")
         raise UsageError(f"target {name!r} cannot be tuned here: this processor has no {what}",
                          fix="give the target a `device` that runs it; or tune on a machine that does, then `tc tune "
                              "--export` there and `--import` here")

@@ -9,6 +9,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#if defined(__wasm__)
+#include "wasm32.h"
+#else
 #if defined(__x86_64__)
 #include "x86_64.h"
 #elif defined(__aarch64__)
@@ -169,5 +172,6 @@ static void thread_join(os_thread *t) {
 
 /* In the child of a fork the thread does not exist; its stack does. */
 static void thread_forget(os_thread *t) { __atomic_store_n((uint32_t *)&t->id, 0, __ATOMIC_RELAXED); }
+#endif
 #endif
 #endif

@@ -1,8 +1,8 @@
-"""Kernels of CPUs that are not here, run by the boards' own program in qemu: called as `load` calls the host's.
+"""Kernels for what this machine is not, called as `load` calls the host's: an artifact of one call is made of each, and run.
 
-A kernel becomes an artifact of one call: linked, checked for the CPU's features, loaded and run as on a board. Inputs and
-outputs end at pages that nobody may touch. The emulated CPU has what the target demands and no extension more, as far as
-qemu can do without: other instructions are a fault.
+QemuKernel: by the boards' own program, on an emulated CPU. Inputs and outputs end at pages that nobody may touch. The CPU
+has what the target demands and no extension more, as far as qemu can do without: other instructions are a fault.
+WasmKernel: in wasmtime, which validates the module before.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import functools
 import re
 import subprocess
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ from toolchain.targets.features import with_features
 from toolchain.targets.llvm.artifact import write_artifact
 from toolchain.targets.llvm.plan import Call, Plan, Slot, Value
 from toolchain.targets.llvm.runner_program import machine_of, runner_program
+from toolchain.targets.llvm.wasm_module import WasmModule
 from toolchain.targets.presets import PRESETS
 from toolchain.te.loop_ir import PrimFunc
 
@@ -67,11 +69,11 @@ def emulated_session(target: Target, exec_prefix: str, folder: Path) -> Iterator
         yield session
 
 
-class QemuKernel:
+class ArtifactKernel(ABC):
     """Called as a LoadedKernel: all phases on the parameters' storage."""
 
-    def __init__(self, kernel: Kernel, func: PrimFunc, target: Target, session: Session) -> None:
-        self.kernel, self.func, self.target, self.session = kernel, func, target, session
+    def __init__(self, kernel: Kernel, func: PrimFunc, target: Target) -> None:
+        self.kernel, self.func, self.target = kernel, func, target
 
     def __call__(self, *buffers: np.ndarray) -> None:
         func, places, arena = self.func, [], 0
@@ -89,15 +91,32 @@ class QemuKernel:
                     scratch_bytes=self.kernel.scratch_bytes)
         given = [b for t, b in zip(func.params, buffers, strict=True) if t not in func.outputs]
         made = [b for t, b in zip(func.params, buffers, strict=True) if t in func.outputs]
-        for buffer, data in zip(made, self._run(plan, given), strict=True):
-            buffer.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8)
-
-    def _run(self, plan: Plan, given: Sequence[np.ndarray]) -> list[bytes]:
         with tempfile.TemporaryDirectory(prefix="tc-emulated-") as temporary:
             folder = Path(temporary)
             write_artifact(folder, "kernel", [plan], {"k": self.kernel.object}, b"", self.target)
-            names = upload_artifact(self.session, folder / "libkernel.so", folder / "weights.bin")
+            for buffer, data in zip(made, self.run(folder, plan, given), strict=True):
+                buffer.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8)
+
+    @abstractmethod
+    def run(self, folder: Path, plan: Plan, given: Sequence[np.ndarray]) -> list[bytes]:
+        """What the artifact in `folder` makes of its inputs."""
+
+
+class QemuKernel(ArtifactKernel):
+    def __init__(self, kernel: Kernel, func: PrimFunc, target: Target, session: Session) -> None:
+        super().__init__(kernel, func, target)
+        self.session = session
+
+    def run(self, folder: Path, plan: Plan, given: Sequence[np.ndarray]) -> list[bytes]:
+        names = upload_artifact(self.session, folder / "libkernel.so", folder / "weights.bin")
         with RemoteModel(self.session, 0, *names, threads=2) as model:
             model.set_inputs([buffer.tobytes() for buffer in given])
             model.run()
             return [model.output(n)[1] for n in range(len(plan.outputs))]
+
+
+class WasmKernel(ArtifactKernel):
+    def run(self, folder: Path, plan: Plan, given: Sequence[np.ndarray]) -> list[bytes]:
+        with WasmModule.load(folder) as module:
+            made = module.run({v.name: buffer for v, buffer in zip(plan.inputs, given, strict=True)})
+        return [made[v.name].tobytes() for v in plan.outputs]
