@@ -25,7 +25,7 @@ from toolchain.report.facts import ContenderFacts
 from toolchain.report.statistics import compare, summarize
 from toolchain.targets.backend import Kernel
 from toolchain.targets.llvm.link import cached_runtime_object
-from toolchain.targets.llvm.mca import mca_path
+from toolchain.targets.llvm.mca import mca_path, static_cycles
 from toolchain.targets.llvm.runner_program import machine_of
 from toolchain.tasks.boards import RUN_LIMIT_S, open_session
 from toolchain.tasks.tuning.boards import Seat, candidate_library
@@ -39,8 +39,8 @@ from toolchain.te.tune.space import Point
 
 
 def is_emulated(boards: Sequence[Board], target: Target, told: Callable[[str], None] = lambda text: None) -> bool:
-    """Whether these devices are emulated. Raises UsageError: some are; MissingToolError: they are, and llvm-mca is not
-    installed; DeviceError: one is away."""
+    """Whether these devices are emulated. Raises UsageError: some are, or nothing counts cycles of that CPU;
+    MissingToolError: they are, and llvm-mca is not installed; DeviceError: one is away."""
     emulated = {}
     for board in boards:
         with open_session(board, machine_of(target), told) as session:
@@ -54,6 +54,11 @@ def is_emulated(boards: Sequence[Board], target: Target, told: Callable[[str], N
     if mca_path() is None:
         raise MissingToolError(f"an emulated device is tuned by {STATIC_CYCLES}, and llvm-mca, which counts them, is not "
                                "installed", fix="install LLVM's tools (Debian: apt-get install llvm)")
+    try:
+        static_cycles([["nop"]], target)
+    except CodegenError:
+        raise UsageError(f"{', '.join(emulated)}: emulated, and llvm-mca has no model of CPU {target.cpu!r} to count "
+                         f"{STATIC_CYCLES} by", where=f"target {target.name!r}", fix="tune on a board") from None
     return True
 
 
