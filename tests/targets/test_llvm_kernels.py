@@ -371,3 +371,24 @@ def test_guards_do_not_repeat_what_they_guard(target):
     np.testing.assert_allclose(run(s.func, target, {"x": a})[v.name], want, rtol=1e-4, atol=1e-5)
     lowered = lower(s.func, target)
     assert emit(lowered, target, split_tasks(lowered), "k").count("\n") < 3000
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("lanes", [2, 3, 8, 16, 20, 40])
+def test_exp_in_vectors_of_any_width(dtype, lanes, target):
+    """vscalefps works on whole registers: vectors are padded, or taken apart and joined; ends, infinities and NaN hold."""
+    if target.kind != "x86":
+        pytest.skip("one instruction set's ldexp")
+    ends = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e30, -1e30, 88.5, -87.0, -100.0, 89.5, 1e-40, 709.5, -740.0, -750.0]
+    x = np.resize(np.array(ends), 2 * lanes).astype(dtype)
+    A = te.placeholder((2 * lanes,), dtype, name="A")
+    C = te.compute((2 * lanes,), lambda i: te.exp(A[i]), name="C")
+    s = te.create_schedule(C)
+    _, inner = s[C].split(s[C].op.axis[0], factor=lanes)
+    s[C].vectorize(inner)
+    got = run(lower(s.func, target), target, {"A": x})["C"]
+    with np.errstate(over="ignore", under="ignore"):
+        want = np.exp(x)
+    finite = np.isfinite(want)
+    np.testing.assert_array_equal(got[~finite], want[~finite])
+    assert (np.abs(got - want)[finite] <= np.spacing(want[finite])).all()

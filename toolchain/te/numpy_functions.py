@@ -135,6 +135,11 @@ def fma(a: Any, b: Any, c: Any) -> Any:
     return (np.asarray(a).astype(wide) * np.asarray(b).astype(wide) + np.asarray(c).astype(wide)).astype(dtype)[()]
 
 
+def ldexp(x: Any, n: Any) -> Any:
+    """x * 2**n of a whole float n; of a NaN it is NaN."""
+    return np.where(np.isnan(n), n, np.ldexp(x, np.nan_to_num(n, nan=0.0).astype(np.int32))).astype(np.asarray(x).dtype)[()]
+
+
 def sigmoid(x: Any) -> Any:
     one = np.ones((), np.asarray(x).dtype)[()]
     return one / (one + np.exp(-x))
@@ -162,7 +167,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh,
     "sigmoid": sigmoid, "erf": erf, "normal_cdf": normal_cdf,
     "abs": np.abs, "floor": np.floor, "ceil": np.ceil, "trunc": np.trunc, "round": np.rint,
-    "isnan": np.isnan, "isinf": np.isinf, "fma": fma, "ldexp": np.ldexp,
+    "isnan": np.isnan, "isinf": np.isinf, "fma": fma, "ldexp": ldexp,
 }
 REDUCTIONS = {f"reduce_{name}": OPERATORS[op] for name, op in COMBINERS.items()}
 NO_EFFECT = ("prefetch", "push", "pop")             # what only hints, or orders what runs in order here anyway

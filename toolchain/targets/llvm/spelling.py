@@ -23,7 +23,8 @@ _SUFFIX = {"half": "f16", "float": "f32", "double": "f64"}
 # Unknown llvm.* names pass LLVM's verifier and abort later: nothing outside of this list is ever emitted.
 INTRINSICS = frozenset((
     "fmuladd", "fabs", "floor", "ceil", "trunc", "roundeven", "sqrt", "maximum", "minimum", "prefetch", "masked.load",
-    "masked.store", "masked.gather", "masked.scatter", "vector.reduce.or", "ldexp",
+    "masked.store", "masked.gather", "masked.scatter", "vector.reduce.or",
+    *(f"x86.avx512.mask.scalef.{name}.{bits}" for name in ("ps", "pd") for bits in (128, 256, 512)),
     *(f"x86.avx512.{name}.{bits}" for name in ("vpdpbusd", "vpdpwssd") for bits in (128, 256, 512)),
     "aarch64.neon.smull.v4i32", "aarch64.neon.sdot.v4i32.v16i8",
     "x86.sse2.pmadd.wd", "x86.avx2.pmadd.wd", "x86.avx512.pmaddw.d.512",

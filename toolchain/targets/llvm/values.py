@@ -16,6 +16,7 @@ from toolchain.targets.llvm.addresses import Place
 from toolchain.targets.llvm.arithmetic import ORDER
 from toolchain.targets.llvm.hold_sums import holding, needs_holding
 from toolchain.targets.llvm.loads import Guard, Loads
+from toolchain.targets.llvm.scale import scale
 from toolchain.targets.llvm.spelling import FALSE, SPLAT_TRUE, TRUE, VALUE, constant, vector
 from toolchain.te.expr import Bin, Broadcast, Call, Cast, Compare, Const, Expr, Index, Load, Ramp, Select, Var
 from toolchain.te.lower.shared import Lanes, nodes
@@ -196,9 +197,8 @@ class Values(Loads):
             if needs_holding(e, self.env, self.target) and self.places[e.args[2].tensor].local:
                 self.lines.append(f" {holding(type, (*args[:2], total), self.target)}")
             return total
-        if e.name == "ldexp":                    # vscalefps, where there is one
-            power = self.type(e.args[1])
-            return self.emit(self.intrinsic(type, "ldexp", (type, power), ((type, args[0]), (power, args[1]))))
+        if e.name == "ldexp":
+            return scale(self, self.target, e.dtype, lanes, *args)
         if e.name in UNARY and e.dtype in ("float32", "float64"):
             return self.emit(self.intrinsic(type, UNARY[e.name], (type,), ((type, args[0]),)))
         if e.name == "bitcast" and dtypes.bits(e.dtype) == dtypes.bits(e.args[0].dtype):

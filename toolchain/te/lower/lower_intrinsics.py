@@ -41,7 +41,7 @@ def lower_intrinsics(func: PrimFunc, target: Target) -> PrimFunc:
         return ldexp(*n.args) if isinstance(n, Call) and n.name == "ldexp" else None
 
     body = rewrite_shared(func.body, rule)
-    if not target.has("avx512f"):
+    if not target.has("avx512vl"):
         body = rewrite_shared(body, in_halves)
     return func if body is func.body else replace(func, body=body)
 
