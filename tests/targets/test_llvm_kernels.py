@@ -386,9 +386,11 @@ def test_exp_in_vectors_of_any_width(dtype, lanes, target):
     s = te.create_schedule(C)
     _, inner = s[C].split(s[C].op.axis[0], factor=lanes)
     s[C].vectorize(inner)
-    got = run(lower(s.func, target), target, {"A": x})["C"]
+    got = run(s.func, target, {"A": x})["C"]
     with np.errstate(over="ignore", under="ignore"):
-        want = np.exp(x)
+        exact = np.exp(x.astype(np.longdouble))
+        want = exact.astype(dtype)
     finite = np.isfinite(want)
     np.testing.assert_array_equal(got[~finite], want[~finite])
-    assert (np.abs(got - want)[finite] <= np.spacing(want[finite])).all()
+    ulps = 1.0 if target.has_fma else 1.5          # the polynomial rounds more often without
+    assert (np.abs(got[finite] - exact[finite]) <= ulps * np.spacing(want[finite])).all()
