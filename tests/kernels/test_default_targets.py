@@ -60,14 +60,17 @@ WORTH_SHARING = 5e6          # operations: about 50 us of one core
 Layer = Callable[[Path], None]
 
 
-def conv(channels: int, outputs: int, size: int, kernel: int, stride: int = 1, groups: int = 1) -> Layer:
+def conv(channels: int, outputs: int, size: int, kernel: int, stride: int = 1, groups: int = 1, rows: int = 0) -> Layer:
+    """rows: as many as columns where it is 0."""
     def write(out: Path) -> None:
         net, x = recipe().Network("layer", seed=1), "x"
         if groups > 1:
             x = net.conv(x, "before", channels, channels, 3, pad=1)
         x = net.conv(x, "conv", channels, outputs, kernel, stride=stride, pad=kernel // 2, groups=groups, bias=True)
         net.relu(x)
-        net.write(out, {"x": (1, [1, channels, size, size])}, {"y": [1, outputs, -(-size // stride), -(-size // stride)]})
+        height = rows or size
+        shape = [1, outputs, -(-height // stride), -(-size // stride)]
+        net.write(out, {"x": (1, [1, channels, height, size])}, {"y": shape})
     return write
 
 
@@ -101,8 +104,8 @@ LAYERS: dict[str, Layer] = {
     "3x3/2": conv(64, 128, 56, 3, 2), "1x1": conv(128, 128, 28, 1),
     "1x1 of 14x14": conv(512, 512, 14, 1), "7x7 pixels": conv(256, 512, 7, 1), "winograd": conv(64, 64, 56, 3),
     "5x5": conv(16, 32, 28, 5), "depthwise": conv(512, 512, 14, 3, groups=512), "depthwise/2": conv(64, 64, 112, 3, 2, 64),
-    "deconv": deconv(128, 64, 16), "max pool": pool(64, 112), "128 tokens": matmul(128, 384, 384),
-    "one row": matmul(1, 512, 1000),
+    "one line": conv(480, 60, 48, 3, rows=1), "deconv": deconv(128, 64, 16), "max pool": pool(64, 112),
+    "128 tokens": matmul(128, 384, 384), "one row": matmul(1, 512, 1000),
 }
 
 
@@ -175,11 +178,11 @@ def test_winograd_strips_fit_into_l2(target: Target) -> None:
 
 
 @pytest.mark.parametrize("cores", [3, 64])
-@pytest.mark.parametrize("layer", ["1x1 of 7 pixels", "depthwise", "a product"])
+@pytest.mark.parametrize("layer", ["1x1 of 7 pixels", "depthwise", "one line", "a product"])
 def test_fused_shares_keep_the_meaning(layer: str, cores: int, tmp_path: Path) -> None:
     """More cores than a loop has iterations: two loops are shared as one (on 64), and compute the same."""
     small: dict[str, Layer] = {"1x1 of 7 pixels": conv(32, 96, 7, 1), "depthwise": conv(48, 48, 10, 3, groups=48),
-                               "a product": matmul(24, 33, 64)}
+                               "one line": conv(32, 60, 20, 3, rows=1), "a product": matmul(24, 33, 64)}
     for target in (replace(t, cores=cores) for t in RUNNABLE):
         small[layer](tmp_path / "model.onnx")
         _, workloads = optimize_graph(import_onnx(tmp_path / "model.onnx"), target)

@@ -139,7 +139,7 @@ def _conv(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
     if group > 1 and (per_group % lanes or ic % lanes):
         return options
     blocks = -(-per_group // lanes)
-    tiles = conv_tiles(math.prod(y.shape[2:-1]), y.shape[-1], blocks, target, ic * math.prod(kernel))
+    tiles = conv_tiles(math.prod(y.shape[2:-1]), y.shape[-1], blocks, target, ic * math.prod(kernel), y.shape[0])
     columns = lanes * next(t.vectors for t in tiles if group == 1 or blocks % t.vectors == 0)
     if ic < lanes and group == 1:
         packed = weights(axes, [(0, 0), (1, 0), *spatial, (0, columns)])

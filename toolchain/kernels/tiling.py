@@ -113,11 +113,14 @@ def cycles(
 
 
 @lru_cache(4096)
-def conv_tiles(height: int, width: int, blocks: int, target: Target, steps: int = 0) -> tuple[Tile, ...]:
+def conv_tiles(
+    height: int, width: int, blocks: int, target: Target, steps: int = 0, images: int = 0,
+) -> tuple[Tile, ...]:
     """Tiles that fit the registers, the best first: fewest cycles, then fewest loads.
 
     steps: how long the reduction is. Every tile of a plane reads a panel of weights of so many steps: one that takes more
-    than half of L2 comes from L3 each time, so wide panels lose against tiles of many points.
+    than half of L2 comes from L3 each time, so wide panels lose against tiles of many points. images: how many such planes
+    cores share, by rows and groups of channels, or columns where these are few (0: they share something else).
     """
     candidates = [
         tile
@@ -132,6 +135,11 @@ def conv_tiles(height: int, width: int, blocks: int, target: Target, steps: int 
         ragged = (width % tile.columns != 0) + (height % tile.rows != 0) + (blocks % tile.vectors != 0)
         far = steps * tile.vectors * target.vector_bits // 8 > target.l2_bytes // 2
         total = cycles(height, width, blocks, tile, target, streamed=target.l3_bytes_per_cycle if far else 0)
+        pieces = images * -(-height // tile.rows) * -(-blocks // tile.vectors)
+        if 0 < pieces < target.cores:
+            along = width // tile.columns if width % tile.columns == 0 else 1       # each core reads all weights then
+            total *= max(1.0, target.cores / (pieces * along))
+            ragged += along > 1
         return total * (1 + 0.04 * ragged), loads, -tile.accumulators
     return tuple(_ranked(candidates, cost))
 

@@ -98,7 +98,7 @@ def _tile(
     """The register tile: its vectors are fixed by the packed weights, the rest is a choice. `height` 1: rows one by one."""
     vectors = packed_columns(s, anchor) // lanes or 1
     steps = math.prod(axis.extent for axis in s.func.stages[anchor].reduce_axis)
-    tiles = conv_tiles(height, anchor.shape[-1], -(-anchor.shape[1] // lanes), target, steps)
+    tiles = conv_tiles(height, anchor.shape[-1], -(-anchor.shape[1] // lanes), target, steps, anchor.shape[0])
     tiles = tuple(t for t in tiles if t.vectors == vectors)
     tiles = tiles or (Tile(1, 1, vectors),)
     return ask_tile(choices, tiles)

@@ -177,7 +177,7 @@ def share_more(
     s: te.Schedule, stage: Tensor, shared: te.Var, ragged: list[te.Var], order: list[te.Var], cores: int,
 ) -> tuple[te.Var, list[te.Var]]:
     """(the loop cores share, the loop order), already reordered: while it has fewer iterations than there are cores, it is
-    fused with a neighbour.
+    fused with a neighbour; a loop of one iteration with any, for the one behind that may have more.
 
         for g (8): for y in parallel(14): for x: ...    ->    for gy in parallel(112): for x: ...
 
@@ -188,7 +188,8 @@ def share_more(
     pairs += [(at, at + 1)] if at + 1 < len(order) else []
     for outer, inner in pairs if shared.extent < cores else []:
         both = order[outer:inner + 1]
-        if min(axis.extent for axis in both) > 1 and not any(axis is r for axis in both for r in ragged):
+        more = shared.extent == 1 or min(axis.extent for axis in both) > 1
+        if more and not any(axis is r for axis in both for r in ragged):
             fused = s[stage].fuse(*both)
             return share_more(s, stage, fused, ragged, [*order[:outer], fused, *order[inner + 1:]], cores)
     return shared, order
