@@ -22,6 +22,7 @@ from toolchain.core.target import Target
 from toolchain.graph.ir import Graph, Node
 from toolchain.graph.passes.canonical import canonical
 from toolchain.graph.passes.choose_algorithms import choose_algorithms, taps_of, winograd_form
+from toolchain.graph.passes.fuse_operators import fuse_operators
 from toolchain.graph.passes.layout_options import ANY, LayoutOption, Options
 from toolchain.graph.passes.plan_layouts import BYTES_PER_US, CONVERSION_US, LayoutProblem
 from toolchain.graph.passes.plan_layouts import alternatives as options_of_all
@@ -56,6 +57,26 @@ class Alternative:
         pairs = zip((*self.node.inputs, *self.node.outputs), (*self.option.inputs, *self.option.outputs), strict=True)
         types = {v: self.types[v] if layout is None else self.types[v].with_layout(layout) for v, layout in pairs if v}
         return Graph("body", (self.node,), inputs, outputs, types)
+
+
+def fused_alternative(a: Alternative, behind: Sequence[Node], graph: Graph) -> tuple[Graph, tuple[int, ...]]:
+    """The kernel a network has of it: with the operators behind it in one group (`fuse_operators.behind`), all that is of
+    their shape in the layout it writes. And which inputs are constants. The operator alone, where they do not fuse so."""
+    whole = a.body
+    if not behind:
+        return whole, a.weights
+    shape, layout = whole.types[a.node.output].shape, whole.types[a.node.output].layout
+    values = {v: graph.types[v] for n in behind for v in (*n.inputs, *n.outputs) if v and v not in whole.types}
+    types = {v: t.with_layout(layout) if t.shape == shape else t for v, t in values.items()} | whole.types
+    params = {v: graph.params[v] for v in values if graph.is_constant(v)}
+    made = {v for n in (a.node, *behind) for v in n.outputs}
+    read = dict.fromkeys((*whole.inputs, *(v for n in behind for v in n.inputs if v and v not in made and v not in params)))
+    together = Graph(graph.name, (a.node, *behind), tuple(read), behind[-1].outputs, types, params)
+    fused, *more = fuse_operators(together).nodes
+    if more or fused.op != "Fused":
+        return whole, a.weights
+    constants = {whole.inputs[n] for n in a.weights} | set(params)
+    return fused.attrs["body"], tuple(n for n, v in enumerate(fused.inputs) if v in constants)
 
 
 def node_key(node: Node, graph: Graph) -> str:

@@ -13,11 +13,13 @@ from pass_graphs import Builder, assert_same, ops
 
 from toolchain.graph.ir import Graph
 from toolchain.graph.passes import choose_algorithms, plan_layouts
+from toolchain.graph.passes.fuse_operators import behind
 from toolchain.kernels.algorithms import algorithms
 from toolchain.kernels.alternatives import (
     alternatives,
     cheapest_sizes,
     choosing_by_costs,
+    fused_alternative,
     joint_problem,
     measured_options,
     node_key,
@@ -54,6 +56,22 @@ def test_every_way_has_a_name_and_a_kernel_of_its_own() -> None:
         "winograd2:NCHW8c+h1:NCHW8c"]
     assert [a.m for a in found] == [0, 0, 0, 4, 2] and all(a.option.cost > 0 and a.weights == (1, 2) for a in found)
     assert len({workload_of(a.body).key for a in found}) == len(found)
+
+
+@pytest.mark.parametrize("fast", range(1, 5))
+def test_what_is_measured_is_the_kernel_of_the_network_with_all_that_fuses(fast: int) -> None:
+    """Relu, and a sum with something of the same layout: whichever way is chosen, a network has exactly that kernel."""
+    graph = chain((16, 3), (16, 3))
+    after = behind(graph)
+    one = [n for n in graph.nodes if n.op == "Conv"][-1]
+    found = alternatives(one, graph, TARGET)
+    costs = {node_key(n, graph): {a.name: 1.0 if a.name.partition(":")[2] == found[fast].name.partition(":")[2]
+                                  and a.m == found[fast].m else 1e4 for a in alternatives(n, graph, TARGET)}
+             for n in graph.nodes if n.op == "Conv"}
+    body, weights = fused_alternative(found[fast], after[one], graph)
+    assert [n.op for n in body.nodes][1:] == ["Relu", "Add"] and [n.op for n in after[one]] == ["Relu", "Add"]
+    assert weights == (1, 2) and len(body.inputs) == 3              # what is added is what the convolution reads
+    assert workload_of(body).key in optimize_graph(graph, TARGET, costs)[1]
 
 
 @pytest.mark.parametrize("fast", range(5))

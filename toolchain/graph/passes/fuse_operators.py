@@ -49,6 +49,17 @@ def fuse_operators(graph: Graph, alone: frozenset[str] = ALONE) -> Graph:
     Scalars and small steering constants (axes, bounds, scales) go into the body; weights and biases are inputs. A Fused node
     has the sources of all its members. Needs: layouts planned, dead code gone.
     """
+    return _with_fused(graph, _grouped(graph, alone))
+
+
+def behind(graph: Graph) -> dict[Node, tuple[Node, ...]]:
+    """Of each complex operator, what its kernel would compute on the way out: the other members of its group, in order."""
+    groups = _grouped(graph, ALONE)
+    anchors = [node for node in graph.nodes if groups.kind[node] is FusionClass.COMPLEX and node not in groups.separate]
+    return {node: tuple(m for m in groups.members[groups.sink(node)] if m is not node) for node in anchors}
+
+
+def _grouped(graph: Graph, alone: frozenset[str]) -> _Groups:
     groups = _Groups(graph, alone)
     for node in reversed(graph.nodes):
         if groups.kind[node] in (FusionClass.COMPLEX, FusionClass.REDUCTION):
@@ -57,7 +68,7 @@ def fuse_operators(graph: Graph, alone: frozenset[str] = ALONE) -> Graph:
         groups.join_injective(node)
     for node in graph.nodes:
         groups.join_reduction(node)
-    return _with_fused(graph, groups)
+    return groups
 
 
 class _Groups:

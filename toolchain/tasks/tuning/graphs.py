@@ -1,6 +1,7 @@
 """Which algorithms and layouts a network takes, by measurement: its heavy nodes, what their alternatives cost.
 
-    heavy_nodes    the distinct nodes of some builds that can be computed in several ways, each way as a kernel
+    heavy_nodes    the distinct nodes of some builds that can be computed in several ways, each way as a kernel, with the
+                   operators that the network fuses behind it
     costs          what a session found of those kernels, as `kernels.alternatives` decides graphs by it
     decided        for `plan`: builds whose graphs are decided by costs
 
@@ -19,9 +20,10 @@ from toolchain.core.artifact import Artifact
 from toolchain.core.errors import ScheduleError
 from toolchain.core.target import Target
 from toolchain.graph.ir import Graph, Node
+from toolchain.graph.passes.fuse_operators import behind
 from toolchain.graph.passes.rewriting import bodies
 from toolchain.graph.serialize import load_files
-from toolchain.kernels.alternatives import Alternative, alternatives, node_key
+from toolchain.kernels.alternatives import Alternative, alternatives, fused_alternative, node_key
 from toolchain.kernels.build import anchor_name
 from toolchain.kernels.flops import computed_flops
 from toolchain.tasks.optimize import prepare_graph, workload_of
@@ -69,21 +71,26 @@ def heavy_nodes(tasks: Sequence[BuildTasks], artifacts: Mapping[str, Artifact], 
 
 def _of_graph(graph: Graph, target: Target, digest: str, build: str) -> Iterator[HeavyNode]:
     uses: Counter[str] = Counter()
-    ways: dict[str, tuple[Alternative, ...]] = {}
+    seen: dict[str, list[_Seen]] = {}
+    fused: dict[int, dict[Node, tuple[Node, ...]]] = {}
     for node, owner in _nodes(graph):
         if node.op in ("If", "Loop", "Scan") or not (some := alternatives(node, owner, target)) or len(some) == 1:
             continue
         key = node_key(node, owner)
         uses[key] += 1
-        ways.setdefault(key, some)
-    promised = {key: sorted(a.option.cost for a in some) for key, some in ways.items()}
+        if id(owner) not in fused:
+            fused[id(owner)] = behind(owner)
+        seen.setdefault(key, []).append(_Seen(fused[id(owner)].get(node, ()), owner, some))
+    usual = {key: _usual(some) for key, some in seen.items()}
+    promised = {key: sorted(a.option.cost for a in one.ways) for key, one in usual.items()}
     total = sum(uses[key] * costs[0] for key, costs in promised.items())
-    for key, some in ways.items():
+    for key, one in usual.items():
         best, second, *_ = promised[key]
-        near = [a for a in some if a.option.cost <= HOPELESS * best]
+        near = [a for a in one.ways if a.option.cost <= HOPELESS * best]
         if len(near) < 2 or uses[key] * best < SHARE * total:
             continue
-        made = {a.name: kernel for a in near if (kernel := _kernel(a, target, digest, build, uses[key])) is not None}
+        made = {a.name: kernel for a in near
+                if (kernel := _kernel(a, one, target, digest, build, uses[key])) is not None}
         if len(made) > 1:
             idle = {name: _idle(kernel, target) for name, kernel in made.items()}
             yield HeavyNode(key, made, idle, uses[key] * best * best / second)
@@ -96,14 +103,36 @@ def _nodes(graph: Graph) -> Iterator[tuple[Node, Graph]]:
             yield from _nodes(body)
 
 
-def _kernel(a: Alternative, target: Target, digest: str, build: str, uses: int) -> TunedKernel | None:
-    """None: it has no schedule of its own."""
-    workload = workload_of(a.body)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """A node of some key: what fuses behind it, in its graph; the ways to compute it."""
+
+    behind: tuple[Node, ...]
+    owner: Graph
+    ways: tuple[Alternative, ...]
+
+    @property
+    def ops(self) -> tuple[str, ...]:
+        return tuple(n.op for n in self.behind)
+
+
+def _usual(seen: Sequence[_Seen]) -> _Seen:
+    """Nodes of one key share their costs: one that has behind it what most of them have."""
+    counts = Counter(one.ops for one in seen)
+    return max(seen, key=lambda one: counts[one.ops])
+
+
+def _kernel(
+    a: Alternative, one: _Seen, target: Target, digest: str, build: str, uses: int,
+) -> TunedKernel | None:
+    """As the network has it, with what fuses behind it. None: it has no schedule of its own."""
+    body, weights = fused_alternative(a, one.behind, one.owner)
+    workload = workload_of(body)
     try:
         space = space_of(workload.body, target, {})
     except ScheduleError:
         return None
-    job = Job(f"{workload.key}.{digest[:12]}", workload.body, target, a.weights, computed_flops(a.node, a.types))
+    job = Job(f"{workload.key}.{digest[:12]}", workload.body, target, weights, computed_flops(a.node, a.types))
     name = f"{anchor_name(workload.body)} {a.name}"
     return TunedKernel(job.key, workload.key, digest, job, space, uses, frozenset((build,)), name)
 
