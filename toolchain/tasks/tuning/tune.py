@@ -50,7 +50,6 @@ CONFIRM_S = 0.8                 # what confirming one kernel takes, until it is 
 BUILD_S = 0.2                   # building its winner
 NETWORK_S = 7.0                 # comparing one network: its processes begin, and rounds that say something
 EARLY = 0.02                    # of a budget: a run that leaves more of it says why
-CLOSE = 1.01                    # times the default's time: a candidate that is worth comparing with it
 SOON_S = 1.0                    # what is not worth another round of searching and confirming
 MOST_HINTS = 3                  # per kernel
 NO_TIME = "no time left"        # the error of a kernel that was not confirmed for that
@@ -314,11 +313,10 @@ class Tuning:
         return [Found(k, standings.get(k.key), confirmed.get(k.key)) for k in self.kernels]
 
     def _candidates(self, kernel: TunedKernel) -> list[Point]:
-        """The best points that looked faster than the default (or nearly, for it was timed more often), and what the records
-        have chosen before."""
+        """The best points that looked faster than the default, and what the records have chosen before."""
         assert self.session is not None and kernel.space is not None
         standing = self.standings()[kernel.key]
-        best = self.session.best(kernel.key, CANDIDATES, CLOSE * standing.default_us)
+        best = self.session.best(kernel.key, CANDIDATES, standing.default_us)
         known = self.records.choices(kernel.target_key).get(kernel.workload)
         earlier = kernel.space.point(known.answers) if known is not None and known.answers else kernel.space.default
         return best if earlier.refused or earlier in (*best, kernel.space.default) else [*best, earlier]
