@@ -229,6 +229,7 @@ def test_an_emulated_device_is_tuned_by_static_cycles(project, world, capfd, mon
     program("llvm-mca")
     mca_path.cache_clear()
     monkeypatch.setenv("TC_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("COLUMNS", "240")                       # no cell of the report's tables is wrapped
     write_network(project, 30, 200, 100)
     accept(world)
     assert main(["tune", "net@board", "--trials", "12"]) == 0
