@@ -23,18 +23,14 @@ from toolchain.core.errors import ToolchainError
 from toolchain.core.target import Target
 from toolchain.graph.importers.onnx import import_onnx
 from toolchain.graph.ir import Graph
-from toolchain.kernels.build import anchor_name, schedule
-from toolchain.kernels.sketches.select import SKETCHES
+from toolchain.kernels.build import anchor_name
 from toolchain.targets.base import backend
 from toolchain.targets.features import with_features
-from toolchain.targets.llvm.emit import emit
-from toolchain.targets.llvm.split_tasks import split_tasks
 from toolchain.targets.llvm.static_cycles import instruction_runs
 from toolchain.targets.presets import target
-from toolchain.tasks.compile import compile_workload
 from toolchain.tasks.optimize import optimize_graph
+from toolchain.tasks.tuning.static_cost import as_built
 from toolchain.te.lower import lower
-from toolchain.te.tune.choices import Choices
 
 KINDS = {
     "multiply-add": re.compile(r"fml[as]|fmadd|[su]mlal2?|[su]mull2?|[su]adalp|[su]dot"),
@@ -50,13 +46,9 @@ def kind_of(instruction: str) -> str:
 
 def counted(body: Graph, on: Target) -> Counter[str]:
     """Executed instructions by kind, of the kernel that a build makes."""
-    _, facts = compile_workload(body, on)
-    sketch = next(s for s in SKETCHES if s.__name__ == facts["sketch"])
-    func = lower(schedule(body, on, sketch, Choices(facts["answers"])).func, on, backend(on).passes)
-    tasks = split_tasks(func)
-    extents = {f"k_{n}": phase.parallel for n, phase in enumerate(tasks.phases)}
+    _, func = as_built(body, on)
     total: Counter[str] = Counter()
-    for instructions, runs in instruction_runs(emit(func, on, tasks, "k"), extents, on):
+    for instructions, runs in instruction_runs(lower(func, on, backend(on).passes), on):
         for instruction in instructions:
             total[kind_of(instruction)] += runs
     return total

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Module", "Target", "__version__", "compile", "load", "te"]
 
-_OFFERED = {"compile": "toolchain.api", "load": "toolchain.targets.llvm.wasm_module",
+_OFFERED = {"compile": "toolchain.api", "load": "toolchain.targets.llvm.loading",
             "Module": "toolchain.targets.llvm.module", "Target": "toolchain.core.target"}
 
 

@@ -16,8 +16,9 @@ from toolchain.build.store import Store
 from toolchain.core.errors import UsageError
 from toolchain.core.target import Target
 from toolchain.targets import presets
+from toolchain.targets.llvm.loading import load
 from toolchain.targets.llvm.module import Module
-from toolchain.targets.llvm.wasm_module import WasmModule, load
+from toolchain.targets.llvm.wasm_module import WasmModule
 from toolchain.tasks.plan import plan
 
 if TYPE_CHECKING:

@@ -32,6 +32,7 @@ from small_plans import (
 from toolchain.core.errors import CodegenError, DeviceError, ToolchainError, UsageError
 from toolchain.targets.llvm import link, table
 from toolchain.targets.llvm.artifact import write_artifact
+from toolchain.targets.llvm.artifact_files import read_artifact
 from toolchain.targets.llvm.format import FORMAT, RUNTIME_VERSION, VERSION
 from toolchain.targets.llvm.header import c_identifier, header_text
 from toolchain.targets.llvm.link import compile_c, run_zig, zig_path
@@ -235,6 +236,18 @@ def test_other_formats_and_folders_are_refused(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "files": {"../x": {}}}))
     with pytest.raises(UsageError, match="damaged"):
         Module.load(tmp_path)
+
+
+@pytest.mark.parametrize("change", [
+    {"identifier": "../small"}, {"files": {"../x": {}}}, {"runtime_version": 1}, {"format": 1}], ids=str)
+def test_whoever_runs_an_artifact_reads_it_with_the_same_checks(tmp_path, change):
+    """A board and an engine for WebAssembly, too: names stay in the folder, versions are those of this program."""
+    write(PLAN, tmp_path)
+    assert read_artifact(tmp_path).library == tmp_path / "libsmall.so"
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, **change}))
+    with pytest.raises(UsageError, match=r"damaged artifact|this version"):
+        read_artifact(tmp_path)
 
 
 def test_artifacts_of_another_runtime_are_refused(tmp_path, monkeypatch):

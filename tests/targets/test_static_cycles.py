@@ -8,12 +8,11 @@ from programs import program
 from toolchain import te
 from toolchain.targets.base import backend
 from toolchain.targets.llvm import mca
-from toolchain.targets.llvm.emit import emit
 from toolchain.targets.llvm.object import assembly
-from toolchain.targets.llvm.split_tasks import split_tasks
-from toolchain.targets.llvm.static_cycles import code_blocks, kernel_cycles, run_counts
+from toolchain.targets.llvm.static_cycles import code_blocks, emitted, kernel_cycles, run_counts
 from toolchain.targets.presets import PRESETS
 from toolchain.tasks.tuning.static_cost import static_cost
+from toolchain.te.loop_ir import PrimFunc
 from toolchain.te.lower import lower
 
 A53 = PRESETS["cortex-a53"]
@@ -45,15 +44,13 @@ def product(m: int = 16, n: int = 32, k: int = 24, rows: int = 4) -> te.Schedule
     return s
 
 
-def text_of(s: te.Schedule) -> tuple[str, dict[str, int]]:
-    func = lower(s.func, A53, backend(A53).passes)
-    tasks = split_tasks(func)
-    return emit(func, A53, tasks, "k"), {f"k_{n}": phase.parallel for n, phase in enumerate(tasks.phases)}
+def lowered(s: te.Schedule) -> PrimFunc:
+    return lower(s.func, A53, backend(A53).passes)
 
 
 def test_how_often_blocks_run():
     """The parallel loop 4 times, columns 4, the sum 24; and every loop is found again in the machine code."""
-    text, extents = text_of(product())
+    text, extents = emitted(lowered(product()), A53)
     counts = run_counts(text, extents)
     headers = sorted(count for (_, name), count in counts.items() if name.startswith("h"))
     assert max(headers) == 4 * 4 * 24 and {4, 16} <= set(headers)
@@ -68,7 +65,7 @@ def test_how_often_blocks_run():
 
 def test_cycles_grow_with_work_in_every_dimension():
     def cycles(**extents: int) -> float:
-        return kernel_cycles(*text_of(product(**extents)), A53)
+        return kernel_cycles(lowered(product(**extents)), A53)
     usual = cycles()
     assert usual >= 16 * 32 * 24 / 4                            # a multiply-add of four lanes a cycle at the most
     for more in ({"m": 32}, {"n": 64}, {"k": 48}):

@@ -147,7 +147,7 @@ def on_device(
 
 def load_artifact(artifact: str, file: Path | None, folder: Path | None, threads: int | None) -> Module | WasmModule:
     """The artifact in a folder, or of a build of the project. Raises UsageError: neither."""
-    from toolchain.targets.llvm.wasm_module import load
+    from toolchain.targets.llvm.loading import load
 
     return load(artifact_folder(artifact, file, folder), threads)
 

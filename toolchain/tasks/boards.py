@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,10 +23,11 @@ from toolchain.remote.model import RemoteModel, Sampling, upload_artifact
 from toolchain.remote.quarantine import refuse
 from toolchain.remote.session import Limits, Session
 from toolchain.remote.transport import LocalTransport, Transport
+from toolchain.targets.llvm.artifact_files import ArtifactFiles, read_artifact
 from toolchain.targets.llvm.buckets import bucket_taking, shape_text
 from toolchain.targets.llvm.cpu_check import required_features
-from toolchain.targets.llvm.format import WEIGHTS_FILE, damage, library_file
-from toolchain.targets.llvm.plan import Call, Plan, Value, children, plans_from_json, walk
+from toolchain.targets.llvm.format import WEIGHTS_FILE
+from toolchain.targets.llvm.plan import Call, Value, children, walk
 from toolchain.targets.llvm.runner_program import MACHINES, machine_of, runner_program
 
 LIMITS = Limits()
@@ -80,37 +79,6 @@ def check_cpu(session: Session, target: Target) -> None:
         lacks = f"its CPU lacks {', '.join(missing)}, which target {target.name!r} uses"
         raise DeviceError(lacks, where=session.board.where,
                           fix=f"name the board's own CPU as `cpu` of the target{off}")
-
-
-@dataclass(frozen=True, slots=True)
-class ArtifactFiles:
-    """What of an artifact's folder is needed to run it elsewhere."""
-
-    folder: Path
-    manifest: Mapping[str, Any]
-    plans: tuple[Plan, ...]
-
-    @property
-    def target(self) -> Target:
-        return Target.from_json(self.manifest["target"])
-
-    @property
-    def library(self) -> Path:
-        return self.folder / library_file(self.manifest)
-
-
-def read_artifact(folder: Path) -> ArtifactFiles:
-    """Raises UsageError: no whole artifact."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
-        plans = plans_from_json(json.loads((folder / "plan.json").read_bytes()))
-        problem = damage(folder, manifest, contents=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"no artifact that can be read ({type(error).__name__}: {error})", where=str(folder), fix=(
-            "build it again")) from None
-    if problem:
-        raise UsageError(f"damaged artifact: {problem}", where=str(folder), fix="build it again")
-    return ArtifactFiles(folder, manifest, plans)
 
 
 class BoardModule:
@@ -227,5 +195,5 @@ def cool_down(session: Session, told: Told = lambda text: None, sleep: Callable[
         sleep(5.0)
 
 
-__all__ = ["ArtifactFiles", "BoardFacts", "BoardModule", "board_facts", "board_of", "check_cpu", "conditions", "connect",
-           "cool_down", "disturbances", "load_on", "machine", "open_session", "probe", "read_artifact"]
+__all__ = ["BoardFacts", "BoardModule", "board_facts", "board_of", "check_cpu", "conditions", "connect",
+           "cool_down", "disturbances", "load_on", "machine", "open_session", "probe"]

@@ -9,7 +9,8 @@ import numpy as np
 
 import toolchain
 from toolchain.report.contenders import Entry, Prepared
-from toolchain.targets.llvm.wasm_module import WasmModule, load
+from toolchain.targets.llvm.loading import load
+from toolchain.targets.llvm.wasm_module import WasmModule
 
 
 class ArtifactContender:

@@ -29,6 +29,7 @@ from toolchain.tasks.boards import RUN_LIMIT_S
 from toolchain.tasks.compile import compile_workload
 from toolchain.tasks.diagnose import Finding, differs
 from toolchain.tasks.optimize import workload_of
+from toolchain.tasks.plan import answers_of
 from toolchain.tasks.tuning.boards import EMPTY, candidate_library
 from toolchain.tasks.tuning.trial_run import Workload
 
@@ -77,8 +78,7 @@ def _run_there(
     session: Session, node: Node, graph: Graph, target: Target, schedule: str, read: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
     """What a node's kernel makes of these values, on the device. Raises DeviceError, CodegenError."""
-    answers = dict(pair.split("=", 1) for pair in schedule.split())
-    kernel, _ = compile_workload(workload_of(node.attrs["body"]).body, target, answers)
+    kernel, _ = compile_workload(workload_of(node.attrs["body"]).body, target, answers_of(schedule))
     names, outputs = [i for i in node.inputs if i], [o for o in node.outputs if o]
     stored = [_packed(graph.types[name], read[name]) for name in names]
     room = [np.zeros(graph.types[o].layout.size(graph.types[o].shape), to_numpy(graph.types[o].dtype)) for o in outputs]

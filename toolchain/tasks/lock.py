@@ -26,7 +26,16 @@ from toolchain.core.artifact import Artifact
 from toolchain.core.digest import digest_json
 from toolchain.core.versions import installed_version
 from toolchain.tasks.code import code_digest
-from toolchain.tasks.plan import IMPORT_CODE, KERNEL_CODE, LINK_CODE, OPTIMIZE_CODE, VERIFY_CODE, BuildTasks, Tuned
+from toolchain.tasks.plan import (
+    IMPORT_CODE,
+    KERNEL_CODE,
+    LINK_CODE,
+    OPTIMIZE_CODE,
+    VERIFY_CODE,
+    BuildTasks,
+    Tuned,
+    answers_of,
+)
 
 TOOLS = ("llvmlite", "ml_dtypes", "numpy", "onnx", "toolchain", "ziglang")     # each is in the keys of the tasks it shapes
 CODE = tuple(sorted({*IMPORT_CODE, *KERNEL_CODE, *LINK_CODE, *OPTIMIZE_CODE, *VERIFY_CODE}))
@@ -118,7 +127,7 @@ def locked_tuning(lock: Lock) -> Tuned:
     def below(build: str, prefix: str) -> dict[str, dict[str, str]]:
         section = lock.sections.get(("builds", build), {})
         said = {key.removeprefix(prefix): str(text) for key, text in section.items() if key.startswith(prefix)}
-        return {key: dict(pair.split("=", 1) for pair in text.split() if "=" in pair) for key, text in said.items()}
+        return {key: answers_of(text) for key, text in said.items()}
 
     def costs(build: str, graph: str, target: str) -> dict[str, dict[str, float]]:
         found = below(build, f"{COSTS}.{graph}.")

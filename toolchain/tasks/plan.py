@@ -113,6 +113,16 @@ Answers = Mapping[str, str]
 Costs = Mapping[str, Mapping[str, float]]       # as `kernels.alternatives.Costs`: of algorithms and layouts, measured
 
 
+def answers_text(answers: Answers) -> str:
+    """As artifacts and lock files keep them: "tile=1x6x2 unroll=4"."""
+    return " ".join(f"{name}={answer}" for name, answer in answers.items())
+
+
+def answers_of(text: str) -> dict[str, str]:
+    """What `answers_text` wrote."""
+    return dict(pair.split("=", 1) for pair in text.split() if "=" in pair)
+
+
 @dataclass(frozen=True, slots=True)
 class Tuned:
     """What tuning decides of builds.

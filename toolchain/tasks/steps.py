@@ -40,7 +40,7 @@ from toolchain.tasks.assemble import Origin, assemble_with_origins, weights_segm
 from toolchain.tasks.compile import compile_workload
 from toolchain.tasks.fetch import fetch_wheel_file, run_recipe
 from toolchain.tasks.optimize import CONTROL_FLOW, optimize_graph
-from toolchain.tasks.plan import COSTS, GRAPH
+from toolchain.tasks.plan import COSTS, GRAPH, answers_text
 
 Params = Mapping[str, Any]
 Inputs = Mapping[str, Input]
@@ -192,11 +192,6 @@ def link(params: Params, inputs: Inputs, out: Path) -> Result:
         "schedules": {key: answers_text(made[key].meta["answers"]) for key in sorted(tuned)},
         "workspaces": {key: list(k.workspace) for key, k in kernels.items()},
     })
-
-
-def answers_text(answers: Mapping[str, str]) -> str:
-    """As lock files keep it: "tile=1x6x2 unroll=4"."""
-    return " ".join(f"{name}={answer}" for name, answer in answers.items())
 
 
 def costs_text(inputs: Inputs) -> dict[str, dict[str, str]]:

@@ -160,18 +160,12 @@ class Addresses(Arithmetic):
         extend = "sext" if e.dtype in dtypes.INTS else "zext"
         return self.emit(f"{extend} {self.type(e)} {name} to {vector('i64', self.lanes(e))}")
 
-    def ramp(self, e: Ramp) -> str:
-        steps = ", ".join(f"i64 {n * e.stride}" for n in range(e.lanes))
+    def ramp(self, e: Ramp, element: str = "i64") -> str:
+        """The lanes' indices; as i32 modulo 2**32, twice as many to a register."""
+        steps = ", ".join(f"{element} {n * e.stride}" for n in range(e.lanes))
         base = self.index_value(e.base)
         if base == "0":
             return f"<{steps}>"
-        return self.emit(f"add {vector('i64', e.lanes)} {self.splat('i64', base, e.lanes)}, <{steps}>")
-
-    def narrow_ramp(self, e: Ramp) -> str:
-        """The lanes' indices modulo 2**32: twice as many to a register."""
-        steps = ", ".join(f"i32 {n * e.stride}" for n in range(e.lanes))
-        base = self.index_value(e.base)
-        if base == "0":
-            return f"<{steps}>"
-        low = self.emit(f"trunc i64 {base} to i32")
-        return self.emit(f"add {vector('i32', e.lanes)} {self.splat('i32', low, e.lanes)}, <{steps}>")
+        if element != "i64":
+            base = self.emit(f"trunc i64 {base} to {element}")
+        return self.emit(f"add {vector(element, e.lanes)} {self.splat(element, base, e.lanes)}, <{steps}>")

@@ -87,7 +87,7 @@ def write_artifact(
     )
     web = target.kind == "wasm32"
     files = {
-        library_file({"identifier": identifier, "target": {"kind": target.kind}}): library,
+        library_file(identifier, target.kind): library,
         **({f"{identifier}.mjs": LOADER.read_bytes()} if web else
            {f"{identifier}.h": header_text(plans, identifier).encode()}),
         "plan.json": plans_to_text(plans).encode(),

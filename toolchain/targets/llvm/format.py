@@ -29,15 +29,14 @@ def weights_header(digest: str, size_bytes: int) -> bytes:
     return struct.pack("<8sIIQ32s8x", b"TCWEIGHT", WEIGHTS_FORMAT, WEIGHTS_HEADER_BYTES, size_bytes, bytes.fromhex(digest))
 
 
-def library_file(manifest: Mapping[str, Any]) -> str:
-    """The name of the file with an artifact's code."""
-    wasm = manifest.get("target", {}).get("kind") == "wasm32"
-    return f"{manifest['identifier']}.wasm" if wasm else f"lib{manifest['identifier']}.so"
+def library_file(identifier: str, kind: str) -> str:
+    """The name of the file with an artifact's code, for a kind of target."""
+    return f"{identifier}.wasm" if kind == "wasm32" else f"lib{identifier}.so"
 
 
 def damage(folder: Path, manifest: Mapping[str, Any], *, contents: bool) -> str:
     """What is wrong with an artifact's files, or "": sizes and the library's digest; with `contents` all digests."""
-    library = library_file(manifest)
+    library = library_file(manifest["identifier"], manifest["target"]["kind"])
     for file, facts in manifest["files"].items():
         path = folder / file
         if not path.is_file():

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import _ctypes
 import ctypes
-import json
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +17,10 @@ import numpy as np
 from toolchain.core.dtype import to_numpy
 from toolchain.core.errors import DeviceError, ToolchainError, UsageError
 from toolchain.targets.fingerprint import host_kind
+from toolchain.targets.llvm.artifact_files import read_artifact
 from toolchain.targets.llvm.buckets import shape_text, shapes_of
-from toolchain.targets.llvm.format import FORMAT, RUNTIME_VERSION, VERSION, WEIGHTS_FILE, damage, library_file
-from toolchain.targets.llvm.plan import Fail, Op, Plan, Value, children, plans_from_json, walk
+from toolchain.targets.llvm.format import VERSION, WEIGHTS_FILE, library_file
+from toolchain.targets.llvm.plan import Fail, Op, Plan, Value, children, walk
 from toolchain.targets.llvm.turn import Turn
 
 _Pointers = ctypes.Array[ctypes.c_void_p]
@@ -158,7 +157,7 @@ class Module:
         self._by_shapes = {shapes_of(plan.inputs): n for n, plan in enumerate(self.buckets)}
         self._model: ctypes.c_void_p | None = None
         self._turn = Turn()
-        self._library = _open_library(folder / library_file(manifest))
+        self._library = _open_library(folder / library_file(manifest["identifier"], manifest["target"]["kind"]))
         model = ctypes.c_void_p()
         path = os.fsencode(folder / WEIGHTS_FILE)
         if status := self._function("create")(ctypes.byref(model), path, threads):
@@ -178,38 +177,8 @@ class Module:
         folder = Path(folder)
         if threads is not None and threads < 1:
             raise UsageError(f"{threads} threads", where=str(folder), fix="give 1 or more, or none for one per CPU")
-        try:
-            manifest = json.loads((folder / "manifest.json").read_bytes())
-            if manifest["format"] != FORMAT:
-                raise UsageError(
-                    f"artifact of format {manifest['format']}; this version reads format {FORMAT}",
-                    where=str(folder),
-                    fix="build it again",
-                )
-            if (runtime := manifest.get("runtime_version", 1)) != RUNTIME_VERSION:
-                raise UsageError(
-                    f"artifact with runtime version {runtime}; this version calls runtime version {RUNTIME_VERSION}",
-                    where=str(folder),
-                    fix="build it again",
-                )
-            if (kind := manifest.get("target", {}).get("kind", host_kind())) != host_kind():
-                raise DeviceError(f"artifact for {kind}; this machine is {host_kind()}", where=str(folder),
-                                  fix="run it on such a machine, or build for this one")
-            if not re.fullmatch(r"[A-Za-z]\w*", manifest["identifier"], re.ASCII):
-                raise ValueError("identifier")
-            if any(Path(file).name != file for file in manifest["files"]):
-                raise ValueError("files")
-            if problem := damage(folder, manifest, contents=verify):
-                raise UsageError(f"damaged artifact: {problem}", where=str(folder), fix="build it again")
-            plans = plans_from_json(json.loads((folder / "plan.json").read_bytes()))
-            if not plans:
-                raise ValueError("no plan")
-        except FileNotFoundError as error:
-            raise UsageError(f"no artifact here: {error.filename} is missing", where=str(folder)) from None
-        except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
-            what = f"damaged artifact: unreadable manifest or plan ({type(error).__name__}: {error})"
-            raise UsageError(what, where=str(folder), fix="build it again") from None
-        return cls(folder, manifest, plans, threads or len(os.sched_getaffinity(0)))
+        found = read_artifact(folder, host_kind(), contents=verify)
+        return cls(folder, found.manifest, found.plans, threads or len(os.sched_getaffinity(0)))
 
     def save(self, folder: Path | str) -> None:
         """Copy the artifact into `folder`."""

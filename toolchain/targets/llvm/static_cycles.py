@@ -15,8 +15,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from toolchain.core.target import Target
+from toolchain.targets.llvm.emit import emit
 from toolchain.targets.llvm.mca import static_cycles
 from toolchain.targets.llvm.object import assembly
+from toolchain.targets.llvm.split_tasks import split_tasks
+from toolchain.te.loop_ir import PrimFunc
+
+SYMBOL = "k"
 
 _DEFINE = re.compile(r"define .*@([\w.]+)\(")
 _LABEL = re.compile(r"(\w+):$")
@@ -42,21 +47,28 @@ class CodeBlock:
     instructions: tuple[str, ...]
 
 
-def kernel_cycles(text: str, extents: Mapping[str, int], target: Target) -> float:
-    """Of one run of all phases on one core. text: of `emit`; extents: parallel ones, by exported function.
+def kernel_cycles(func: PrimFunc, target: Target) -> float:
+    """Of one run of all phases on one core. func: lowered.
 
     Raises MissingToolError: llvm-mca is not installed; CodegenError.
     """
-    weighed = instruction_runs(text, extents, target)
+    weighed = instruction_runs(func, target)
     distinct = list(dict.fromkeys(instructions for instructions, _ in weighed))
     cycles = dict(zip(distinct, static_cycles(distinct, target), strict=True))
     return sum(cycles[instructions] * count for instructions, count in weighed)
 
 
-def instruction_runs(text: str, extents: Mapping[str, int], target: Target) -> list[tuple[tuple[str, ...], int]]:
+def instruction_runs(func: PrimFunc, target: Target) -> list[tuple[tuple[str, ...], int]]:
     """(the instructions of a block, how often it runs) of all blocks; see `kernel_cycles`."""
+    text, extents = emitted(func, target)
     blocks = list(code_blocks(assembly(text, target)))
     return [(block.instructions, count) for block, count in _counted(blocks, run_counts(text, extents))]
+
+
+def emitted(func: PrimFunc, target: Target) -> tuple[str, dict[str, int]]:
+    """The LLVM text of a lowered function, and its parallel extents by exported function."""
+    tasks = split_tasks(func)
+    return emit(func, target, tasks, SYMBOL), {f"{SYMBOL}_{n}": phase.parallel for n, phase in enumerate(tasks.phases)}
 
 
 def run_counts(text: str, extents: Mapping[str, int]) -> dict[tuple[str, str], int]:
@@ -121,4 +133,4 @@ def _counted(blocks: list[CodeBlock], counts: Mapping[tuple[str, str], int]) -> 
         yield block, 1 if count is None else count
 
 
-__all__ = ["CodeBlock", "code_blocks", "instruction_runs", "kernel_cycles", "run_counts"]
+__all__ = ["CodeBlock", "code_blocks", "emitted", "instruction_runs", "kernel_cycles", "run_counts"]

@@ -229,5 +229,5 @@ class Values(Loads):
 
     def cast(self, e: Cast) -> str:
         if isinstance(e.value, Ramp) and e.dtype == "int32":
-            return self.narrow_ramp(e.value)
+            return self.ramp(e.value, "i32")
         return self.convert(self.value(e.value), e.value.dtype, e.dtype, self.lanes(e))

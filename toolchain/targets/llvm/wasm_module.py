@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 import struct
 import time
@@ -16,22 +15,13 @@ import numpy as np
 from toolchain.core.dtype import to_numpy
 from toolchain.core.errors import MissingToolError, UsageError
 from toolchain.core.versions import installed_version
+from toolchain.targets.llvm.artifact_files import read_artifact
 from toolchain.targets.llvm.buckets import bucket_taking, shape_text
-from toolchain.targets.llvm.format import FORMAT, RUNTIME_VERSION, WEIGHTS_FILE, damage, library_file
-from toolchain.targets.llvm.module import Arrays, Module, OpTime, Stats, copy_artifact
-from toolchain.targets.llvm.plan import Plan, Value, plans_from_json
+from toolchain.targets.llvm.format import WEIGHTS_FILE, library_file
+from toolchain.targets.llvm.module import Arrays, OpTime, Stats, copy_artifact
+from toolchain.targets.llvm.plan import Plan, Value
 
 ENGINE = "wasmtime"
-
-
-def load(folder: str | Path, threads: int | None = None) -> Module | WasmModule:
-    """The artifact in `folder`, ready to run. Raises UsageError: no whole artifact; DeviceError: this CPU cannot run it;
-    MissingToolError: no wasmtime, for a WebAssembly module."""
-    try:
-        kind = json.loads((Path(folder) / "manifest.json").read_bytes())["target"]["kind"]
-    except (OSError, ValueError, KeyError, TypeError):
-        kind = ""                                            # Module.load says what is wrong
-    return WasmModule.load(folder) if kind == "wasm32" else Module.load(folder, threads)
 
 
 class WasmModule:
@@ -47,7 +37,7 @@ class WasmModule:
         self.labels = tuple(shape_text(plan.inputs) for plan in self.buckets)
         self._inputs = Arrays("input", self.buckets[0].inputs)
         self._store = wasmtime.Store(wasmtime.Engine())
-        code = wasmtime.Module.from_file(self._store.engine, str(folder / library_file(manifest)))
+        code = wasmtime.Module.from_file(self._store.engine, str(folder / library_file(manifest["identifier"], "wasm32")))
         self._exports = wasmtime.Instance(self._store, code, []).exports(self._store)
         weights = (folder / WEIGHTS_FILE).read_bytes()
         place = self._place(bytes(64))
@@ -62,17 +52,8 @@ class WasmModule:
         if importlib.util.find_spec(ENGINE) is None:
             raise MissingToolError("the Python package 'wasmtime' is not installed: WebAssembly does not run here",
                                    where=where, fix="pip install wasmtime")
-        try:
-            manifest = json.loads((Path(folder) / "manifest.json").read_bytes())
-            if (manifest["format"], manifest["runtime_version"]) != (FORMAT, RUNTIME_VERSION):
-                raise UsageError("artifact of another version of toolchain", where=where, fix="build it again")
-            if problem := damage(Path(folder), manifest, contents=False):
-                raise UsageError(f"damaged artifact: {problem}", where=where, fix="build it again")
-            plans = plans_from_json(json.loads((Path(folder) / "plan.json").read_bytes()))
-        except (OSError, KeyError, ValueError, TypeError) as error:
-            raise UsageError(f"no artifact that can be read ({type(error).__name__}: {error})", where=where,
-                             fix="build it again") from None
-        return cls(Path(folder), manifest, plans)
+        found = read_artifact(Path(folder))
+        return cls(found.folder, found.manifest, found.plans)
 
     def bucket_of(self, inputs: Mapping[str, np.ndarray]) -> int:
         """Raises UsageError: names, types or shapes that no bucket has."""
@@ -183,4 +164,4 @@ class WasmBound:
         return np.frombuffer(data, dtype).reshape(shape)
 
 
-__all__ = ["ENGINE", "WasmBound", "WasmModule", "load"]
+__all__ = ["ENGINE", "WasmBound", "WasmModule"]

@@ -27,10 +27,11 @@ from toolchain.remote.model import Sampling
 from toolchain.report.facts import Comparison, ContenderFacts
 from toolchain.report.measure import measure
 from toolchain.report.statistics import bootstrap_interval, compare, output_error, summarize
+from toolchain.targets.llvm.artifact_files import read_artifact
 from toolchain.targets.llvm.module import Module
 from toolchain.targets.llvm.plan import Value
 from toolchain.targets.llvm.runner_program import machine_of
-from toolchain.tasks.boards import BoardModule, open_session, read_artifact
+from toolchain.tasks.boards import BoardModule, open_session
 from toolchain.tasks.contender import artifact_entry
 from toolchain.tasks.steps import assembled_folder
 from toolchain.te.tune.space import Point

@@ -28,6 +28,7 @@ from toolchain.targets.llvm.link import cached_runtime_object
 from toolchain.targets.llvm.mca import mca_path, static_cycles
 from toolchain.targets.llvm.runner_program import machine_of
 from toolchain.tasks.boards import RUN_LIMIT_S, open_session
+from toolchain.tasks.plan import answers_of
 from toolchain.tasks.tuning.boards import Seat, candidate_library
 from toolchain.tasks.tuning.confirm import NETWORK_ROUNDS, NetworkVerdict, same_results_on
 from toolchain.tasks.tuning.kernels import calls_by_symbol
@@ -165,8 +166,7 @@ class NetworkCosts:
     def _cost(self, workload: str, schedule: str) -> tuple[str, float]:
         """(symbol, static cycles) of a kernel by its answers as artifacts state them."""
         if (workload, schedule) not in self._costs:
-            answers = dict(pair.split("=", 1) for pair in schedule.split())
-            symbol, cost = workload_cost(self._bodies[workload], self._target, answers)
+            symbol, cost = workload_cost(self._bodies[workload], self._target, answers_of(schedule))
             self._costs[workload, schedule] = symbol, cost.cycles
         return self._costs[workload, schedule]
 

@@ -18,8 +18,6 @@ from toolchain.graph.ir import Graph
 from toolchain.kernels.build import schedule
 from toolchain.kernels.sketches.select import SKETCHES
 from toolchain.targets.base import backend
-from toolchain.targets.llvm.emit import emit
-from toolchain.targets.llvm.split_tasks import split_tasks
 from toolchain.targets.llvm.static_cycles import kernel_cycles
 from toolchain.tasks.compile import compile_workload
 from toolchain.tasks.tuning.candidates import scheduled
@@ -30,7 +28,6 @@ from toolchain.te.tune.traffic import traffic_bytes
 
 STATIC_CYCLES = "static cycles"                         # the unit, as records and the screen have it
 EXPLAINED = "llvm-mca, cache model"
-SYMBOL = "k"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +46,7 @@ class StaticCost:
 
 def static_cost(func: PrimFunc, target: Target) -> StaticCost:
     """Of a scheduled function. Raises MissingToolError: llvm-mca is not installed; CodegenError."""
-    lowered = lower(func, target, backend(target).passes)
-    tasks = split_tasks(lowered)
-    extents = {f"{SYMBOL}_{n}": phase.parallel for n, phase in enumerate(tasks.phases)}
-    compute = kernel_cycles(emit(lowered, target, tasks, SYMBOL), extents, target)
+    compute = kernel_cycles(lower(func, target, backend(target).passes), target)
     levels = [(target.l1d_bytes, target.l2_bytes_per_cycle)]
     if target.l3_bytes:
         levels += [(target.l2_bytes, target.l3_bytes_per_cycle), (target.l3_bytes, target.memory_bytes_per_cycle)]
@@ -69,9 +63,15 @@ def candidate_cost(body: Graph, target: Target, answers: Mapping[str, str]) -> S
 
 def workload_cost(body: Graph, target: Target, tuned: Mapping[str, str]) -> tuple[str, StaticCost]:
     """(symbol, cost) of the kernel that a build makes of a canonical body."""
+    symbol, func = as_built(body, target, tuned)
+    return symbol, static_cost(func, target)
+
+
+def as_built(body: Graph, target: Target, tuned: Mapping[str, str] | None = None) -> tuple[str, PrimFunc]:
+    """(symbol, scheduled function) of the kernel that a build makes of a canonical body."""
     kernel, facts = compile_workload(body, target, tuned)
     sketch = next(s for s in SKETCHES if s.__name__ == facts["sketch"])
-    return kernel.symbol, static_cost(schedule(body, target, sketch, Choices(facts["answers"])).func, target)
+    return kernel.symbol, schedule(body, target, sketch, Choices(facts["answers"])).func
 
 
-__all__ = ["EXPLAINED", "STATIC_CYCLES", "StaticCost", "candidate_cost", "static_cost", "workload_cost"]
+__all__ = ["EXPLAINED", "STATIC_CYCLES", "StaticCost", "as_built", "candidate_cost", "static_cost", "workload_cost"]

@@ -17,9 +17,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from toolchain.core import dtype as dtypes
-from toolchain.core.rewrite import children
+from toolchain.core.rewrite import children, walk_shared
 from toolchain.te.expr import Expr, Index, Load, Var
 from toolchain.te.loop_ir import Block, For, If, PrimFunc, Stmt, Store, Together, Update
 from toolchain.te.tensor import Tensor
@@ -123,18 +124,14 @@ def _union(boxes: Sequence[_Box]) -> _Box:
 
 
 def _loads(s: Store | Update) -> list[Load]:
-    start = s.init if isinstance(s, Update) else s.mask
-    found, seen, stack = list[Load](), set[int](), [s.value, *([start] if start is not None else [])]
-    while stack:
-        e = stack.pop()
-        if id(e) in seen or isinstance(e, Index):
-            continue
-        seen.add(id(e))
-        if isinstance(e, Load):
-            found.append(e)
-            continue
-        stack.extend(c for c in children(e) if isinstance(c, Expr))
-    return found
+    """What a statement reads itself; what an index reads is not counted."""
+    roots = (s.value, s.init if isinstance(s, Update) else s.mask)
+    return list({id(n): n for root in roots if root is not None for n in walk_shared(root, _operands)
+                 if isinstance(n, Load)}.values())
+
+
+def _operands(n: Any) -> tuple[Any, ...]:
+    return () if isinstance(n, Load | Index) else tuple(c for c in children(n) if isinstance(c, Expr))
 
 
 __all__ = ["traffic_bytes"]
