@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +134,44 @@ def test_a_wrong_environment_variable(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("TC_DEBUG", "much")
     assert main(["gc"]) == 2
     assert capsys.readouterr().err == "error: TC_DEBUG is 'much'\nfix: set it to a number from 0 to 4\n"
+
+
+@pytest.mark.parametrize("args", [["schema"], ["--help"], ["report", "--help"]])
+def test_a_full_disk_behind_standard_output(args):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "toolchain", *args], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr.splitlines()) == (1, [
+        "error: cannot write: No space left on device", "fix: free space on that disk, then run the same command again"])
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("command", "code"), [("schema", 0), ("build -C /nowhere", 2), ("doctor --json", 0)])
+def test_streams_that_are_closed(closed, command, code):
+    done = subprocess.run(f"{sys.executable} -m toolchain {command} {closed}", shell=True, capture_output=True, text=True)
+    assert done.returncode == code and "Traceback" not in done.stderr and "bug" not in done.stderr
+
+
+@pytest.mark.parametrize(("number", "screen"), [
+    (errno.EACCES, "error: /a/b: not allowed: Permission denied\nfix: let this user write there, or work in another folder"),
+    (errno.EROFS, "error: /a/b: not allowed: Read-only file system\n"
+                  "fix: let this user write there, or work in another folder"),
+    (errno.ENOSPC, "error: /a/b: cannot write: No space left on device\n"
+                   "fix: free space on that disk, then run the same command again")])
+def test_what_the_system_refuses_is_no_bug(number, screen, monkeypatch, capsys):
+    def fail(*_):
+        raise OSError(number, os.strerror(number), "/a/b")
+
+    monkeypatch.setattr(project_module, "find_deployfile", fail)
+    assert main(["plan"]) == 1
+    assert capsys.readouterr().err == f"{screen}\n"
+
+
+@pytest.mark.parametrize("args", [["schema", "-o"], ["report", "--html"], ["report", "--json"], ["tune", "--export"]])
+def test_files_that_cannot_be_written_are_refused_before_the_work(args, tmp_path, capsys):
+    assert main([*args, str(tmp_path / "none/file")]) == 2
+    assert f"there is no folder '{tmp_path}/none'" in capsys.readouterr().err
+    assert main([*args, str(tmp_path)]) == 2
+    assert "is a directory" in capsys.readouterr().err
 
 
 def test_a_terminal_that_cannot_show_a_name(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import onnx
 import pytest
@@ -14,7 +16,7 @@ from onnx import TensorProto, helper
 from toolchain.build.load import load_deployfile
 from toolchain.cli import main
 from toolchain.cli.onnx_header import Input, read_inputs
-from toolchain.cli.start import first_deployfile, free_name
+from toolchain.cli.start import PACKAGE, RECIPES, first_deployfile, free_name, recipe_files
 
 
 def model(inputs, weights=("w",)):
@@ -83,6 +85,29 @@ def test_init_from_a_recipe(folder, capsys):
     assert not (folder / "made/build").exists()
     assert main(["init", "more", "--recipe", "papers"]) == 2
     assert "did you mean 'paper'?" in capsys.readouterr().err
+
+
+def test_the_help_names_every_recipe():
+    assert set(RECIPES) == {path.parent.name for path in recipe_files()}
+
+
+def test_init_says_whether_something_is_left_to_fill_in(folder, capsys):
+    onnx.save(model({"x": [1, 3]}), folder / "net.onnx")
+    main(["init"])
+    assert capsys.readouterr().out == "wrote deployfile.yaml\nnext: `tc build`\n"
+    (folder / "my models").mkdir()
+    onnx.save(model({"x": ["batch", 3]}), folder / "my models/net.onnx")
+    main(["init", "my models"])
+    assert capsys.readouterr().out.endswith("next: fill in what it asks for, then `tc build -C 'my models'`\n")
+
+
+def test_init_writes_utf8_in_any_locale(folder):
+    onnx.save(model({"größe": ["höhe", 3]}), folder / "net.onnx")
+    env = {"PATH": "/usr/bin", "HOME": str(folder), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
+           "PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run([sys.executable, "-m", "toolchain", "init"], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert '"größe"' in (folder / "deployfile.yaml").read_text(encoding="utf-8")
 
 
 def test_names_of_models_are_free_and_allowed():

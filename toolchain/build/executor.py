@@ -37,7 +37,7 @@ from toolchain.build.locks import Lock, hold
 from toolchain.build.store import FOUND, Entry, Store, Trace
 from toolchain.build.task import MACHINE, Task
 from toolchain.core.artifact import Artifact
-from toolchain.core.errors import TaskError, ToolchainError
+from toolchain.core.errors import TaskError, ToolchainError, refused_by_system
 
 if TYPE_CHECKING:
     from toolchain.build.pool import Died, Pool
@@ -94,10 +94,8 @@ class Executor:
         try:
             return _Run(self, goals, exports or {}).go()
         except OSError as e:
-            from toolchain.build.worker import disk_full
-
-            if (full := disk_full(e, str(e.filename or self.store.root))) is not None:
-                raise full from e
+            if (refused := refused_by_system(e, str(self.store.root))) is not None:
+                raise refused from e
             raise
         finally:
             shared.release(unlink=False)

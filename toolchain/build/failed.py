@@ -41,12 +41,13 @@ def keep(project: Path, store: Store, work: Work, error: ToolchainError) -> Path
         _link(new / "inputs" / name, [(path.name, path.absolute())])
         inputs[name] = {"kind": "file", "meta": {}, "files": [path.name]}
     call = {"task": work.task, "run": work.run, "inputs": inputs}
-    (new / "call.json").write_text(json.dumps(call, indent=1, sort_keys=True) + "\n")
-    (new / "params.json").write_text(json.dumps(work.params, indent=1, sort_keys=True, default=dict) + "\n")
-    (new / "error.txt").write_text(f"{type(error).__name__}: {error}\n")
+    (new / "call.json").write_text(json.dumps(call, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    params = json.dumps(work.params, indent=1, sort_keys=True, default=dict)
+    (new / "params.json").write_text(params + "\n", encoding="utf-8")
+    (new / "error.txt").write_text(f"{type(error).__name__}: {error}\n", encoding="utf-8")
     if work.log.exists():
         shutil.copyfile(work.log, new / "log")
-    (new / "run.sh").write_text(_script(work.run))
+    (new / "run.sh").write_text(_script(work.run), encoding="utf-8")
     (new / "run.sh").chmod(0o755)
     remove_tree(folder)
     new.rename(folder)
@@ -56,7 +57,7 @@ def keep(project: Path, store: Store, work: Work, error: ToolchainError) -> Path
 def last_error(project: Path, task: str) -> str:
     """The first line of the error a task ended with last time; empty when it did not fail."""
     try:
-        return (failed_folder(project, task) / "error.txt").read_text().partition("\n")[0]
+        return (failed_folder(project, task) / "error.txt").read_text(encoding="utf-8").partition("\n")[0]
     except OSError:
         return ""
 

@@ -49,7 +49,7 @@ class Journal:
     def emit_log(self, task: str, path: Path) -> None:
         """Tell the end of what a task printed, if it printed anything."""
         try:
-            lines = path.read_text(errors="replace").splitlines()
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
             return
         if lines:

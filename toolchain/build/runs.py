@@ -51,7 +51,7 @@ def begin(folder: Path) -> Run:
             time.sleep(0.001)
     for old in [other for other in _names(folder) if other != name][:1 - KEEP]:
         remove_tree(folder / old)
-    return Run(name, folder / name, (folder / name / "events.jsonl").open("w"))
+    return Run(name, folder / name, (folder / name / "events.jsonl").open("w", encoding="utf-8"))
 
 
 def recorded(project: Path) -> list[Path]:
@@ -62,7 +62,7 @@ def recorded(project: Path) -> list[Path]:
 
 def events_of(run: Path) -> Iterator[Event]:
     """The events of a recorded run. A last line cut short by a kill is left out."""
-    with (run / "events.jsonl").open() as file:
+    with (run / "events.jsonl").open(encoding="utf-8") as file:
         for text in file:
             try:
                 event = read_event(json.loads(text))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import gc
 import importlib
 import json
@@ -35,7 +34,7 @@ from toolchain.build.folders import remove_tree
 from toolchain.build.task import Input, Result
 from toolchain.core.artifact import Artifact
 from toolchain.core.digest import canonical_json
-from toolchain.core.errors import BugError, TaskError, ToolchainError
+from toolchain.core.errors import BugError, TaskError, ToolchainError, refused_by_system
 
 Report = Callable[[float, float, str], None]
 
@@ -150,7 +149,7 @@ def _made(work: Work, blobs: Blobs, result: object, duration_s: float) -> Made:
 
 
 def _typed(error: Exception, work: Work) -> ToolchainError:
-    """What the user is told: our errors as they are; a full disk as such; anything else as a bug of the step."""
+    """What the user is told: our errors as they are; what the system refuses as such; else a bug of the step."""
     if isinstance(error, ToolchainError):
         try:
             pickle.loads(pickle.dumps(error))
@@ -159,18 +158,10 @@ def _typed(error: Exception, work: Work) -> ToolchainError:
             known: type[ToolchainError] = next(kind for kind in type(error).__mro__ if kind.__module__ == ours)
             return known(error.what, where=error.where, fix=error.fix)
         return error
-    if (full := disk_full(error, _where(work))) is not None:
-        return full
+    if (refused := refused_by_system(error, _where(work))) is not None:
+        return refused
     traceback.print_exception(error)
     return BugError(f"{type(error).__name__}: {error}", where=_where(work), fix=f"see {work.log}")
-
-
-def disk_full(error: BaseException, where: str) -> TaskError | None:
-    """A clear error for "no space left", "quota exceeded" and "file too large"; None for any other error."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return TaskError(f"cannot write: {os.strerror(error.errno)}", where=where,
-                         fix="free space on that disk, then run the same command again")
-    return None
 
 
 def _where(work: Work) -> str:
@@ -202,7 +193,7 @@ def logged_descriptors(log: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def logged_streams(log: Path) -> Iterator[None]:
     """Send Python's own printing to a file; for steps in this process, whose descriptors belong to the caller."""
-    with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         yield
 
 
@@ -351,8 +342,8 @@ def _end_with(parent: int) -> None:
 
 def rerun(folder: Path) -> int:
     """Run the step of a failed task's folder in this process, its output in `out`; the exit code."""
-    call = json.loads((folder / "call.json").read_text())
-    params = json.loads((folder / "params.json").read_text())
+    call = json.loads((folder / "call.json").read_text(encoding="utf-8"))
+    params = json.loads((folder / "params.json").read_text(encoding="utf-8"))
     inputs = {name: Input(i["kind"], i["meta"], {f: folder / "inputs" / name / f for f in i["files"]})
               for name, i in call["inputs"].items()}
     out = folder / "out"

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
 
-from toolchain.core.errors import DeployfileError, LockfileError, ToolchainError
+from toolchain.core.errors import DeployfileError, LockfileError, ToolchainError, refused_by_system
 
 # What iproute2's tc understands as its first word. Single-dash options before a command are its too: ours are long.
 IPROUTE2_WORDS = ("qdisc", "qd", "class", "filter", "chain", "action", "actions", "monitor", "exec")
@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; prints every error, and never a traceback."""
     args = list(sys.argv[1:] if argv is None else argv)
     gc.set_threshold(100_000, 20, 20)               # what imports allocate stays: collecting it costs a short command 10 %
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):         # a name this terminal cannot show is no reason to fail
         if isinstance(stream, TextIOWrapper) and stream.encoding.lower() != "utf-8":
             stream.reconfigure(errors="replace")
@@ -28,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _print_error(f"'tc {args[0]}' belongs to iproute2's tc (traffic control); this one deploys networks",
                             "run /usr/sbin/tc; `tc --help` lists what this tc does", 2)
     try:
-        return _run(args)
+        code = _run(args)
+        sys.stdout.flush()                          # here a full disk can still be told
+        return code
     except (DeployfileError, LockfileError) as error:
         print(error, file=sys.stderr)               # begins with file:line:column, as editors and CI expect
         return error.exit_code
@@ -38,10 +41,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _print_error("interrupted", "", 130)
     except BrokenPipeError:                         # `tc plan | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
+    except OSError as error:
+        if (refused := refused_by_system(error, "")) is None:
+            return _report_bug(error, args)
+        if error.filename is None:                  # standard output may be what is full: what it still holds is lost
+            _drop_output()
+        return _print_error(str(refused).split("\n")[0], refused.fix, refused.exit_code)
     except Exception as error:
         return _report_bug(error, args)
+
+
+def _open_closed_streams() -> None:
+    """Standard streams that the caller closed (`>&-`) become /dev/null: no file of ours may get their descriptors."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")        # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")        # noqa: SIM115
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def is_iproute2(word: str) -> bool:

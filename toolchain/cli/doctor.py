@@ -37,6 +37,7 @@ PACKAGES: dict[str, tuple[str, str, bool]] = {
     "openvino": ("openvino", "the comparison with OpenVINO", True),
     "torch": ("torch", "the comparison with PyTorch", True),
     "onnx2torch": ("onnx2torch", "the comparison with PyTorch", True),
+    "xgboost-cpu": ("xgboost", "the learned cost model of `tc tune`; candidates are ranked by the analytic one", True),
     "Pillow": ("PIL", "images as verification data", True),
 }
 
@@ -143,7 +144,7 @@ def cpu() -> Iterator[Finding]:
 def cpuinfo(path: Path) -> dict[str, str]:
     """The first processor's entries."""
     try:
-        first = path.read_text().split("\n\n")[0]
+        first = path.read_text(encoding="utf-8").split("\n\n")[0]
     except OSError:
         return {}
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
@@ -161,7 +162,7 @@ def emulators() -> Iterator[Finding]:
 def governor() -> Iterator[Finding]:
     path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     try:
-        name = path.read_text().strip()
+        name = path.read_text(encoding="utf-8").strip()
     except OSError:
         yield Finding("governor", "ok", "not visible (a virtual machine sets it outside)")
         return

@@ -91,7 +91,7 @@ def write_log(stem: str, text: str) -> Path | None:
     for folder in (state / "logs", settings().store / "logs"):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text)
+            (folder / name).write_text(text, encoding="utf-8")
             return folder / name
         except OSError:
             continue

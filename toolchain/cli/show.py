@@ -101,7 +101,7 @@ def after_pass(project: Project, store: Store, task: Task, name: str) -> str:
         if name not in forms:
             raise UsageError(f"'{task.name}' has no form after a pass '{name}'",
                              fix=did_you_mean(name, forms, noun="there are", limit=40) or "this task runs no passes")
-        return forms[name].read_text(errors="replace").rstrip("\n")
+        return forms[name].read_text(errors="replace", encoding="utf-8").rstrip("\n")
 
 
 def _pass_name(path: Path) -> str:

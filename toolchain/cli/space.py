@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from toolchain.build.deployfile import DURATION, SIZE, Quantity
+from toolchain.build.deployfile import DURATION, SIZE
 from toolchain.build.gc import clean, gc, verify
 from toolchain.build.store import Store
 from toolchain.cli.commands import command, project_options
 from toolchain.cli.project import find_deployfile
 from toolchain.cli.screen import count, size
+from toolchain.cli.values import Amount
 from toolchain.core.settings import settings
-
-
-class Amount(click.ParamType[float]):
-    """An option's value written with a unit, as in the deployfile."""
-
-    def __init__(self, quantity: Quantity) -> None:
-        self.quantity, self.name = quantity, quantity.unit
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            return value if isinstance(value, float) else self.quantity.parse(value)
-        except ValueError:
-            self.fail(f"'{value}' is not a {self.quantity.unit} with its unit, such as {self.quantity.example}", param, ctx)
 
 
 @command("clean")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import click
@@ -13,11 +14,13 @@ from toolchain.build.load import NAME, STATE
 from toolchain.build.lockfile import lock_path
 from toolchain.cli.commands import command
 from toolchain.cli.onnx_header import Input, read_inputs
+from toolchain.cli.values import OutputFile
 from toolchain.core.errors import UsageError
 from toolchain.core.suggest import did_you_mean
 
 PACKAGE = Path(__file__).parents[1]
 LOCK = lock_path(Path(NAME)).name
+RECIPES = ("quickstart", "ocr", "paper", "light", "speech", "vision", "language")
 IGNORED = (f"/{STATE}/", "/build/")
 EXAMPLE = """  # model:
   #   path: model.onnx
@@ -27,7 +30,7 @@ EXAMPLE = """  # model:
 
 @command("init")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path())
-@click.option("--recipe", metavar="NAME", help="Start from a worked example: paper, light, ocr, quickstart.")
+@click.option("--recipe", metavar="NAME", help=f"Start from a worked example: {', '.join(RECIPES)}.")
 def init_command(folder: Path, recipe: str | None) -> int:
     """Write a first deployfile into FOLDER (here, when left out).
 
@@ -41,20 +44,23 @@ def init_command(folder: Path, recipe: str | None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / NAME).exists():
         raise UsageError(f"{folder / NAME} is there already", fix="edit it, or remove it first")
+    blanks = False
     if recipe is not None:
         copy_recipe(recipe, folder)
     else:
-        models = {path: read_inputs(path) for path in sorted(folder.glob("*.onnx"))}
-        (folder / NAME).write_text(first_deployfile({path.name: inputs for path, inputs in models.items()}))
+        models = {path.name: read_inputs(path) for path in sorted(folder.glob("*.onnx"))}
+        blanks = not models or any(is_open(i) for inputs in models.values() for i in inputs)
+        (folder / NAME).write_text(first_deployfile(models), encoding="utf-8")
     ignore(folder / ".gitignore")
     write_schema(folder)
     print(f"wrote {folder / NAME}")
-    print("next: fill in what it asks for, then `tc build`" if recipe is None else f"next: `tc build -C {folder}`")
+    where = "" if folder == Path() else f" -C {shlex.quote(printable(str(folder)))}"
+    print(f"next: {'fill in what it asks for, then ' if blanks else ''}`tc build{where}`")
     return 0
 
 
 @command("schema")
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write it to that file instead.")
+@click.option("-o", "--output", type=OutputFile(), help="Write it to that file instead.")
 def schema_command(output: Path | None) -> int:
     """Print the JSON schema (draft-07) of the deployfile, for editors.
 
@@ -66,7 +72,7 @@ def schema_command(output: Path | None) -> int:
     if output is None:
         print(text, end="")
     else:
-        output.write_text(text)
+        output.write_text(text, encoding="utf-8")
     return 0
 
 
@@ -80,7 +86,7 @@ def write_schema(folder: Path) -> None:
     """Put the schema where the deployfile's first line points editors to."""
     state = folder / STATE
     state.mkdir(exist_ok=True)
-    (state / "deployfile.schema.json").write_text(schema_text())
+    (state / "deployfile.schema.json").write_text(schema_text(), encoding="utf-8")
 
 
 def first_deployfile(models: dict[str, tuple[Input, ...]]) -> str:
@@ -94,6 +100,11 @@ def first_deployfile(models: dict[str, tuple[Input, ...]]) -> str:
         lines.append(EXAMPLE.rstrip("\n"))
     lines += ["", "# Left out, this machine is the only target:", "# targets:", "#   x86: {kind: x86}"]
     return "\n".join(lines) + "\n"
+
+
+def is_open(given: Input) -> bool:
+    """Whether the deployfile must say more about an input's shape than the model does."""
+    return given.shape is None or any(not isinstance(d, int) or d == 0 for d in given.shape)
 
 
 def shape_lines(inputs: tuple[Input, ...]) -> list[str]:
@@ -131,10 +142,10 @@ def free_name(stem: str, taken: set[str]) -> str:
 
 def ignore(path: Path) -> None:
     """Add what this project makes to .gitignore, unless it is there."""
-    there = path.read_text().splitlines() if path.exists() else []
+    there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     missing = [line for line in IGNORED if line not in there and line.strip("/") + "/" not in there]
     if missing:
-        path.write_text("\n".join([*there, *missing]) + "\n")
+        path.write_text("\n".join([*there, *missing]) + "\n", encoding="utf-8")
 
 
 def recipe_files() -> list[Path]:

@@ -21,7 +21,7 @@ from toolchain.cli.commands import command, project_options
 from toolchain.cli.compare import SEEDS, TRIALS, compare_methods
 from toolchain.cli.project import Project, open_project
 from toolchain.cli.screen import Style, count, cut, near, seconds, style_of
-from toolchain.cli.space import Amount
+from toolchain.cli.values import Amount, OutputFile
 from toolchain.core.artifact import Artifact
 from toolchain.core.errors import TuneError, UsageError
 from toolchain.core.settings import settings
@@ -51,7 +51,7 @@ MISCOMPILED = ("wrong", "bounds")       # causes of failure that are our bug, an
 @click.option("--kernels", "pattern", default="", metavar="GLOB",
               help="Kernels to compare on, by name.  [default: the six with most work]")
 @click.option("--seed", type=click.IntRange(0), help="Seed of the search.  [default: the deployfile's]")
-@click.option("--export", "export_file", type=click.Path(path_type=Path, dir_okay=False),
+@click.option("--export", "export_file", type=OutputFile(),
               help="Tune nothing: write all records of this user as JSON lines there.")
 @click.option("--import", "import_file", type=click.Path(path_type=Path, dir_okay=False, exists=True),
               help="Tune nothing: take in what --export wrote, or a log of AutoTVM (as hints).")

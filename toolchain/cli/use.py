@@ -17,7 +17,7 @@ from toolchain.build.store import Store
 from toolchain.cli.build import execute, exports_of, withdraw_unverified
 from toolchain.cli.commands import command, project_options
 from toolchain.cli.project import Project, open_project
-from toolchain.cli.space import Amount
+from toolchain.cli.values import Amount, OutputFile
 from toolchain.core.errors import DeployfileError, ToolchainError, UsageError
 from toolchain.core.settings import settings
 from toolchain.core.suggest import did_you_mean
@@ -235,7 +235,7 @@ def describe(name: str, array: np.ndarray) -> str:
 @click.argument("names", nargs=-1)
 @project_options
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Tasks side by side.  [default: one per core]")
-@click.option("--json", "as_json", is_flag=True, help="Print one event per line, then the result.")
+@click.option("--json", "as_json", is_flag=True, help="Print one event per line, then the result in one.")
 def verify_command(names: tuple[str, ...], file: Path | None, folder: Path | None, jobs: int | None, as_json: bool) -> int:
     """Compare the artifacts of NAMES with the reference; on failure, name the first node that differs.
 
@@ -259,10 +259,10 @@ def verify_command(names: tuple[str, ...], file: Path | None, folder: Path | Non
 @command("report")
 @click.argument("names", nargs=-1)
 @project_options
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all facts there, too.")
-@click.option("--md", "md_file", type=click.Path(path_type=Path, dir_okay=False), help="Write a Markdown report there.")
-@click.option("--junit", "junit_file", type=click.Path(path_type=Path, dir_okay=False), help="Write JUnit XML for CI there.")
-@click.option("--html", "html_file", type=click.Path(path_type=Path, dir_okay=False), help="Write an HTML report there.")
+@click.option("--json", "json_file", type=OutputFile(), help="Write all facts there, too.")
+@click.option("--md", "md_file", type=OutputFile(), help="Write a Markdown report there.")
+@click.option("--junit", "junit_file", type=OutputFile(), help="Write JUnit XML for CI there.")
+@click.option("--html", "html_file", type=OutputFile(), help="Write an HTML report there.")
 @click.option("--against", metavar="LIST", help=f"Rivals to measure beside, of: {','.join(RIVALS)}.")
 @click.option("--fail-on-regression", "limit", type=Amount(PERCENT), help="Exit 4 when a model became slower by more: 5%.")
 @click.option("--before", type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -334,7 +334,7 @@ def read_report(path: Path) -> Report | None:
     from toolchain.report.json import parse
 
     try:
-        return parse(path.read_text(), where=str(path))
+        return parse(path.read_text(encoding="utf-8"), where=str(path))
     except FileNotFoundError:
         return None
     except ToolchainError as error:
@@ -343,7 +343,7 @@ def read_report(path: Path) -> Report | None:
 
 
 def show_report(report: Report, gates: Sequence[Any] = (), *, as_json: bool = False) -> None:
-    """On standard output, as a person or (as_json) a program reads it."""
+    """On standard output, as a person reads it, or (as_json) in one line."""
     from rich.console import Console
 
     from toolchain.core.settings import settings
@@ -351,7 +351,7 @@ def show_report(report: Report, gates: Sequence[Any] = (), *, as_json: bool = Fa
     from toolchain.report.json import render
 
     if as_json:
-        print(render(report))
+        print(render(report, one_line=True), end="")
         return
     forced = True if settings().force_color else None
     width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else WIDTH_OF_A_LOG

@@ -19,6 +19,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
+_NO_ROOM = "free space on that disk, then run the same command again"
+_NOT_ALLOWED = "let this user write there, or work in another folder"
+REFUSALS = {errno.ENOSPC: _NO_ROOM, errno.EDQUOT: _NO_ROOM, errno.EFBIG: _NO_ROOM,
+            errno.EACCES: _NOT_ALLOWED, errno.EPERM: _NOT_ALLOWED, errno.EROFS: _NOT_ALLOWED}
+
 
 class ToolchainError(Exception):
     """An error in the user's words: `what` happened, `where`, and the `fix` (an action; empty when none is known)."""
@@ -102,3 +110,14 @@ class DeviceError(ToolchainError):
 
 class InternalError(Exception):
     """Our bug, never the user's: a graph or a program breaks a rule that our own code should have kept."""
+
+
+def refused_by_system(error: BaseException, where: str) -> TaskError | None:
+    """What a user is told when the system has no room, or does not let this user write or read; None for any other error.
+
+    where: the place, if the error itself names no file.
+    """
+    if not isinstance(error, OSError) or error.errno not in REFUSALS:
+        return None
+    verb = "cannot write" if REFUSALS[error.errno] is _NO_ROOM else "not allowed"
+    return TaskError(f"{verb}: {os.strerror(error.errno)}", where=str(error.filename or where), fix=REFUSALS[error.errno])

@@ -53,12 +53,12 @@ def settings() -> Settings:
     config = Path(env.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     return Settings(
         debug=_level(env.get("TC_DEBUG") or "0"),
-        dump=Path(env["TC_DUMP"]) if env.get("TC_DUMP") else None,
+        dump=Path(env["TC_DUMP"]).absolute() if env.get("TC_DUMP") else None,
         only=env.get("TC_ONLY") or "*",
         check=env.get("TC_CHECK", "") not in ("", "0"),
-        store=Path(env.get("TC_STORE") or cache / "toolchain"),
+        store=Path(env.get("TC_STORE") or cache / "toolchain").absolute(),     # tasks run in folders of their own
         no_color=bool(env.get("NO_COLOR")),
-        config=Path(env.get("TC_CONFIG") or config / "toolchain"),
+        config=Path(env.get("TC_CONFIG") or config / "toolchain").absolute(),
         force_color=env.get("FORCE_COLOR", "") not in ("", "0"),
         ci=env.get("CI", "") not in ("", "0", "false"),
         github=env.get("GITHUB_ACTIONS") == "true",

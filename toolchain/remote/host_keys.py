@@ -62,7 +62,7 @@ def known_keys(host: str, port: int, files: Iterable[Path] = ()) -> list[KnownKe
 
 def _lines(file: Path) -> Iterator[tuple[str, KnownKey]]:
     try:
-        text = file.read_text(errors="replace")
+        text = file.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return
     for number, line in enumerate(text.splitlines(), 1):
@@ -102,11 +102,12 @@ def pin(host: str, port: int, algorithm: str, key: bytes) -> Path:
     file, name = pins_file(), host_name(host, port)
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
-        lines = [line for line in file.read_text().splitlines() if not line.split() or line.split()[0] != name]
+        known = file.read_text(encoding="utf-8").splitlines()
+        lines = [line for line in known if not line.split() or line.split()[0] != name]
     except OSError:
         lines = []
     lines.append(f"{name} {algorithm} {base64.b64encode(key).decode()}")
     part = file.with_suffix(f".{os.getpid()}.part")
-    part.write_text("\n".join(lines) + "\n")
+    part.write_text("\n".join(lines) + "\n", encoding="utf-8")
     part.replace(file)
     return file

@@ -22,7 +22,7 @@ def _key(board: Board) -> str:
 
 def _read() -> dict[str, dict[str, str]]:
     try:
-        data = json.loads(quarantine_file().read_text())
+        data = json.loads(quarantine_file().read_text(encoding="utf-8"))
         return dict(data) if isinstance(data, dict) else {}
     except (OSError, ValueError):
         return {}
@@ -53,5 +53,5 @@ def _write(entries: dict[str, dict[str, str]]) -> None:
     file = quarantine_file()
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     part = file.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(entries, indent=1, sort_keys=True) + "\n")
+    part.write_text(json.dumps(entries, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     part.replace(file)

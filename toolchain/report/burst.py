@@ -124,7 +124,7 @@ def save_outputs(contender: Contender, file: Path) -> dict[str, Any]:
 def peak_bytes() -> int:
     """The most memory this program held. Not ru_maxrss, which begins with what the process that started it held, proc(5)."""
     status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.exists() else ():
+    for line in status.read_text(encoding="utf-8").splitlines() if status.exists() else ():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -8,9 +8,10 @@ from toolchain.core.errors import UsageError
 from toolchain.report.facts import SCHEMA, Report, from_json, to_json
 
 
-def render(report: Report) -> str:
+def render(report: Report, *, one_line: bool = False) -> str:
     """{"schema": 1, "report": {...}}, one spelling for equal reports; ends with a newline."""
-    return json.dumps({"schema": SCHEMA, "report": to_json(report)}, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    data = {"schema": SCHEMA, "report": to_json(report)}
+    return json.dumps(data, indent=None if one_line else 1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def parse(text: str, *, where: str = "") -> Report:

@@ -230,7 +230,7 @@ class _Runner:
         except subprocess.TimeoutExpired:
             return "closed its answers without ending"
         ending = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        lines = (self._folder / "stderr").read_text(errors="replace").strip().splitlines()
+        lines = (self._folder / "stderr").read_text(errors="replace", encoding="utf-8").strip().splitlines()
         return f"{ending}: {lines[-1][:300]}" if lines else ending
 
     def _signal(self, number: int) -> None:

@@ -65,6 +65,6 @@ def _fields(cpuinfo: str | None, name: str) -> list[str]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except OSError:
         return ""

@@ -21,7 +21,7 @@ def host_fingerprint() -> str:
     """The processor's identity and features, its caches, and how many cores this process may use, as one line each."""
     lines = [os.uname().machine, f"cores {len(os.sched_getaffinity(0))}"]
     try:
-        first = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0]
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n", 1)[0]
     except OSError:
         first = ""
     for line in first.splitlines():
@@ -29,5 +29,5 @@ def host_fingerprint() -> str:
         if name.strip() in _KEPT:
             lines.append(f"{name.strip()} {value.strip()}")
     for size in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")):
-        lines.append(f"{size.parent.name} {size.read_text().strip()}")
+        lines.append(f"{size.parent.name} {size.read_text(encoding='utf-8').strip()}")
     return "\n".join(lines)

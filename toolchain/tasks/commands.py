@@ -128,11 +128,12 @@ def _verified(b: BucketTasks, artifacts: Mapping[str, Artifact], project: Path |
 def _measured(artifact: Artifact | None, store: Store) -> tuple[MeasureFacts | None, tuple[LayerFacts, ...]]:
     if artifact is None or FACTS_FILE not in artifact.files:
         return None, ()
-    data = json.loads(store.blobs.path(artifact.files[FACTS_FILE].digest).read_text())
+    data = json.loads(store.blobs.path(artifact.files[FACTS_FILE].digest).read_text(encoding="utf-8"))
     return from_json(MeasureFacts, data["measure"]), tuple(from_json(LayerFacts, x) for x in data["layers"])
 
 
 def _machine(artifact: Artifact | None, store: Store) -> MachineFacts | None:
     if artifact is None or MACHINE_FILE not in artifact.files:
         return None
-    return from_json(MachineFacts, json.loads(store.blobs.path(artifact.files[MACHINE_FILE].digest).read_text()))
+    data = json.loads(store.blobs.path(artifact.files[MACHINE_FILE].digest).read_text(encoding="utf-8"))
+    return from_json(MachineFacts, data)

@@ -245,7 +245,7 @@ def save_finding(finding: Finding, folder: Path) -> None:
     names = list(dict.fromkeys(i for i in finding.node.inputs if i))
     if body is not None:
         save(body, folder)
-        (folder / "graph.txt").write_text(to_text(body))
+        (folder / "graph.txt").write_text(to_text(body), encoding="utf-8")
         if (model := onnx_model(body)) is not None:
             (folder / "model.onnx").write_bytes(model.SerializeToString())
         names = [i for i in finding.node.inputs if i]       # in the body's order
@@ -254,7 +254,7 @@ def save_finding(finding: Finding, folder: Path) -> None:
     for stem, arrays in (("expected", finding.expected), ("got", finding.got)):
         for n, array in enumerate(arrays.values()):
             np.save(folder / f"{stem}_{n}.npy", array)
-    (folder / "what.txt").write_text(finding.what + "\n")
+    (folder / "what.txt").write_text(finding.what + "\n", encoding="utf-8")
 
 
 def onnx_model(body: Graph) -> Any:

@@ -43,7 +43,7 @@ MEMORY_BYTES = (64 << 20, 1 << 30)      # what stands for main memory: at least,
 def measure_machine(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -> Result:
     """params: threads (0: every CPU this process may run on), host (what tells machines apart, for the key)."""
     facts = machine_facts(presets.target("host"), params["threads"] or len(os.sched_getaffinity(0)))
-    (out / FACTS_FILE).write_text(json.dumps(to_json(facts), allow_nan=False))
+    (out / FACTS_FILE).write_text(json.dumps(to_json(facts), allow_nan=False), encoding="utf-8")
     return Result("machine", {"peak_gflops": facts.speeds[-1].peak_gflops})
 
 

@@ -44,7 +44,7 @@ def measure(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -
     model = model_path(inputs)
     with tempfile.TemporaryDirectory(prefix="tc-measure-") as temporary:
         folder = assembled_folder(inputs["module"], Path(temporary) / "artifact")
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         threads = params["report"]["threads"] or params["threads"] or Target.from_json(manifest["target"]).cores
         progress(0, 0, f"beside {', '.join(against)}" if against else "")
         rivals = baseline_entries(against, named_onnx(model, Path(temporary)))
@@ -57,7 +57,8 @@ def measure(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -
                 layers = profile(module, sample.inputs, manifest["layers"][module.bucket_of(sample.inputs)])
     absent = tuple(ContenderFacts(name, error=f"{MISSING}{why}") for name, why in missing_baselines(against).items())
     facts = replace(facts, contenders=(*facts.contenders, *absent))
-    (out / FACTS_FILE).write_text(json.dumps({"measure": to_json(facts), "layers": to_json(layers)}, allow_nan=False))
+    written = json.dumps({"measure": to_json(facts), "layers": to_json(layers)}, allow_nan=False)
+    (out / FACTS_FILE).write_text(written, encoding="utf-8")
     return Result("facts", {"median_us": _median_us(facts)})
 
 

@@ -47,7 +47,8 @@ def measure(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -
             else:
                 before = cool_down(module.session, told)
                 facts, layers = timed(module, board, before, described, params["report"]["time"])
-    (out / FACTS_FILE).write_text(json.dumps({"measure": to_json(facts), "layers": to_json(layers)}, allow_nan=False))
+    written = json.dumps({"measure": to_json(facts), "layers": to_json(layers)}, allow_nan=False)
+    (out / FACTS_FILE).write_text(written, encoding="utf-8")
     return Result("facts", {"median_us": facts.ours.median_us if facts.ours else 0.0})
 
 

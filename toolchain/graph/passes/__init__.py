@@ -178,7 +178,7 @@ def count_nodes(graph: Graph) -> int:
 
 def _dump(folder: Path, number: int, name: str, graph: Graph) -> int:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{number:02d}.{name}.txt").write_text(to_text(graph))
+    (folder / f"{number:02d}.{name}.txt").write_text(to_text(graph), encoding="utf-8")
     return number + 1
 
 

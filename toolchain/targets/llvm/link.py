@@ -134,7 +134,7 @@ def compile_c(source: str, target: Target, *, name: str, includes: Mapping[str, 
     with tempfile.TemporaryDirectory(prefix="tc-cc-") as temporary:
         folder = Path(temporary)
         for file, text in {name: source, **includes}.items():
-            (folder / file).write_text(text)
+            (folder / file).write_text(text, encoding="utf-8")
         tail = [*C_FLAGS, *_machine_flags(target)[0], "-c", name, "-o", "out.o"]
         run_zig(
             ["clang", f"--target={clang}", "-nostdinc", "-isystem", str(builtin), *tail],
@@ -146,7 +146,7 @@ def compile_c(source: str, target: Target, *, name: str, includes: Mapping[str, 
 
 
 def _runtime_texts(suffix: str) -> dict[str, str]:
-    return {p.name: p.read_text() for p in sorted(RUNTIME.glob(f"*{suffix}"))}
+    return {p.name: p.read_text(encoding="utf-8") for p in sorted(RUNTIME.glob(f"*{suffix}"))}
 
 
 def runtime_digest(target: Target) -> str:
@@ -167,7 +167,7 @@ def cached_runtime_object(target: Target) -> Path:
     path = folder / f"{runtime_digest(target)[:32]}.o"
     checksum = path.with_suffix(".sha256")
     try:
-        if digest_bytes(path.read_bytes()) == checksum.read_text():
+        if digest_bytes(path.read_bytes()) == checksum.read_text(encoding="utf-8"):
             return path
     except OSError:
         pass
@@ -180,7 +180,7 @@ def cached_runtime_object(target: Target) -> Path:
 def table_object(plans: Sequence[Plan], target: Target, weights_digest: str) -> bytes:
     """The constant tables of the plans, one per shape bucket, as an object file."""
     text = table_source(plans, target, weights_digest)
-    return compile_c(text, target, name="table.c", includes={"plan.h": (RUNTIME / "plan.h").read_text()})
+    return compile_c(text, target, name="table.c", includes={"plan.h": (RUNTIME / "plan.h").read_text(encoding="utf-8")})
 
 
 # What a WebAssembly module exports: of API what needs neither files, threads, a clock nor functions of the host
@@ -201,7 +201,7 @@ def link_wasm(objects: Mapping[str, bytes], table: bytes, runtime: bytes, target
     with tempfile.TemporaryDirectory(prefix="tc-ld-") as temporary:
         folder = Path(temporary)
         files = _write_objects(folder, objects, table, runtime)
-        (folder / "ld.txt").write_text("\n".join([*flags, "-o", "out.wasm", *files]))
+        (folder / "ld.txt").write_text("\n".join([*flags, "-o", "out.wasm", *files]), encoding="utf-8")
         linker = [part for flag in flags for part in ("-Xlinker", flag)]
         run_zig(["wasm-ld", "@ld.txt"], folder, what=f"linking {name}.wasm failed",
                 fallback=["cc", "-target", _clang_triple(target)[1], "-nostdlib", *linker, "-o", "out.wasm", *files])
@@ -228,10 +228,11 @@ def link_shared(objects: Mapping[str, bytes], table: bytes, runtime: bytes, targ
     with tempfile.TemporaryDirectory(prefix="tc-ld-") as temporary:
         folder = Path(temporary)
         files = _write_objects(folder, objects, table, runtime)
-        (folder / "exports.map").write_text(f"{{ global: {' '.join(f'{e};' for e in exports)} local: *; }};\n")
+        script = f"{{ global: {' '.join(f'{e};' for e in exports)} local: *; }};\n"
+        (folder / "exports.map").write_text(script, encoding="utf-8")
         flags = [*LINK_FLAGS, *_machine_flags(target)[1], "-soname", f"lib{name}.so", "--version-script=exports.map"]
         flags += renames
-        (folder / "ld.txt").write_text("\n".join([*flags, "-o", "out.so", *files]))
+        (folder / "ld.txt").write_text("\n".join([*flags, "-o", "out.so", *files]), encoding="utf-8")
         linker = [part for flag in flags if flag != "-shared" for part in ("-Xlinker", flag)]
         run_zig(
             ["ld.lld", "@ld.txt"],

@@ -24,13 +24,13 @@ _FLAGS = ("-static", "-z", "noexecstack", "-z", "norelro", "--no-rosegment", "--
 
 def runner_program(machine: str) -> bytes:
     """The program for CPUs of that instruction set, from the store; compiled on first use (0.6 s)."""
-    texts = {p.name: p.read_text() for p in sorted(RUNNER.iterdir()) if p.suffix in (".c", ".h")}
-    texts |= {name: (RUNTIME / name).read_text() for name in _SHARED}
+    texts = {p.name: p.read_text(encoding="utf-8") for p in sorted(RUNNER.iterdir()) if p.suffix in (".c", ".h")}
+    texts |= {name: (RUNTIME / name).read_text(encoding="utf-8") for name in _SHARED}
     key = digest_json([texts, C_FLAGS, _FLAGS, _PAGE_BYTES[machine], machine, zig_version()])[:32]
     path = settings().store / "runner" / key
     checksum = path.with_suffix(".sha256")
     try:
-        if digest_bytes(data := path.read_bytes()) == checksum.read_text():
+        if digest_bytes(data := path.read_bytes()) == checksum.read_text(encoding="utf-8"):
             return data
     except OSError:
         pass

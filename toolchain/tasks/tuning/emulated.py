@@ -158,7 +158,7 @@ class NetworkCosts:
 
     def cycles(self, artifact: Artifact) -> float:
         """One run on one core: every kernel as often as the plan calls it."""
-        plans = json.loads(self._store.blobs.paths(artifact.files)["plan.json"].read_text())
+        plans = json.loads(self._store.blobs.paths(artifact.files)["plan.json"].read_text(encoding="utf-8"))
         calls = calls_by_symbol(plans)
         costs = dict(self._cost(key, artifact.meta["schedules"].get(key, "")) for key in self._bodies)
         return math.fsum(costs[symbol] * n for symbol, n in calls.items())

@@ -87,7 +87,7 @@ def _of_build(
     bodies = {k: b for bucket in build.buckets for k, b in artifacts[bucket.optimized.name].meta["kernels"].items()}
     graphs = [load_files(_files(artifacts[bucket.optimized.name], store)) for bucket in build.buckets]
     nodes = {key: node for graph in graphs for key, node in fused_nodes(graph)}
-    uses = calls_by_symbol(json.loads(_files(artifacts[build.module.name], store)["plan.json"].read_text()))
+    uses = calls_by_symbol(json.loads(_files(artifacts[build.module.name], store)["plan.json"].read_text(encoding="utf-8")))
     digest = target_digest(target.to_json())
     for key, node in nodes.items():
         body = from_json(bodies[key]["graph"])

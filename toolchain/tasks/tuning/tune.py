@@ -333,10 +333,10 @@ def keep_reproducer(kernel: TunedKernel, trial: Trial, folder: Path) -> Path | N
         return None
     place.mkdir(parents=True)
     save(kernel.job.body, place)
-    (place / "graph.txt").write_text(to_text(kernel.job.body))
-    (place / "target.json").write_text(json.dumps(kernel.job.target.to_json(), indent=1))
-    (place / "answers.json").write_text(json.dumps(dict(trial.answers), indent=1))
-    (place / "what.txt").write_text(f"{trial.error}\n")
+    (place / "graph.txt").write_text(to_text(kernel.job.body), encoding="utf-8")
+    (place / "target.json").write_text(json.dumps(kernel.job.target.to_json(), indent=1), encoding="utf-8")
+    (place / "answers.json").write_text(json.dumps(dict(trial.answers), indent=1), encoding="utf-8")
+    (place / "what.txt").write_text(f"{trial.error}\n", encoding="utf-8")
     return place
 
 

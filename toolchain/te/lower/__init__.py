@@ -84,7 +84,7 @@ def write_dump(folder: Path | None, number: int, name: str, content: str | bytes
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8")
 
 
 __all__ = ["COMMON", "LoopPass", "lower", "verify", "write_dump"]
