@@ -1,12 +1,12 @@
-"""Expressions: values (floats, ints, bools) and canonical integer indices. Shared by te definitions and the loop IR.
+"""Arithmetic: scalar values, canonical integer indices, and what Python's operators make of them.
 
-    Expr   Var  Index  Const  Bin  Cast  Select  Call  Load  Compare  Reduce  Tuple      built by Python operators
-    Index  sum of coefficient * atom + constant;  
-          atom = Var | FloorDiv(Index, k) | FloorMod(Index, k) | Dynamic(Expr, low, high)
+    Index  sum of coefficient * atom + constant;
+           atom = Var | FloorDiv(Index, k) | FloorMod(Index, k) | Dynamic(Expr, low, high)
 
 An `Index` is canonical when built: equal indices are equal objects by content, `(16*a + b) // 16` is `a` when 0 <= b < 16,
-and a comparison that the ranges decide is already a Const. There is no separate integer simplifier. Everything else is
-compared by identity (tests compare text).
+and a comparison that the ranges decide is already a Const. There is no separate integer simplifier.
+
+One module, because operators make nodes and nodes have the operators.
 """
 
 from __future__ import annotations
@@ -15,14 +15,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import gcd
-from typing import TYPE_CHECKING, TypeAlias, Union
+from typing import TypeAlias, Union
 
 from toolchain.core.errors import ScheduleError
 from toolchain.core.rewrite import Node, children, walk_shared
-
-if TYPE_CHECKING:
-    from toolchain.te.combiner import Combiner
-    from toolchain.te.tensor import Tensor
 
 IndexLike: TypeAlias = Union["Index", "Var", int]
 ExprLike: TypeAlias = Union["Expr", int, float, bool]
@@ -341,113 +337,6 @@ class Cast(Expr):
     value: Expr
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Select(Expr):
-    """`a` where `condition`, else `b`. Lazy: a Load in the branch not taken is never executed out of bounds."""
-
-    condition: Expr
-    a: Expr
-    b: Expr
-
-    @property
-    def dtype(self) -> str:  # type: ignore[override]
-        return self.a.dtype
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Call(Expr):
-    """A function by name: math ("exp", "fma", "sqrt", ...), or after lowering an instruction ("x86.tdpbf16ps")."""
-
-    name: str
-    args: tuple[Expr, ...]
-    dtype: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Load(Expr):
-    """tensor[index...]; logical indices until `flatten_buffers`, then one physical element offset. Lanes: a Ramp index."""
-
-    tensor: Tensor
-    index: tuple[Expr, ...]
-
-    @property
-    def dtype(self) -> str:  # type: ignore[override]
-        return self.tensor.dtype
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Ramp(Expr):
-    """The lanes base, base + stride, ..., base + (lanes-1)*stride of an index. Only `vectorize_loops` makes these."""
-
-    base: Index
-    stride: int
-    lanes: int
-
-    @property
-    def dtype(self) -> str:  # type: ignore[override]
-        return "int64"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Broadcast(Expr):
-    """One scalar in every lane. Only `vectorize_loops` makes these."""
-
-    value: Expr
-    lanes: int
-
-    @property
-    def dtype(self) -> str:  # type: ignore[override]
-        return self.value.dtype
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Tuple(Expr):
-    """Several values: the body of a te.compute with several results, or what one reduces. In a statement only an Update
-    holds them."""
-
-    values: tuple[Expr, ...]
-
-    @property
-    def dtype(self) -> str:  # type: ignore[override]
-        return f"({', '.join(v.dtype for v in self.values)})"
-
-
-def parts(value: Expr) -> tuple[Expr, ...]:
-    """The values of a Tuple; any other expression alone."""
-    return value.values if isinstance(value, Tuple) else (value,)
-
-
-def join(values: Sequence[Expr]) -> Expr:
-    """What `parts` took apart."""
-    return values[0] if len(values) == 1 else Tuple(tuple(values))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Reduce(Expr):
-    """combiner over axes of value, starting from init. Only ever the whole body of a te.compute.
-
-    combiner: a key of COMBINERS, or one that te.comm_reducer made.
-    """
-
-    combiner: str | Combiner
-    value: Expr
-    axes: tuple[Var, ...]
-    init: Expr
-
-    @property
-    def dtype(self) -> str:  # type: ignore[override]
-        return self.value.dtype
-
-
-class TupleReduce(Reduce):
-    """A Reduce of several values at once: `value` and `init` are Tuples."""
-
-    __slots__ = ()
-
-
-COMBINERS = {"sum": "+", "prod": "*", "max": "max", "min": "min"}
-
-
 def const(value: float | int | bool, dtype: str = "float32") -> Const:
     """A constant of that dtype (the value is converted: const(1, "float32").value is 1.0)."""
     if dtype == "bool":
@@ -553,48 +442,6 @@ def cast(dtype: str, value: Expr) -> Expr:
     if value.dtype == dtype and not isinstance(value, Index | Var):
         return value
     return const(value.value, dtype) if isinstance(value, Const) else Cast(dtype, value)
-
-
-def select(condition: ExprLike, a: ExprLike, b: ExprLike) -> Expr:
-    """`a` where `condition` holds, else `b`; only the branch taken is evaluated."""
-    left = as_expr(a, b if isinstance(b, Expr) else None)
-    right = as_expr(b, left)
-    test = as_expr(condition)
-    if isinstance(test, Const):
-        return left if test.value else right
-    if left.dtype != right.dtype:
-        raise ScheduleError(f"select of {left.dtype} and {right.dtype}", fix="make the types equal with .astype(...)")
-    return Select(test, left, right)
-
-
-def all_of(*conditions: ExprLike) -> Expr:
-    """True when every condition holds."""
-    result: Expr = TRUE
-    for c in conditions:
-        result = binary("and", result, c)
-    return result
-
-
-def any_of(*conditions: ExprLike) -> Expr:
-    """True when one condition holds."""
-    result: Expr = FALSE
-    for c in conditions:
-        result = binary("or", result, c)
-    return result
-
-
-def call(name: str, *args: ExprLike, dtype: str | None = None) -> Expr:
-    """A function of values by name; the dtype is the first argument's unless given."""
-    values = tuple(as_expr(a) for a in args)
-    return Call(name, values, dtype or values[0].dtype)
-
-
-def maximum(a: ExprLike, b: ExprLike) -> Expr:
-    return binary("max", a, b)
-
-
-def minimum(a: ExprLike, b: ExprLike) -> Expr:
-    return binary("min", a, b)
 
 
 def distinct(node: Node) -> Iterator[Node]:
