@@ -1,6 +1,7 @@
-"""What a board costs beside its own work, and what is left when things go wrong. On loopback, behind a real sshd.
+"""What a board costs beside its own work, and what is left when things go wrong. A real sshd, in a network namespace with a
+cable of its own where that is permitted, else on loopback.
 
-    python benchmarks/devices.py [--faults 20]
+    python benchmarks/devices.py [--faults 20] [--network loopback]
 
 Prints the time from nothing to a first measurement, what each further measurement takes beyond the model's own time, and the
 fault matrix: how often each fault ended in an error in time, and what was left behind.
@@ -21,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "remote"))
 
 import board_models
+import network
 from faults import FAULTS, World, check_after
 from loopback import Sshd
 
@@ -33,19 +35,21 @@ from toolchain.targets.llvm.runner_program import MACHINES, runner_program
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faults", type=int, default=20, metavar="N", help="how often each fault is made to happen")
+    parser.add_argument("--network", choices=network.kinds(), default=network.kinds()[0], help="where the board stands")
     parser.add_argument("--only", default="", help="one fault of the matrix, by name")
     arguments = parser.parse_args()
     for machine in MACHINES:
         print(f"runner for {machine}: {len(runner_program(machine)) / 1e3:.1f} kB")
     with tempfile.TemporaryDirectory(prefix="tc-devices-") as folder:
         artifact = board_models.artifact(Path(folder) / "artifact", "work")
-        sshd = Sshd(Path(folder) / "board")
+        print(f"network: {arguments.network}")
+        sshd = Sshd(Path(folder) / "board", network=network.new(arguments.network))
         try:
             costs(World(sshd, artifact, random.Random(0)))
             if arguments.faults:
                 matrix(World(sshd, artifact, random.Random(0)), arguments.faults, arguments.only)
         finally:
-            sshd.power_off()
+            sshd.close()
 
 
 def costs(world: World, sessions: int = 5, measurements: int = 200) -> None:

@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 
 PACKAGES = {"sshd": "openssh-server", "ssh-keygen": "openssh-client", "qemu-aarch64-static": "qemu-user-static",
-            "qemu-riscv64-static": "qemu-user-static",
-            "node": "nodejs", "llvm-mca": "llvm", "llvm-mc": "llvm"}
+            "qemu-riscv64-static": "qemu-user-static", "node": "nodejs",
+            "ip": "iproute2", "ss": "iproute2", "nsenter": "util-linux", "llvm-mca": "llvm", "llvm-mc": "llvm"}
 
 
 def program(name: str) -> str:

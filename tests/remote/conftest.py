@@ -1,4 +1,4 @@
-"""A board behind a real sshd, shared by the tests of a process."""
+"""A board behind a real sshd: in a network namespace where that is permitted, else at an address of loopback."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import board_models
+import network
 import pytest
 from faults import World
 from loopback import Sshd
@@ -18,7 +19,9 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def world(tmp_path_factory: pytest.TempPathFactory, artifact: Path) -> Iterator[World]:
-    sshd = Sshd(tmp_path_factory.mktemp("board"))
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, artifact: Path) -> Iterator[World]:
+    """Its parameter is a kind of network; left out, the best that is possible here."""
+    kind = getattr(request, "param", network.kinds()[0])
+    sshd = Sshd(tmp_path_factory.mktemp("board"), network=network.new(kind))
     yield World(sshd, artifact, random.Random(1))
-    sshd.power_off()
+    sshd.close()

@@ -12,13 +12,15 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import board_models
 import numpy as np
-from loopback import Proxy, Sshd, free_port, processes_of
+from loopback import Sshd, processes_of
+from network import Cable
+from proxy import Proxy
 
 from toolchain.core.errors import DeviceError
 from toolchain.remote import ssh
@@ -44,8 +46,12 @@ class World:
         board = board or self.sshd.board()
         return Session(board, ssh.connect(board, 5.0), runner_program("x86_64"), limits)
 
-    def through(self, proxy: Proxy) -> Board:
-        return replace(self.sshd.board(), port=proxy.port)
+    def cable(self) -> AbstractContextManager[Cable]:
+        return self.sshd.network.cable(self.sshd.port)
+
+    def through(self, way: Cable) -> Board:
+        host, port = way.address
+        return replace(self.sshd.board(), host=host, port=port)
 
 
 def loaded(session: Session, artifact: Path, slot: int = 0) -> RemoteModel:
@@ -82,9 +88,9 @@ def fails() -> Iterator[list[DeviceError]]:
 
 
 @contextmanager
-def running(world: World, proxy: Proxy | None = None) -> Iterator[Session]:
+def running(world: World, way: Cable | None = None) -> Iterator[Session]:
     """A session with a model that takes a while, about to be disturbed."""
-    session = world.session(world.through(proxy) if proxy else None)
+    session = world.session(world.through(way) if way else None)
     try:
         loaded(session, world.artifact)
         yield session
@@ -122,7 +128,7 @@ def during(session: Session, disturb: Callable[[], None], after_s: float = 0.15)
 
 def refused(world: World) -> DeviceError:
     with fails() as found:
-        world.session(replace(world.sshd.board(), port=free_port()))
+        world.session(replace(world.sshd.board(), port=1))
     assert "refuses connections" in found[0].what
     return found[0]
 
@@ -135,18 +141,15 @@ def wrong_key(world: World) -> DeviceError:
 
 
 def black_hole(world: World) -> DeviceError:
-    proxy = Proxy(world.sshd.port)
-    try:
-        with running(world, proxy) as session:
-            error = during(session, proxy.frozen.set)
-    finally:
-        proxy.close()
+    with world.cable() as cable, running(world, cable) as session:
+        error = during(session, cable.freeze)
     assert isinstance(error, LostError) and "no sign of life" in error.what, error
     return error
 
 
 def reset_during_upload(world: World) -> DeviceError:
-    proxy = Proxy(world.sshd.port, cut_after=world.chance.randrange(3_000, 45_000))
+    """At a byte by chance, so by a proxy in any network."""
+    proxy = Proxy(world.sshd.network.address, world.sshd.port, cut_after=world.chance.randrange(3_000, 45_000))
     try:
         with fails() as found, world.session(world.through(proxy)) as session:
             session.upload("big", os.urandom(1 << 20))
@@ -241,12 +244,8 @@ def clock_jump(world: World) -> DeviceError:
 
 
 def connection_cut(world: World) -> DeviceError:
-    proxy = Proxy(world.sshd.port)
-    try:
-        with running(world, proxy) as session:
-            error = during(session, proxy.cut)
-    finally:
-        proxy.close()
+    with world.cable() as cable, running(world, cable) as session:
+        error = during(session, cable.cut)
     assert isinstance(error, LostError), error
     return error
 

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from toolchain.build.records import Records
 from toolchain.cli import main
-from toolchain.remote.host_keys import pins_file
+from toolchain.remote.host_keys import host_name, pins_file
 from toolchain.remote.quarantine import quarantine_file
 from toolchain.targets.llvm.mca import mca_path
 from toolchain.tasks.tuning import emulated
@@ -30,10 +30,10 @@ targets:
   desk: {{kind: x86, cpu: x86-64-v2, device: near}}
   board: {{kind: aarch64, cpu: cortex-a53, device: kitchen}}
 devices:
-  near: {{host: 127.0.0.1, port: {port}, key_file: {key}, folder: {folder}}}
-  kitchen: {{host: 127.0.0.1, port: {port}, key_file: {key}, folder: {folder},
+  near: {{host: {host}, port: {port}, key_file: {key}, folder: {folder}}}
+  kitchen: {{host: {host}, port: {port}, key_file: {key}, folder: {folder},
             exec_prefix: qemu-aarch64-static -cpu cortex-a53}}
-  away: {{host: 127.0.0.1, port: 1, key_file: {key}, folder: {folder}}}
+  away: {{host: {host}, port: 1, key_file: {key}, folder: {folder}}}
 report: {{against: [], time: 1s}}
 verify: {{against: interpreter}}
 """
@@ -58,8 +58,9 @@ def write_network(folder: Path, rows: int, inner: int, columns: int) -> None:
 def project(world: World, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program("qemu-aarch64-static")
     write_network(tmp_path, 4, 16, 8)
+    sshd = world.sshd
     (tmp_path / "deployfile.yaml").write_text(
-        DEPLOYFILE.format(port=world.sshd.port, key=world.sshd.key, folder=world.sshd.board_folder))
+        DEPLOYFILE.format(host=sshd.network.address, port=sshd.port, key=sshd.key, folder=sshd.board_folder))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TC_STORE", str(store))
     monkeypatch.setenv("TC_CONFIG", str(tmp_path / "config"))
@@ -92,7 +93,7 @@ class TestKeys:
     def test_a_changed_key_wants_rekey(self, project, world, capsys):
         pins_file().parent.mkdir()
         other = Path(f"{make_key(project / 'other_key')}.pub").read_text().split()[1]
-        line = f"[127.0.0.1]:{world.sshd.port} ssh-ed25519 {other}\n"
+        line = f"{host_name(world.sshd.network.address, world.sshd.port)} ssh-ed25519 {other}\n"
         pins_file().write_text(line)
         assert main(["devices", "add", "near", "--accept", world.sshd.fingerprint()]) == 5
         assert "tc devices rekey near" in capsys.readouterr().err
@@ -212,8 +213,8 @@ def test_tuning_on_a_device(project, world, capfd, monkeypatch, tmp_path):
     monkeypatch.setenv("TC_STORE", str(tmp_path / "store"))             # records are the store's: none of another test's
     accept(world)
     edit(project, "device: near", "device: near, more_devices: [near2]")
-    edit(project, "  away:", f"  near2: {{host: 127.0.0.1, port: {world.sshd.port}, key_file: {world.sshd.key}, "
-                             f"folder: {tmp_path}}}\n  away:")
+    edit(project, "  away:", f"  near2: {{host: {world.sshd.network.address}, port: {world.sshd.port}, "
+                             f"key_file: {world.sshd.key}, folder: {tmp_path}}}\n  away:")
     assert main(["tune", "net@desk", "--trials", "6"]) == 0
     capfd.readouterr()
     assert main(["tune", "--export", "records.jsonl"]) == 0

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import base64
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import board_models
+import network
+import numpy as np
 import pytest
-from faults import World, works
-from loopback import make_key, program
+from faults import World, run_once, works
+from loopback import Sshd, make_key, program
 
+from toolchain.core.errors import DeviceError
 from toolchain.remote import ssh
-from toolchain.remote.board import ChangedHostKey, UnknownHostKey
+from toolchain.remote.board import Board, ChangedHostKey, UnknownHostKey
 from toolchain.remote.host_keys import fingerprint, host_name, known_keys, matches, pin, pins_file
 
 KEY = base64.b64encode(b"\0\0\0\x0bssh-ed25519" + b"k" * 36).decode()
@@ -95,7 +100,7 @@ class TestConnecting:
         folder = tmp_path / ".ssh"
         folder.mkdir()
         (folder / "known_hosts").write_text(
-            f"[127.0.0.1]:{world.sshd.port} {public[0]} {public[1]}\n@cert-authority * {public[0]} x\n")
+            f"{name_of(world)} {public[0]} {public[1]}\n@cert-authority * {public[0]} x\n")
         subprocess.run([program("ssh-keygen"), "-q", "-H", "-f", folder / "known_hosts"], check=True, capture_output=True)
         ssh.connect(replace(world.sshd.board(), fingerprint="")).close()
 
@@ -103,21 +108,45 @@ class TestConnecting:
         public = Path(f"{world.sshd.host_key}.pub").read_text().split()
         (tmp_path / "config").mkdir()
         (tmp_path / "config" / "known_hosts").write_text(
-            f"[127.0.0.1]:{world.sshd.port} {public[0]} {public[1]}\n@revoked * {public[0]} {public[1]}\n")
+            f"{name_of(world)} {public[0]} {public[1]}\n@revoked * {public[0]} {public[1]}\n")
         with pytest.raises(ChangedHostKey, match="marked @revoked"):
             ssh.connect(replace(world.sshd.board(), fingerprint=""))
 
-    def test_a_jump_host(self, world: World):
-        """Through itself: both hops are verified, the first by known_hosts."""
-        board = world.sshd.board()
-        jump = replace(board, jump=f"127.0.0.1:{world.sshd.port}")
-        with pytest.raises(UnknownHostKey, match="jump host of device"):
-            ssh.connect(jump)
-        address, algorithm, key = ssh.fetch_host_key(replace(board, fingerprint=""))
-        pin(address.host, address.port, algorithm, key)
-        with world.session(jump):
-            pass
+    def test_a_jump_host(self, world: World, tmp_path: Path):
+        """To a board that only the jump host reaches; both are verified, each by its own key, which comes the same way."""
+        board = Sshd(tmp_path / "board", network=network.behind(world.sshd.network))
+        try:
+            alone = replace(board.board(), fingerprint="", key_file=str(world.sshd.key))
+            shutil.copyfile(f"{world.sshd.key}.pub", board.folder / "authorized_keys")
+            jump = replace(alone, jump=f"{world.sshd.network.address}:{world.sshd.port}")
+            if world.sshd.network.words:
+                with pytest.raises(DeviceError):            # by whatever this machine's default route leads to
+                    ssh.connect(alone, 1.0)
+            for connect in (ssh.connect, ssh.fetch_host_key):
+                with pytest.raises(UnknownHostKey, match="jump host of device"):
+                    connect(jump)
+            learn(replace(world.sshd.board(), fingerprint=""))
+            with pytest.raises(UnknownHostKey, match=r"\): its host key is not known yet") as caught:
+                ssh.connect(jump)
+            assert caught.value.fingerprint == board.fingerprint()
+            learn(jump)
+            with world.session(jump) as session:
+                np.testing.assert_array_equal(run_once(session, world.artifact), board_models.expected(board_models.X))
+            board.stop()
+            with pytest.raises(DeviceError, match="jump host does not get through"):
+                ssh.connect(jump)
+        finally:
+            board.close()
         works(world)
+
+
+def learn(board: Board) -> None:
+    address, algorithm, key = ssh.fetch_host_key(board)
+    pin(address.host, address.port, algorithm, key)
+
+
+def name_of(world: World) -> str:
+    return host_name(world.sshd.network.address, world.sshd.port)
 
 
 def make_other(world: World) -> str:

@@ -105,7 +105,7 @@ def test_a_server_without_file_transfer_will_do(world: World, tmp_path):
     try:
         works(World(sshd, world.artifact, world.chance))
     finally:
-        sshd.power_off()
+        sshd.close()
 
 
 @pytest.mark.parametrize(("changes", "message", "fix"), [

@@ -132,7 +132,7 @@ def test_a_board_that_stays_away_leaves_its_work_to_the_others(world: World, spa
             timer.join()
             trials += m.measure("task", space.neighbours(points[1])[:8], math.inf)
     finally:
-        other.power_off()
+        other.close()
     assert not any(t.error for t in trials)
     assert any("board0 is set aside for this run" in text for text in told)
 

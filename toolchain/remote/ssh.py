@@ -13,6 +13,7 @@ What paramiko does by itself, and what is done about it here and in ssh_transpor
 from __future__ import annotations
 
 import getpass
+import itertools
 import logging
 import shutil
 import socket
@@ -142,25 +143,40 @@ class _Verify(paramiko.MissingHostKeyPolicy):       # type: ignore[misc]
 
 def connect(board: Board, limit_s: float = CONNECT_LIMIT_S) -> SshTransport:
     """Connected and authenticated. Raises DeviceError, each kind of failure with what to do about it."""
-    address, hops = resolve(board), list[paramiko.SSHClient]()
-    begun = time.monotonic()
+    address, end = resolve(board), time.monotonic() + limit_s
+    hops, sock = _on_the_way(board, address, end)
     try:
-        sock: Any = None
-        hop_texts = [hop for hop in address.jump.split(",") if hop]
-        places = [*(parse_jump(hop) for hop in hop_texts), address]
-        for n, place in enumerate(places):
-            last = place is address
-            where = board.where if last else f"jump host of {board.where}"
-            left = max(1.0, limit_s - (time.monotonic() - begun))
-            if n:
-                sock = _through(hops[-1], place, where, left)
-            pinned = board.fingerprint if last else ""
-            hops.append(_client(place, pinned, where, left, sock, board.name if last else "", address.key_files))
+        hops.append(_client(address, board.fingerprint, board.where, _left_s(end), sock, board.name, address.key_files))
     except BaseException:
-        for client in hops:
-            client.close()
+        _close(hops)
         raise
     return SshTransport(board.where, hops)
+
+
+def _on_the_way(board: Board, address: Address, end: float) -> tuple[list[paramiko.SSHClient], Any]:
+    """The jump hosts, connected and authenticated, and a channel from the last one to the board (None: there are none).
+    end: by the monotonic clock."""
+    hops = list[paramiko.SSHClient]()
+    sock: Any = None
+    places = [*(parse_jump(hop) for hop in address.jump.split(",") if hop), address]
+    try:
+        for place, following in itertools.pairwise(places):
+            where = f"jump host of {board.where}"
+            hops.append(_client(place, "", where, _left_s(end), sock, "", address.key_files))
+            sock = _through(hops[-1], following, board.where if following is address else where, _left_s(end))
+    except BaseException:
+        _close(hops)
+        raise
+    return hops, sock
+
+
+def _left_s(end: float) -> float:
+    return max(1.0, end - time.monotonic())
+
+
+def _close(hops: list[paramiko.SSHClient]) -> None:
+    for client in reversed(hops):
+        client.close()
 
 
 def _through(hop: paramiko.SSHClient, to: Address, where: str, limit_s: float) -> Any:
@@ -297,19 +313,24 @@ def algorithm_of(key: bytes) -> str:
 
 
 def fetch_host_key(board: Board, limit_s: float = CONNECT_LIMIT_S) -> tuple[Address, str, bytes]:
-    """(address, algorithm, key) that the board shows, without trusting it: nothing is sent to it but the key exchange."""
-    address = resolve(board)
-    if address.jump:
-        raise DeviceError("its host key cannot be fetched through a jump host", where=board.where, fix=(
-            "write its `fingerprint` into the deployfile: on the board, ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"))
-    sock = tcp_socket(address, board.where, limit_s)
+    """(address, algorithm, key) that the board shows, without trusting it: nothing is sent to it but the key exchange. Jump
+    hosts on the way must be trusted already."""
+    address, end = resolve(board), time.monotonic() + limit_s
+    hops, sock = _on_the_way(board, address, end)
+    try:
+        return address, *_shown_key(sock if sock is not None else tcp_socket(address, board.where, limit_s), board, limit_s)
+    finally:
+        _close(hops)
+
+
+def _shown_key(sock: Any, board: Board, limit_s: float) -> tuple[str, bytes]:
     guard = Watchdog(sock.close)
     transport = paramiko.Transport(sock)
     try:
         with guard.limit(limit_s):
             transport.start_client(timeout=limit_s)
             key = transport.get_remote_server_key()
-        return address, key.get_name(), key.asbytes()
+        return key.get_name(), key.asbytes()
     except (paramiko.SSHException, EOFError, OSError) as error:
         raise DeviceError(f"the connection failed: {error or type(error).__name__}", where=board.where, fix=(
             "is that an SSH server? try again")) from None
