@@ -248,6 +248,34 @@ def test_an_emulated_device_is_tuned_by_static_cycles(project, world, capfd, mon
     assert "llvm-mca, which counts them, is not installed" in err and "apt-get install llvm" in err
 
 
+def test_search_methods_are_compared_on_devices(project, world, capfd, monkeypatch, tmp_path):
+    """On one that is emulated by static cycles, called so on the screen, in the drawing and in the curves; on another by
+    time. Both go on from what they measured."""
+    program("llvm-mca")
+    mca_path.cache_clear()
+    monkeypatch.setenv("TC_STORE", str(tmp_path / "store"))
+    write_network(project, 30, 200, 100)
+    accept(world)
+    command = ["tune", "--compare", "curves", "--searcher", "auto", "--searcher", "random", "--trials", "5", "--seeds", "2"]
+    found = {}
+    for build, unit, machine in (("net@board", "static cycles", "devices kitchen"), ("net@desk", "us", "devices near")):
+        assert main([*command, build]) == 0
+        out, err = capfd.readouterr()
+        assert ("emulated, so nothing is timed: static cycles" in err) == ("by static cycles: no times" in out) == (
+            unit == "static cycles")
+        facts = found[build] = json.loads((project / "curves" / "curves.json").read_text())
+        assert (facts["unit"], facts["machine"]) == (unit, machine) and len(facts["runs"]) == 4
+        drawn = (project / "curves" / "curves.svg").read_text()
+        assert drawn.count("<polyline") == 2 and ("static cycles" in drawn) == (unit == "static cycles")
+        measured = facts["schedules_measured"]
+        assert main([*command, build]) == 0
+        facts = json.loads((project / "curves" / "curves.json").read_text())
+        assert facts["schedules_measured"] == measured and facts["runs"] == found[build]["runs"]
+        capfd.readouterr()
+    assert Records(tmp_path / "store").choices() == {}
+    assert list(world.sshd.board_folder.iterdir()) == []
+
+
 def test_a_board_that_is_away_is_exit_code_5(project, world, capfd):
     edit(project, "device: near", "device: away")
     assert main(["build", "net@desk"]) == 5

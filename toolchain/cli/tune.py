@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -91,8 +91,12 @@ def tune_command(
         with Records(settings().store) as records:
             warn_of_damage(records)
             if compare_folder is not None:
+                from toolchain.cli.networks import boards_of
+
+                boards = boards_of(project, default)
+                unit = unit_of(boards, default, built.artifacts, lambda text: print(text, file=sys.stderr, flush=True))
                 return compare_methods(default, built.artifacts, store, records, compare_folder,
-                                       searchers or list(SEARCHERS), pattern, seeds or SEEDS, trials or TRIALS)
+                                       searchers or list(SEARCHERS), pattern, seeds or SEEDS, trials or TRIALS, boards, unit)
             return _tune(project, names, default, built.artifacts, store, records, options, deadline)
     finally:
         store.close()
@@ -121,7 +125,7 @@ def _tune(
     found_kernels = kernels(default, artifacts, store)
     screen = Screen(style_of(sys.stderr, settings(), os.environ.get("TERM", "")), options.budget_s)
     boards = boards_of(project, default)
-    screen.unit = unit = unit_of(boards, default, artifacts, screen)
+    screen.unit = unit = unit_of(boards, default, artifacts, screen.note)
     networks = Networks(project, names, default, artifacts, store, deadline, unit)
     by_key: dict[str, Any] = {}
 
@@ -168,18 +172,19 @@ def _tune(
 
 
 def unit_of(
-    boards: Sequence[Board], tasks: Sequence[BuildTasks], artifacts: Mapping[str, Artifact], screen: Screen,
+    boards: Sequence[Board], tasks: Sequence[BuildTasks], artifacts: Mapping[str, Artifact],
+    told: Callable[[str], None],
 ) -> str:
-    """Microseconds; where the devices are emulated, static cycles, and the screen says so. Raises as `is_emulated`."""
+    """Microseconds; where the devices are emulated, static cycles, and the user is told so. Raises as `is_emulated`."""
     from toolchain.core.target import Target
     from toolchain.tasks.tuning.emulated import is_emulated
     from toolchain.tasks.tuning.static_cost import EXPLAINED, STATIC_CYCLES
 
     targets = [Target.from_json(artifacts[b.target.name].meta["target"]) for b in tasks]
-    if not boards or not is_emulated(boards, targets[0], screen.note):
+    if not boards or not is_emulated(boards, targets[0], told):
         return MICROSECONDS
-    screen.note(f"{', '.join(board.name for board in boards)}: emulated, so nothing is timed: {STATIC_CYCLES} ({EXPLAINED}) "
-                "are optimized, a declared cost and no time")
+    told(f"{', '.join(board.name for board in boards)}: emulated, so nothing is timed: {STATIC_CYCLES} ({EXPLAINED}) "
+         "are optimized, a declared cost and no time")
     return STATIC_CYCLES
 
 

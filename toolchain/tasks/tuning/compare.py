@@ -9,15 +9,15 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from toolchain.build.records import Records
+from toolchain.build.records import MICROSECONDS, Records
 from toolchain.core.digest import digest_json
 from toolchain.core.errors import UsageError
 from toolchain.report.plot import Curve, Panel, svg
-from toolchain.targets.fingerprint import host_fingerprint
 from toolchain.tasks.code import code_digest
+from toolchain.tasks.plan import machine_name
 from toolchain.tasks.tuning import boosted
 from toolchain.tasks.tuning.kernels import TunedKernel
-from toolchain.tasks.tuning.tune import CODE, RecordLog, versions
+from toolchain.tasks.tuning.tune import CODE, RecordLog, of_unit, versions
 from toolchain.te.tune.compare import Run, Shared, compare, quality, trials_to
 from toolchain.te.tune.measure import Measurer
 from toolchain.te.tune.model import Analytic
@@ -30,7 +30,8 @@ PARTS = (0.95, 0.99)
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What came of it. measured: distinct schedules that were measured; failed: those of them without a time."""
+    """What came of it. measured: distinct schedules that were measured; failed: those of them without a cost. machine: that
+    they were measured on; unit: of their costs."""
 
     runs: tuple[Run, ...]
     searchers: tuple[str, ...]
@@ -38,6 +39,13 @@ class Comparison:
     measured: int = 0
     failed: int = 0
     seconds_per_trial: float = 0.0
+    machine: str = ""
+    unit: str = MICROSECONDS
+
+    @property
+    def quality(self) -> str:
+        """What the curves show."""
+        return "part of the best known speed" + ("" if self.unit == MICROSECONDS else f", by {self.unit}: no times")
 
 
 def chosen(kernels: Sequence[TunedKernel], pattern: str) -> list[TunedKernel]:
@@ -53,13 +61,16 @@ def chosen(kernels: Sequence[TunedKernel], pattern: str) -> list[TunedKernel]:
 
 def run_comparison(
     kernels: Sequence[TunedKernel], measurer: Measurer, records: Records, searchers: Sequence[str], seeds: int, trials: int,
-    on_run: Callable[[Run], None] = lambda run: None,
+    on_run: Callable[[Run], None] = lambda run: None, devices: Sequence[str] = (), unit: str = MICROSECONDS,
 ) -> Comparison:
     """Each schedule is measured once and kept: the same comparison goes on where it was stopped, and a wider one (other
-    methods, more seeds or trials) measures only what is new."""
-    machine = host_fingerprint()
-    session = digest_json(["compare", machine, code_digest(*CODE), versions(), [k.key for k in kernels]])[:32]
+    methods, more seeds or trials) measures only what is new. devices: names of those that measure; unit: of what they
+    measure."""
+    machine = machine_name(devices)
+    session = digest_json(["compare", machine, code_digest(*CODE), versions(), [k.key for k in kernels],
+                           *of_unit(unit).values()])[:32]
     records.begin(session, {"machine": machine, "versions": versions(), "searcher": "compare", "begun_s": time.time(),
+                            **of_unit(unit),
                             "kernels": {k.key: k.name for k in kernels}})
     log = RecordLog(records, session)
     tasks = [TuneTask(k.key, name, k.space) for k, name in zip(kernels, _names(kernels), strict=True) if k.space is not None]
@@ -68,7 +79,7 @@ def run_comparison(
     runs = compare(tasks, shared, searchers, seeds, trials, model, on_run)
     done = shared.trials
     return Comparison(tuple(runs), tuple(searchers), trials, len(done), sum(bool(t.error) for t in done),
-                      sum(t.cost_s for t in done) / max(1, len(done)))
+                      sum(t.cost_s for t in done) / max(1, len(done)), machine, unit)
 
 
 def _names(kernels: Sequence[TunedKernel]) -> list[str]:
@@ -105,7 +116,7 @@ def drawing(c: Comparison) -> str:
         lowest = min(min(curve.low) for curve in curves.values())
         panels.append(Panel(f"all {len(tasks)} kernels, geometric mean" if task is None else task, curves,
                             max(0.0, min(0.95, math.floor(lowest * 20) / 20))))
-    return svg("Search methods on the same spaces", panels, "trials", "part of the best known speed")
+    return svg("Search methods on the same spaces", panels, "trials", c.quality)
 
 
 def _curve(c: Comparison, searcher: str, task: str | None) -> Curve:
@@ -115,6 +126,6 @@ def _curve(c: Comparison, searcher: str, task: str | None) -> Curve:
 
 def facts(c: Comparison) -> dict[str, Any]:
     """As JSON: raw curves, so that nobody has to trust the drawing."""
-    return {"v": 1, "kind": "comparison of search methods", "machine": host_fingerprint(), "versions": versions(),
+    return {"v": 1, "kind": "comparison of search methods", "machine": c.machine, "unit": c.unit, "versions": versions(),
             "trials": c.trials, "schedules_measured": c.measured, "schedules_failed": c.failed,
             "seconds_per_schedule": c.seconds_per_trial, "runs": [asdict(r) for r in c.runs]}

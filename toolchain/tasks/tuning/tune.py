@@ -35,7 +35,7 @@ from toolchain.tasks.tuning.confirm import CANDIDATES, Comparing, Confirmed, con
 from toolchain.tasks.tuning.deadline import END_S, Deadline, Estimate
 from toolchain.tasks.tuning.emulated import StaticMeasurer
 from toolchain.tasks.tuning.kernels import TunedKernel
-from toolchain.tasks.tuning.local import LocalMeasurer
+from toolchain.tasks.tuning.local import Job, LocalMeasurer
 from toolchain.tasks.tuning.samples import sample_text, teach
 from toolchain.tasks.tuning.static_cost import STATIC_CYCLES
 from toolchain.te.tune.measure import Measurer, Trial
@@ -67,6 +67,28 @@ class Options:
 
 class MeasuringAndComparing(Measurer, Comparing, Protocol):
     """What `LocalMeasurer` does."""
+
+
+@contextmanager
+def measurer_of(
+    jobs: Sequence[Job], boards: Sequence[Board], unit: str, told: Callable[[str], None] = lambda text: None,
+) -> Iterator[LocalMeasurer | BoardMeasurer | StaticMeasurer]:
+    """What measures candidates: this machine; devices; an emulated one, where the unit is STATIC_CYCLES. The worker process,
+    and sessions with boards, end with the block. told: what the user may want to know of boards.
+
+    Raises UsageError: a board is emulated; DeviceError: one is away.
+    """
+    if unit == STATIC_CYCLES:
+        with StaticMeasurer(jobs, boards[0], told) as static:
+            yield static
+        return
+    if boards:
+        with BoardMeasurer(jobs, boards, told=told) as on_boards:
+            yield on_boards
+        return
+    peak = (lambda: peak_gflops(jobs[0].target, 1)) if jobs else None
+    with LocalMeasurer(jobs, peak=peak) as measurer:
+        yield measurer
 
 
 class RecordLog:
@@ -192,21 +214,8 @@ class Tuning:
     def measurer(
         self, told: Callable[[str], None] = lambda text: None,
     ) -> Iterator[LocalMeasurer | BoardMeasurer | StaticMeasurer]:
-        """The worker process, and sessions with boards, end with the block. told: what the user may want to know of boards.
-
-        Raises UsageError: a board is emulated; DeviceError: one is away.
-        """
-        jobs = [k.job for k in self.open]
-        if self.unit == STATIC_CYCLES:
-            with StaticMeasurer(jobs, self.boards[0], told) as static:
-                yield static
-            return
-        if self.boards:
-            with BoardMeasurer(jobs, self.boards, told=told) as boards:
-                yield boards
-            return
-        peak = (lambda: peak_gflops(jobs[0].target, 1)) if jobs else None
-        with LocalMeasurer(jobs, peak=peak) as measurer:
+        """See `measurer_of`."""
+        with measurer_of([k.job for k in self.open], self.boards, self.unit, told) as measurer:
             yield measurer
 
     def search(self, measurer: Measurer) -> None:
