@@ -17,6 +17,8 @@ from types import ModuleType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from toolchain.build.deployfile import Deployfile, Extent, Quantity, Section, strip_optional
+from toolchain.graph.importers.bounded_rules import ELEMENTWISE, MAKES, RULES, along_axis, like_first, roi_align
+from toolchain.graph.importers.bounded_rules import rows as by_row
 from toolchain.graph.importers.contrib import DOMAIN, RECIPES
 from toolchain.graph.importers.coverage import has_function
 from toolchain.graph.ops import INTERNAL, OPS, FusionClass, info
@@ -188,7 +190,7 @@ operator with its number of nodes and share of the work, or all operators withou
   import, the model's own functions are inlined, and whatever depends on constants and shapes alone is computed there.
 - Shapes are static: the deployfile gives numbers to open dimensions. Where a *shape* depends on values (NonZero, Compress,
   Unique, NonMaxSuppression, a Slice with computed ends), memory and loops are made for the most it can be, and the true size
-  is computed beside it: operators behind follow it (`tc check` names those that cannot), sums leave the rest out, and
+  is computed beside it: operators behind follow it (see [below](#shapes-that-depend-on-data)), sums leave the rest out, and
   outputs have their true shape. A shape without such a bound is refused.
 - Inputs that steer (axes, shapes, pads, scales) must be known at build time; the error names the node and the input.
 - Float16 and bfloat16 tensors are stored as such and computed in float32. Strings, sequences and optionals are refused.
@@ -246,6 +248,21 @@ SELECTING = {
 }
 
 
+FOLLOWED = {
+    by_row: "the first",
+    along_axis: "all but those it works along",
+    like_first: "of the first input; the others are static",
+    roi_align: "the number of regions",
+}
+
+BOUNDED = """\
+The largest size comes from the operator (a NonZero yields at most as many indices as there are elements), or from what is
+known of the numbers that decide it: constants, other shapes, types, Clip, Min, sums of masks, positions
+(toolchain/graph/importers/ranges.py). Two sizes that only a run can tell to be equal, or to broadcast, are compared then; a
+run in which they do not fit ends with an error that names the node.
+"""
+
+
 def without_kernels() -> Iterator[str]:
     supported = supported_operators()
     yield "\n## Operators that become others\n"
@@ -259,6 +276,15 @@ def without_kernels() -> Iterator[str]:
     rows += [(", ".join(expanded), "ONNX's function body, where all of it is supported for the node's types and attributes")]
     yield table(("operator", "becomes"), rows)
     yield "Any other operator that ONNX defines by a function is expanded in the same way.\n"
+    yield "\n## Shapes that depend on data\n"
+    yield BOUNDED
+    rows = [(", ".join(sorted(op for op, rule in RULES.items() if rule is only)), which) for only, which in FOLLOWED.items()]
+    rest = sorted(op for op, rule in RULES.items() if rule not in FOLLOWED and op not in MAKES and op not in ELEMENTWISE)
+    rows.insert(0, (", ".join(rest) + "; every elementwise one", "any"))
+    rows.insert(0, (", ".join(sorted(MAKES)), "any; their result has one of its own"))
+    rows.append(("If", "of what its branches read and yield, even if one branch's shape is another's"))
+    rows.append(("Loop, Scan", "of what their bodies capture; states and results are static"))
+    yield table(("operator", "dimensions that may depend on data"), rows)
     yield f"\n## Operators of {DOMAIN}\n"
     yield "What ONNX Runtime's quantizer and optimizer write, as functions of ONNX's operators, each compared with its own"
     yield "results (toolchain/graph/importers/contrib.py):\n"

@@ -1,5 +1,6 @@
 """The NumPy meaning of the operators that data-dependent shapes are made of: results one behind the other, then zeros, and
-how many there are. Written for being plainly right: the kernels in kernels/loops.py are compared with it."""
+how many there are; and of scattering, which leaves an update out whose place is outside, as those of padding are. Written
+for being plainly right: the kernels in kernels/loops.py are compared with it."""
 
 from __future__ import annotations
 
@@ -97,8 +98,47 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> np.floating:
     return both / union if real else np.float32(-1)
 
 
+def scatter_elements(node: Node, arrays: Arrays) -> tuple[np.ndarray, ...]:
+    x, indices, updates = (_given(arrays, i) for i in range(3))
+    axis = int(node.attrs.get("axis", 0)) % x.ndim
+    at, inside = _places(indices, np.array(x.shape[axis], "int64"))
+    places = [at if d == axis else np.broadcast_to(np.arange(n).reshape(-1, *(1,) * (x.ndim - 1 - d)), at.shape)
+              for d, n in enumerate(at.shape)]
+    return (_put(node, x, np.stack(places, -1)[inside], updates[inside]),)
+
+
+def scatter_nd(node: Node, arrays: Arrays) -> tuple[np.ndarray, ...]:
+    x, indices, updates = (_given(arrays, i) for i in range(3))
+    depth = indices.shape[-1]
+    at, within = _places(indices, np.array(x.shape[:depth], "int64"))
+    inside: np.ndarray = np.all(within, axis=-1)
+    return (_put(node, x, at[inside], updates[inside]),)
+
+
+def _places(indices: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices from the front, and which of them lie inside."""
+    wide = indices.astype("int64")
+    at = np.where(wide < 0, wide + n, wide)
+    return at, (at >= 0) & (at < n)
+
+
+def _put(node: Node, x: np.ndarray, at: np.ndarray, updates: np.ndarray) -> np.ndarray:
+    """x with updates at places, one index into x per row; the last of several at one place stays."""
+    y, places = np.array(x), tuple(at.T)
+    reduction = str(node.attrs.get("reduction", "none"))
+    if reduction in COMBINE:
+        COMBINE[reduction].at(y, places, updates)
+    else:
+        y[places] = updates
+    return y
+
+
+COMBINE: dict[str, np.ufunc] = {"add": np.add, "max": np.maximum, "min": np.minimum, "mul": np.multiply}
+
 RULES: dict[str, Callable[[Node, Arrays], tuple[np.ndarray, ...]]] = {
     "BoundedNonMaxSuppression": non_max_suppression,
     "FlatNonZero": flat_non_zero,
+    "ScatterElements": scatter_elements,
+    "ScatterND": scatter_nd,
     "UniqueRows": unique_rows,
 }

@@ -394,6 +394,17 @@ def _unique(node: Node, arrays: Arrays) -> Made:
     return (y, *(a.astype("int64") for a in (first, inverse, counts)))[:len(node.outputs)]
 
 
+def _one_hot(node: Node, arrays: Arrays) -> Made:
+    """The depth may have a dimension, which onnx.reference does not take."""
+    classes, depth, values = (_array(a) for a in arrays)
+    n = int(depth.reshape(-1)[0])
+    axis = int(node.attrs.get("axis", -1)) % (classes.ndim + 1)
+    wide = classes.astype("int64")
+    at = np.expand_dims(np.where(wide < 0, wide + n, wide), axis)
+    each = np.arange(n).reshape(-1, *(1,) * (classes.ndim - axis))
+    return (np.where(at == each, values[1], values[0]),)
+
+
 def _constant_of_shape(node: Node, arrays: Arrays) -> Made:
     """A view of one element with stride 0: a model of generated weights costs no memory until something is computed."""
     value = np.asarray(node.attrs.get("value", np.zeros(1, "float32"))).reshape(())
@@ -423,6 +434,7 @@ RULES: dict[str, Rule] = {
     "LpPool": _lp_pool,
     "MaxPool": _max_pool,
     "Mean": _mean,
+    "OneHot": _one_hot,
     "Pad": _pad,
     "ReduceL1": _half_sum(np.abs, None),
     "ReduceL2": _half_sum(np.square, np.sqrt),

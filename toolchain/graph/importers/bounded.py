@@ -20,8 +20,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from toolchain.core.errors import ImportModelError, InternalError
+from toolchain.core.errors import ImportModelError, InternalError, MisfitError
 from toolchain.core.layout import TensorType
+from toolchain.graph.importers.ranges import Range
 from toolchain.graph.infer import where
 from toolchain.graph.ir import Node
 
@@ -38,12 +39,16 @@ class State(Protocol):
     numbers: dict[str, tuple[Number, ...]]          # contents of small integer tensors, as far as they are known
     bounds: dict[str, int]                          # of each extent, and of each number that is a value
     masks: dict[Any, str]                           # what was made once already
+    factors: dict[str, tuple[int, tuple[str, ...]]] # of an extent that is a number times other extents
+    ranges: dict[str, Range]                        # between which numbers elements lie: see ranges.py
 
+    def range_of(self, name: str) -> Range: ...
     def constant(self, hint: str, array: np.ndarray) -> str: ...
     def fresh(self, hint: str) -> str: ...
     def node_name(self, wanted: str) -> str: ...
     def rename(self, names: Mapping[str, str]) -> None: ...
     def emit_static(self, node: Node) -> None: ...
+    def emit_by_rule(self, node: Node) -> None: ...
 
 
 class Bounding:
@@ -57,6 +62,9 @@ class Bounding:
     def refuse(self, what: str) -> ImportModelError:
         return ImportModelError(what, where=where(self.node),
                                 fix="make the inputs that decide it constant, or cut the model before this node")
+
+    def misfit(self, what: str) -> MisfitError:
+        return MisfitError(what, where=where(self.node))
 
     def undecided(self) -> ImportModelError:
         """For a shape that comes from the elements of tensors, not from their shapes: it has no bound."""
@@ -85,11 +93,26 @@ class Bounding:
         return [int(v) for v in self.constant(i).reshape(-1)] if self.has(i) else None
 
     def numbers(self, name: str) -> tuple[Number, ...] | None:
-        """The contents of a small integer tensor: constant, or followed since the Shape it came from."""
+        """The contents of a small integer tensor: constant, followed since the Shape it came from, or bounded."""
         array = None if name in self.state.extents else self.state.params.get(name)
-        if array is not None and array.dtype.kind in "iu":
+        if array is not None and array.dtype.kind in "biu":
             return tuple(int(v) for v in array.reshape(-1))
+        if name and name not in self.state.numbers and array is None and self.is_number(name):
+            most = self.state.range_of(name)[1]
+            if not math.isinf(most):
+                self.state.numbers[name] = (self.extent(self.scalar(name), max(int(most), 0)),)
         return self.state.numbers.get(name)
+
+    def is_number(self, name: str) -> bool:
+        """Whether it is one integer."""
+        t = self.state.types[name]
+        return t.elements == 1 and t.dtype in ("int32", "int64") and not any(self.extents(name))
+
+    def scalar(self, name: str) -> str:
+        """A tensor of one integer as an int64 without dimensions."""
+        if self.state.types[name].dtype != "int64":
+            name = self.op("Cast", name, to=7)
+        return name if not self.shape(name) else self.op("Reshape", name, self.int64(np.zeros(0)))
 
     def size(self, name: str, axis: int) -> Number:
         """A dimension of a value: its extent where it has one, else the number."""
@@ -112,6 +135,13 @@ class Bounding:
         name = self.state.node_name(f"{self.node.name}/{op}")
         self.state.emit_static(Node(op, tuple(inputs), tuple(outputs), dict(attrs), name, self.node.sources))
         return tuple(outputs)
+
+    def rule(self, op: str, *inputs: str, out: str = "", **attrs: Any) -> str:
+        """One node that goes through its own rule if need be; gives its result."""
+        y = out or self.state.fresh(f"{self.node.name}/{op}")
+        name = self.state.node_name(f"{self.node.name}/{op}")
+        self.state.emit_by_rule(Node(op, inputs, (y,), attrs, name, self.node.sources))
+        return y
 
     def same(self, *extents: Extents) -> None:
         """The node itself, on bounds; its results have these extents."""
@@ -144,8 +174,21 @@ class Bounding:
     def compute(self, op: str, a: Number, b: Number, bound: int) -> Number:
         """op(a, b) of two numbers: known now, or a value of at most `bound`."""
         if isinstance(a, int) and isinstance(b, int):
-            return {"Add": a + b, "Sub": a - b, "Mul": a * b, "Min": min(a, b), "Max": max(a, b)}[op]
-        return self.extent(self.op(op, self.value(a), self.value(b)), bound)
+            return {"Add": a + b, "Sub": a - b, "Mul": a * b, "Div": a // max(b, 1), "Min": min(a, b), "Max": max(a, b)}[op]
+        neutral = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}.get(op)
+        if neutral is not None and b == neutral:
+            return a
+        if op in ("Add", "Mul") and a == neutral:
+            return b
+        made = self.extent(self.op(op, self.value(a), self.value(b)), bound)
+        if op == "Mul":
+            (m, of), (n, also) = self.factors(a), self.factors(b)
+            self.state.factors[made] = (m * n, tuple(sorted((*of, *also))))
+        return made
+
+    def factors(self, number: Number) -> tuple[int, tuple[str, ...]]:
+        """The number as a known one times extents."""
+        return (number, ()) if isinstance(number, int) else self.state.factors.get(number, (1, (number,)))
 
     def extent(self, name: str, bound: int) -> str:
         self.state.bounds[name] = bound

@@ -13,8 +13,12 @@ from typing import Any
 import numpy as np
 
 from toolchain.core import dtype as dtypes
+from toolchain.core.dtype import to_numpy
 from toolchain.graph.importers.bounded import Bounding, Extents, Number
+from toolchain.graph.importers.bounded_indexing import INDEXING
+from toolchain.graph.importers.bounded_moves import MOVES
 from toolchain.graph.importers.bounded_shapes import SHAPES
+from toolchain.graph.importers.bounded_sizes import agree, fitted, sizes
 from toolchain.graph.ir import Node
 from toolchain.graph.ops import OPS, FusionClass
 
@@ -98,9 +102,11 @@ def unique(b: Bounding, node: Node) -> None:
 def non_max_suppression(b: Bounding, node: Node) -> None:
     """selected: (batch, class, box) of every box kept; at most so many per class as is asked for, or as there are boxes."""
     boxes, scores, most, *thresholds = (*node.inputs, "", "", "")[:5]
+    if any(b.extents(scores)[:2]):
+        raise b.refuse("NonMaxSuppression of batches or classes whose number depends on data is not supported")
+    count = agree(b, [b.size(boxes, 1), b.size(scores, 2)])
+    boxes, scores = fitted(b, boxes, 1, count), fitted(b, scores, 2, count)
     y, (batches, classes, n) = node.outputs[0], b.shape(scores)
-    if b.extents(boxes)[1] != b.extents(scores)[2] or any(b.extents(scores)[:2]):
-        raise b.refuse("its boxes and scores have extents of their own, which must be one")
     wanted = b.numbers(most) if most else (0,)
     known = int(wanted[0]) if wanted is not None and isinstance(wanted[0], int) else n
     bound = min(max(known, 0), n)
@@ -108,30 +114,32 @@ def non_max_suppression(b: Bounding, node: Node) -> None:
         b.state.params[y] = np.zeros((0, 3), "int64")
         b.state.types[y] = b.state.types[b.array(b.state.params[y])]
         return
-    count = b.state.fresh(f"{node.name}/count")
+    selected = b.state.fresh(f"{node.name}/count")
     inputs = (boxes, scores, most, *thresholds, b.extents(scores)[2])
     attrs = {"bound": bound, "center_point_box": int(b.attr("center_point_box", 0))}
-    b.ops("BoundedNonMaxSuppression", inputs, (y, count), attrs)
-    b.set(y, (b.extent(count, bound * batches * classes), ""))
+    b.ops("BoundedNonMaxSuppression", inputs, (y, selected), attrs)
+    b.set(y, (b.extent(selected, bound * batches * classes), ""))
 
 
 # --- operators that carry it along
 
-def broadcast_extents(b: Bounding, inputs: Sequence[str]) -> Extents:
-    """Of a result that broadcasts its inputs. Raises ImportModelError where equal extents cannot be told."""
-    rank = max(len(b.shape(i)) for i in inputs)
-    found: list[str] = []
-    for d in range(-rank, 0):
-        sizes = {b.size(i, d) for i in inputs if len(b.shape(i)) >= -d}
-        named = sorted(s for s in sizes if isinstance(s, str))
-        if len(named) > 1 or (named and sizes - {1, *named}):
-            raise b.refuse(f"broadcasts dimensions that depend on data in different ways (dimension {d})")
-        found.append(named[0] if named else "")
-    return tuple(found)
+def broadcast(b: Bounding, inputs: Sequence[str], last: int = 0) -> tuple[list[str], Extents]:
+    """Inputs that a result broadcasts, with dimensions that do, and the extents it has; the `last` dimensions left alone."""
+    rank, fit, extents = max(len(b.shape(i)) for i in inputs), list(inputs), []
+    for d in range(-rank, -last):
+        size = agree(b, [b.size(i, d) for i in fit if len(b.shape(i)) >= -d], broadcast=True)
+        fit = [fitted(b, i, len(b.shape(i)) + d, size, broadcast=True) if len(b.shape(i)) >= -d else i for i in fit]
+        extents.append(size if isinstance(size, str) else "")
+    return fit, tuple(extents)
 
 
 def elementwise(b: Bounding, node: Node) -> None:
-    b.same(*[broadcast_extents(b, [i for i in node.inputs if i])] * len(node.outputs))
+    given = [i for i in node.inputs if i]
+    fit, extents = broadcast(b, given)
+    made = iter(fit)
+    b.ops(node.op, [next(made) if i else "" for i in node.inputs], node.outputs, node.attrs)
+    for y in node.outputs:
+        b.set(y, extents)
 
 
 def like_first(b: Bounding, node: Node) -> None:
@@ -152,8 +160,10 @@ def rows(b: Bounding, node: Node) -> None:
 def roi_align(b: Bounding, node: Node) -> None:
     """One result per region; the feature maps are static."""
     x, regions, batch = node.inputs
-    if any(b.extents(x)) or b.extents(regions)[0] != b.extents(batch)[0]:
+    if any(b.extents(x)):
         raise b.refuse("RoiAlign of feature maps whose shape depends on data is not supported")
+    count = agree(b, [b.size(regions, 0), b.size(batch, 0)])
+    regions, batch = fitted(b, regions, 0, count), fitted(b, batch, 0, count)
     extent = b.extents(regions)[0]
     safe = b.masked(batch, 0)
     b.op("RoiAlign", x, regions, safe, out=node.outputs[0], **node.attrs)
@@ -167,9 +177,8 @@ def transpose(b: Bounding, node: Node) -> None:
 
 
 def along_axis(b: Bounding, node: Node) -> None:
-    """Operators along one axis, which stays as it is (Split, Hardmax): it has to be static, the others carry on."""
-    default = {"Split": 0, "LayerNormalization": -1, "RMSNormalization": -1}.get(node.op, -1)
-    extents, axis = b.extents(node.inputs[0]), b.axis("axis", default)
+    """Operators along one axis, which stays as it is (Hardmax): it has to be static, the others carry on."""
+    extents, axis = b.extents(node.inputs[0]), b.axis("axis", -1)
     last = len(extents) if node.op.endswith("LayerNormalization") or node.op == "RMSNormalization" else axis + 1
     if any(extents[axis:last]) or any(any(b.extents(i)) for i in node.inputs[1:] if i):
         raise b.refuse(f"{node.op} along a dimension that depends on data is not supported")
@@ -195,79 +204,64 @@ def cum_sum(b: Bounding, node: Node) -> None:
     b.set(node.outputs[0], extents)
 
 
-def gather(b: Bounding, node: Node) -> None:
-    """y[i..., k..., j...] = x[i..., indices[k...], j...]; negative indices count from the true end."""
-    (x, indices), axis = node.inputs, b.axis("axis", 0)
-    extents, picked = b.extents(x), b.extents(indices)
-    safe = b.masked(indices, 0)
-    b.op("Gather", x, from_end(b, safe, extents[axis]), out=node.outputs[0], axis=axis)
-    b.set(node.outputs[0], (*extents[:axis], *picked, *extents[axis + 1:]))
-
-
-def from_end(b: Bounding, indices: str, extent: str) -> str:
-    """Indices into a dimension of that extent, none of them negative."""
-    known = b.state.params.get(indices)
-    if not extent or (known is not None and bool((known >= 0).all())):
-        return indices
-    wide = b.op("Cast", indices, to=7)
-    return b.op("Where", b.op("Less", wide, b.int64(0)), b.op("Add", wide, extent), wide)
-
-
-def gather_nd(b: Bounding, node: Node) -> None:
-    x, indices = node.inputs
-    if any(b.extents(x)) or b.extents(indices)[-1] or b.attr("batch_dims", 0):
-        raise b.refuse("GatherND from a tensor whose shape depends on data is not supported")
-    depth, rank = b.shape(indices)[-1], len(b.shape(x))
-    b.op("GatherND", x, b.masked(indices, 0), out=node.outputs[0])
-    b.set(node.outputs[0], (*b.extents(indices)[:-1], *("",) * (rank - depth)))
-
-
-def gather_elements(b: Bounding, node: Node) -> None:
-    (x, indices), axis = node.inputs, b.axis("axis", 0)
-    extents, picked = b.extents(x), b.extents(indices)
-    if any(e != p for d, (e, p) in enumerate(zip(extents, picked, strict=True)) if d != axis):
-        raise b.refuse("GatherElements of tensors whose shapes depend on data in different ways is not supported")
-    safe = from_end(b, b.masked(indices, 0), extents[axis])
-    b.op("GatherElements", x, safe, out=node.outputs[0], axis=axis)
-    b.set(node.outputs[0], picked)
-
-
 def matmul(b: Bounding, node: Node) -> None:
-    """Rows, columns and batches carry on; along the summed dimension both sides are zero in the padding."""
-    a, c = node.inputs[:2]
-    if len(b.shape(a)) < 2 or len(b.shape(c)) < 2 or any(any(b.extents(i)) for i in node.inputs[2:] if i):
-        raise b.refuse(f"{node.op} of vectors whose shape depends on data is not supported")
-    left, right = b.extents(a), b.extents(c)
-    if left[-1] != right[-2]:
-        raise b.refuse("sums over dimensions that depend on data in different ways")
-    if left[-1] and node.op != "MatMul":
-        raise b.refuse(f"{node.op} over a dimension that depends on data is not supported")
-    if left[-1]:
-        a, c = b.masked(a, 0, [len(left) - 1]), b.masked(c, 0, [len(right) - 2])
-    batch = _batch_extents(b, a, c)
-    b.op(node.op, a, c, *node.inputs[2:], out=node.outputs[0], **node.attrs)
-    b.set(node.outputs[0], (*batch, left[-2], right[-1]))
+    """Rows, columns and batches carry on; along the summed dimension both sides are zero (or zero points) in the padding."""
+    a, c, *zeros = node.inputs
+    if any(any(b.extents(i)) for i in zeros if i):
+        raise b.refuse(f"{node.op} with zero points whose shape depends on data is not supported")
+    vectors = len(b.shape(a)) == 1, len(b.shape(c)) == 1
+    a = _with_axis(b, a, 0) if vectors[0] else a
+    c = _with_axis(b, c, 1) if vectors[1] else c
+    inner = agree(b, [b.size(a, -1), b.size(c, -2)])
+    a, c = fitted(b, a, len(b.shape(a)) - 1, inner), fitted(b, c, len(b.shape(c)) - 2, inner)
+    if isinstance(inner, str):
+        a = _without_padding(b, a, len(b.shape(a)) - 1, zeros[0] if zeros else "")
+        c = _without_padding(b, c, len(b.shape(c)) - 2, zeros[1] if len(zeros) > 1 else "")
+    (a, c), batch = broadcast(b, [a, c], last=2)
+    extents = (*batch, b.extents(a)[-2], b.extents(c)[-1])
+    gone = [len(extents) - 2 + d for d, vector in enumerate(vectors) if vector]
+    if gone:
+        y = b.op(node.op, a, c, *zeros, **node.attrs)
+        b.op("Squeeze", y, b.int64(gone), out=node.outputs[0])
+    else:
+        b.op(node.op, a, c, *zeros, out=node.outputs[0], **node.attrs)
+    b.set(node.outputs[0], tuple(e for d, e in enumerate(extents) if d not in gone))
 
 
-def _batch_extents(b: Bounding, a: str, c: str) -> Extents:
-    rank = max(len(b.shape(a)), len(b.shape(c)))
-    found = []
-    for d in range(-rank, -2):
-        sizes = {b.size(i, d) for i in (a, c) if len(b.shape(i)) >= -d}
-        named = sorted(s for s in sizes if isinstance(s, str))
-        if len(named) > 1 or (named and sizes - {1, *named}):
-            raise b.refuse("its batch dimensions depend on data in different ways")
-        found.append(named[0] if named else "")
-    return tuple(found)
+def _with_axis(b: Bounding, x: str, axis: int) -> str:
+    extents = list(b.extents(x))
+    extents.insert(axis, "")
+    x = b.op("Unsqueeze", x, b.int64([axis]))
+    b.set(x, extents)
+    return x
+
+
+def _without_padding(b: Bounding, x: str, axis: int, zero: str) -> str:
+    """Zero in the padding of one side of a product, for integers what counts as zero."""
+    if not zero or not b.extents(x)[axis]:
+        return b.masked(x, 0, [axis])
+    if len(b.shape(zero)) == 1 and b.shape(zero)[0] > 1 and axis == len(b.shape(x)) - 1:
+        zero = b.op("Unsqueeze", zero, b.int64([1]))            # one per row
+    extents, inside = b.extents(x), b.mask(b.extents(x)[axis], b.shape(x)[axis], axis, len(b.shape(x)))
+    x = b.op("Where", inside, x, zero)
+    b.set(x, extents)
+    return x
 
 
 def gemm(b: Bounding, node: Node) -> None:
-    """Rows of A carry on (or of its transpose); everything else is static."""
-    extents = b.extents(node.inputs[0])
-    row = 1 if b.attr("transA", 0) else 0
-    if extents[1 - row] or any(any(b.extents(i)) for i in node.inputs[1:] if i):
-        raise b.refuse("Gemm over a dimension that depends on data is not supported")
-    b.same((extents[row], ""))
+    """alpha*A'B' + beta*C, written out: a dimension of any of them may depend on data."""
+    (a, c), alpha, beta = node.inputs[:2], b.attr("alpha", 1.0), b.attr("beta", 1.0)
+    a, c = (b.rule("Transpose", x, perm=(1, 0)) if b.attr(t, 0) else x for x, t in ((a, "transA"), (c, "transB")))
+    made = b.rule("MatMul", a, c)
+    dtype = to_numpy(b.state.types[a].dtype)
+    if alpha != 1:
+        made = b.rule("Mul", made, b.array(np.asarray(alpha, dtype)))
+    if b.has(2):
+        bias = node.inputs[2]
+        bias = b.rule("Mul", bias, b.array(np.asarray(beta, dtype))) if beta != 1 else bias
+        b.rule("Add", made, bias, out=node.outputs[0])
+    else:
+        b.rule("Identity", made, out=node.outputs[0])
 
 
 # --- operators that sum or search along it
@@ -310,30 +304,32 @@ def reduce(b: Bounding, node: Node) -> None:
 
 
 def arg_reduce(b: Bounding, node: Node) -> None:
+    """Padding is the worst that can be; where everything is, the last index is the last true one."""
     x, axis = node.inputs[0], b.axis("axis", 0)
     extents = b.extents(x)
-    if extents[axis] and b.attr("select_last_index", 0):
-        raise b.refuse(f"{node.op} of the last index along a dimension that depends on data is not supported")
     fill = _lowest if node.op == "ArgMax" else _highest
     safe = b.masked(x, fill(b.state.types[x].dtype), [axis])
-    b.op(node.op, safe, out=node.outputs[0], **node.attrs)
+    if extents[axis] and b.attr("select_last_index", 0):
+        found = b.op(node.op, safe, **node.attrs)
+        b.op("Min", found, b.op("Sub", extents[axis], b.int64(1)), out=node.outputs[0])
+    else:
+        b.op(node.op, safe, out=node.outputs[0], **node.attrs)
     keep = bool(b.attr("keepdims", 1))
     b.set(node.outputs[0], tuple("" if d == axis else e for d, e in enumerate(extents) if keep or d != axis))
 
 
 def top_k(b: Bounding, node: Node) -> None:
-    """Padding comes last; of k that exceeds the true length only as many as there are."""
+    """Padding comes last; of k that exceeds the true length only as many as there are. Of a k without a bound, all."""
     x, extents, axis = node.inputs[0], b.extents(node.inputs[0]), b.axis("axis", -1)
-    numbers = b.numbers(node.inputs[1])
-    if numbers is None:
-        raise b.undecided()
-    n, k = b.shape(x)[axis], numbers[0]
+    n, numbers = b.shape(x)[axis], b.numbers(node.inputs[1])
+    k = numbers[0] if numbers is not None else b.extent(b.scalar(node.inputs[1]), n)
     most = min(b.bound(k), n)
     fill = (_lowest if b.attr("largest", 1) else _highest)(b.state.types[x].dtype)
     safe = b.masked(x, fill, [axis])
     outputs = tuple(o or b.state.fresh(f"{node.name}/unused") for o in (*node.outputs, "")[:2])
     b.ops("TopK", (safe, b.int64([most])), outputs, node.attrs)
-    kept = b.compute("Min", k, extents[axis], most) if extents[axis] else k
+    kept = k if isinstance(k, int) and not extents[axis] else b.compute("Min", k, b.size(x, axis), most)
+    kept = sizes(b, [kept])[0]
     along = tuple((kept if isinstance(kept, str) else "") if d == axis else e for d, e in enumerate(extents))
     for y in outputs:
         b.set(y, along)
@@ -358,9 +354,6 @@ RULES: dict[str, Rule] = {
         "InstanceNormalization", "LRN", "MaxPool", "SpaceToDepth"), rows),
     "CumProd": cum_sum,
     "CumSum": cum_sum,
-    "Gather": gather,
-    "GatherElements": gather_elements,
-    "GatherND": gather_nd,
     "Gemm": gemm,
     "Hardmax": along_axis,
     "LayerNormalization": along_axis,
@@ -371,12 +364,14 @@ RULES: dict[str, Rule] = {
     "RMSNormalization": along_axis,
     "RoiAlign": roi_align,
     "Softmax": softmax,
-    "Split": along_axis,
     "Transpose": transpose,
     **dict.fromkeys(NEUTRAL, reduce),
     "ArgMax": arg_reduce,
     "ArgMin": arg_reduce,
     "TopK": top_k,
+    "Trilu": like_first,
+    **INDEXING,
+    **MOVES,
     **SHAPES,
 }
 

@@ -1,5 +1,5 @@
-"""Operators about shapes, where dimensions depend on data (see bounded.py): Shape and what is computed from it, and those
-that cut, join and rearrange dimensions.
+"""Operators about shapes, where dimensions depend on data (see bounded.py): Shape and what is computed from it, those that
+rearrange dimensions, and those that make tensors of a computed size.
 
 A small integer tensor that comes from a Shape is followed element by element (`State.numbers`), so that
 
@@ -9,14 +9,16 @@ A small integer tensor that comes from a Shape is followed element by element (`
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from toolchain.graph.importers.bounded import Bounding, Extents, Number
+from toolchain.core import dtype as dtypes
+from toolchain.graph.importers.bounded import Bounding, Number, State
+from toolchain.graph.importers.bounded_sizes import agree, bounds, checked, fitted, names, sizes, spread, wanted
 from toolchain.graph.ir import Node
 
-INT64_MAX = 2**63 - 1
 MOST_NUMBERS = 16                   # elements of a tensor that are followed one by one: shapes are short
 
 
@@ -39,13 +41,27 @@ def size_of(b: Bounding, node: Node) -> None:
     b.state.numbers[y] = (total,)
 
 
-def follow(b: Bounding, node: Node) -> None:
-    """Note what is known of the results of a node that was emitted, when it computes with numbers that come from shapes."""
-    if len(node.outputs) != 1 or b.state.types[y := node.outputs[0]].elements > MOST_NUMBERS:
-        return
+def is_followed(state: State, node: Node) -> bool:
+    """Whether a node computes with numbers that come from shapes, or with one that has a bound."""
+    return any(i in state.numbers or (
+        i in state.ranges and i not in state.params and state.types[i].elements == 1
+        and state.types[i].dtype in ("int32", "int64") and math.isfinite(state.ranges[i][1])) for i in node.inputs)
+
+
+def follow(b: Bounding, node: Node) -> np.ndarray | None:
+    """Note what is known of the result of a node that was emitted, when it computes with numbers that come from shapes.
+
+    Gives the result when all of it is known, so that it can take the node's place.
+    """
+    if len(node.outputs) != 1 or (t := b.state.types[y := node.outputs[0]]).elements > MOST_NUMBERS or len(t.shape) > 1:
+        return None
     known = _followed(b, node, [b.numbers(i) if i else () for i in node.inputs])
-    if known is not None and any(isinstance(n, str) for n in known):
-        b.state.numbers[y] = known
+    if known is None or len(known) != t.elements:
+        return None
+    if all(isinstance(n, int) for n in known):
+        return np.array(known, t.dtype).reshape(t.shape)
+    b.state.numbers[y] = known
+    return None
 
 
 def _followed(b: Bounding, node: Node, given: Sequence[tuple[Number, ...] | None]) -> tuple[Number, ...] | None:
@@ -63,47 +79,82 @@ def _followed(b: Bounding, node: Node, given: Sequence[tuple[Number, ...] | None
             (start,), (end,), step = given[1] or (0,), given[2] or (0,), (given[4] if len(given) > 4 else None) or (1,)
             if isinstance(start, int) and isinstance(end, int):
                 return first[start:end:int(step[0])]
-        case "Add" | "Sub" | "Mul" | "Div" | "Min" | "Max" | "ReduceMin" | "ReduceMax":
-            return _arithmetic(b, node, given)
+        case "ReduceMin" | "ReduceMax" if first is not None and b.state.types[node.outputs[0]].elements == 1:
+            return _each(b, node, [(n,) for n in first])
+        case "Equal" | "Where" | "Add" | "Sub" | "Mul" | "Div" | "Min" | "Max" if all(g is not None for g in given):
+            return _each(b, node, [g for g in given if g is not None])
     return None
 
 
-def _arithmetic(b: Bounding, node: Node, given: Sequence[tuple[Number, ...] | None]) -> tuple[Number, ...] | None:
-    """One number from two (or from a short list, for a minimum): the value itself, and the most it can be."""
-    y, reducing = node.outputs[0], node.op.startswith("Reduce")
-    operands = list(given[0] or ()) if reducing else [g[0] for g in given if g is not None and len(g) == 1]
-    if b.state.types[y].elements != 1 or len(operands) < 2 or (not reducing and len(operands) != len(node.inputs)):
+def _each(b: Bounding, node: Node, given: Sequence[tuple[Number, ...]]) -> tuple[Number, ...] | None:
+    """Element by element: what is known of all operands is computed, of others the value itself and the most it can be."""
+    y, n, found = node.outputs[0], max(map(len, given)), list[Number]()
+    for k in range(n):
+        operands = [g[k if len(g) > 1 else 0] for g in given if g]
+        made = _known(b, node.op.removeprefix("Reduce"), operands)
+        if made is None:
+            bound = _most(b, node.op.removeprefix("Reduce"), operands)
+            if bound is None or bound < 0 or b.state.types[y].dtype not in ("int32", "int64"):
+                return None
+            made = b.extent(b.scalar(y if n == 1 else b.op("Gather", y, b.int64(k), axis=0)), bound)
+        found.append(made)
+    return tuple(found)
+
+
+def _known(b: Bounding, op: str, operands: Sequence[Number]) -> Number | None:
+    """A result that is one of the operands, or a number; None: it has to be computed."""
+    if op == "Where" and isinstance(operands[0], int):
+        return operands[1 if operands[0] else 2]
+    if op == "Equal" and len({*operands}) == 1:
+        return 1
+    if op == "Equal" and any(isinstance(n, int) and n < 0 for n in operands) and all(
+            isinstance(n, int) or b.state.range_of(n)[0] >= 0 for n in operands):
+        return int(operands[0] == operands[1])      # an extent is never -1
+    numbers = [n for n in operands if isinstance(n, int)]
+    if len(numbers) < len(operands) or op == "Where":
         return None
-    bounds = [b.bound(n) for n in operands]
-    match node.op.removeprefix("Reduce"):
-        case "Add":
-            bound = sum(bounds)
-        case "Mul":
-            bound = math.prod(bounds)
+    match op:
+        case "Equal":
+            return int(numbers[0] == numbers[1])
         case "Min":
-            bound = min(bounds)
+            return min(numbers)
         case "Max":
-            bound = max(bounds)
+            return max(numbers)
+        case "Div" if len(numbers) == 2 and numbers[1]:
+            quotient = abs(numbers[0]) // abs(numbers[1])
+            return quotient if (numbers[0] < 0) == (numbers[1] < 0) else -quotient
+        case "Sub":
+            return numbers[0] - numbers[1]
+        case "Add" | "Mul":
+            return sum(numbers) if op == "Add" else math.prod(numbers)
+    return None
+
+
+def _most(b: Bounding, op: str, operands: Sequence[Number]) -> int | None:
+    """The most a computed number can be; None: it has no bound that is known."""
+    bounds = [b.bound(n) for n in operands]
+    match op:
+        case "Add":
+            return sum(bounds)
+        case "Mul" if all(not isinstance(n, int) or n >= 0 for n in operands):
+            return math.prod(bounds)
+        case "Min":
+            return min(bounds)
+        case "Max":
+            return max(bounds)
+        case "Where":
+            return max(bounds[1:])
         case "Sub" if isinstance(operands[1], int):
-            bound = bounds[0] - operands[1]
+            return bounds[0] - operands[1]
         case "Div" if isinstance(operands[1], int) and operands[1] > 0:
-            bound = bounds[0] // operands[1]
-        case _:
-            return None
-    return (b.extent(_scalar(b, y), bound),) if bound >= 0 else None
-
-
-def _scalar(b: Bounding, name: str) -> str:
-    """A tensor of one integer as an int64 without dimensions."""
-    if b.state.types[name].dtype != "int64":
-        name = b.op("Cast", name, to=7)
-    return name if not b.shape(name) else b.op("Reshape", name, b.int64(np.zeros(0)))
+            return bounds[0] // operands[1]
+    return None
 
 
 # --- rearranging
 
 def reshape(b: Bounding, node: Node) -> None:
-    x, target = node.inputs[0], b.numbers(node.inputs[1])
+    x, target = node.inputs[0], wanted(b, node.inputs[1])
     if target is None:
         raise b.undecided()
     keep = not b.attr("allowzero", 0)
@@ -114,40 +165,82 @@ def flatten(b: Bounding, node: Node) -> None:
     x, shape = node.inputs[0], b.shape(node.inputs[0])
     axis = int(b.attr("axis", 1))
     axis = axis + len(shape) if axis < 0 else axis
-    before, after = math.prod(shape[:axis]), math.prod(shape[axis:])
-    into(b, x, [before, -1] if any(b.extents(x)[axis:]) else [-1, after], node.outputs[0])
+    before, after = (_product(b, [b.size(x, d) for d in part]) for part in (range(axis), range(axis, len(shape))))
+    into(b, x, [before, after], node.outputs[0])
+
+
+def _product(b: Bounding, of: Sequence[Number]) -> Number:
+    total: Number = 1
+    for n in of:
+        total = b.compute("Mul", total, n, b.bound(total) * b.bound(n))
+    return total
 
 
 def into(b: Bounding, x: str, target: Sequence[Number], y: str) -> None:
     """Reshape: directly where the bounded dimension keeps what is outside and inside of it, else through the dense form."""
-    spot = _open_dimension(b, target)
+    if not _directly(b, x, target, y):
+        spread(b, b.dense(x), _filled(b, x, target), y)
+
+
+def _filled(b: Bounding, x: str, target: Sequence[Number]) -> list[Number]:
+    """A new shape whose -1 is what the number of elements leaves; without one, checked to have as many."""
+    total, rest = b.total(x), _product(b, [n for n in target if n != -1])
+    if -1 in target and (left := _quotient(b, total, rest)) is not None:
+        return sizes(b, [left if n == -1 else n for n in target])
+    if -1 in target:
+        known = math.prod(n for n in target if isinstance(n, int) and n > 0)
+        least = b.compute("Max", rest, 1, max(b.bound(rest), 1))
+        return sizes(b, [b.compute("Div", total, least, b.bound(total) // known) if n == -1 else n for n in target])
+    open_ = [d for d, n in enumerate(target) if isinstance(n, str)]
+    if open_ and b.factors(total) != b.factors(rest):
+        kept, d = sizes(b, target), open_[0]
+        ok = b.op("Equal", b.value(total), b.value(_product(b, kept)))
+        made = checked(b, str(kept[d]), ok, "its elements do not fill the new shape")
+        return [b.extent(made, b.bound(kept[d])) if at == d else n for at, n in enumerate(kept)]
+    return sizes(b, target)
+
+
+def _quotient(b: Bounding, total: Number, rest: Number) -> Number | None:
+    """total / rest where both are known as numbers times extents, and those of the rest cancel."""
+    (m, of), (n, gone) = b.factors(total), b.factors(rest)
+    left = Counter(of)
+    left.subtract(gone)
+    if not n or m % n or min(left.values(), default=0) < 0:
+        return None
+    return _product(b, [m // n, *left.elements()])
+
+
+def _directly(b: Bounding, x: str, target: Sequence[Number], y: str) -> bool:
+    """Without a dense form: where one dimension of the new shape is open, and x has one that can become it."""
+    if (spot := _open_dimension(target)) is None:
+        return False
     outside, inside = (math.prod(n for n in part if isinstance(n, int)) for part in (target[:spot], target[spot + 1:]))
-    if (place := _kept(b, x, outside, inside)) is None:
-        x, place = b.dense(x), 0
-        if outside != 1:
-            raise b.refuse("its new shape puts a dimension that depends on data behind others")
+    if (place := _kept(b, x, outside, inside)) is None or not inside:
+        return False
     shape, extent = b.shape(x), b.extents(x)[place]
     within = math.prod(shape[place + 1:])
     if shape[place] * within % inside:
-        raise b.refuse(f"dimensions of at most {list(shape)} do not divide into {list(target)}")
+        return False
     bound = shape[place] * within // inside
-    if within != inside:
-        times = b.op("Mul", b.value(extent), b.int64(within))
-        extent = b.extent(b.op("Div", times, b.int64(inside)), bound)
-    elif isinstance(named := target[spot], str) and b.bound(named) == bound:
-        extent = named                          # the model's own name for it: comparable with others
+    named = target[spot]
+    if within % inside:
+        extent = b.extent(b.op("Div", b.op("Mul", extent, b.int64(within)), b.int64(inside)), bound)
+    elif within != inside:
+        extent = str(b.compute("Mul", extent, within // inside, bound))
+    elif isinstance(named, str) and named != extent:
+        if b.bound(named) != bound:
+            return False
+        ok = b.op("Equal", named, extent)
+        extent = b.extent(checked(b, named, ok, "its elements do not fill the new shape"), bound)
     b.op("Reshape", x, b.int64([bound if d == spot else int(n) for d, n in enumerate(target)]), out=y)
     b.set(y, tuple(extent if d == spot else "" for d in range(len(target))))
+    return True
 
 
-def _open_dimension(b: Bounding, target: Sequence[Number]) -> int:
-    """The dimension of a new shape that depends on data: the -1, or the one that is an extent."""
-    named = [d for d, n in enumerate(target) if isinstance(n, str)]
-    unknown = [d for d, n in enumerate(target) if n == -1]
-    if len(named) + len(unknown) != 1:
-        raise b.refuse("its new shape leaves more than one dimension open" if named or unknown
-                       else "its new shape is static, its elements are not")
-    return (*named, *unknown)[0]
+def _open_dimension(target: Sequence[Number]) -> int | None:
+    """The one dimension of a new shape that depends on data: the -1, or the one that is an extent."""
+    found = [d for d, n in enumerate(target) if isinstance(n, str) or n == -1]
+    return found[0] if len(found) == 1 else None
 
 
 def _kept(b: Bounding, x: str, outside: int, inside: int) -> int | None:
@@ -161,14 +254,15 @@ def _kept(b: Bounding, x: str, outside: int, inside: int) -> int | None:
 
 
 def squeeze(b: Bounding, node: Node) -> None:
-    extents = b.extents(node.inputs[0])
-    axes = b.ints(1)
+    x, axes = node.inputs[0], b.ints(1)
     if axes is None:
         raise b.refuse("Squeeze without axes would drop a dimension that depends on data whenever it is 1")
-    gone = {a % len(extents) for a in axes}
-    if any(extents[d] for d in gone):
-        raise b.refuse("Squeeze of a dimension that depends on data is not supported")
-    b.same(tuple(e for d, e in enumerate(extents) if d not in gone))
+    gone = {a % len(b.shape(x)) for a in axes}
+    for d in gone:
+        x = fitted(b, x, d, agree(b, [b.size(x, d), 1]))
+    extents = b.extents(x)
+    b.op("Squeeze", x, b.int64(sorted(gone)), out=node.outputs[0])
+    b.set(node.outputs[0], tuple(e for d, e in enumerate(extents) if d not in gone))
 
 
 def unsqueeze(b: Bounding, node: Node) -> None:
@@ -180,197 +274,71 @@ def unsqueeze(b: Bounding, node: Node) -> None:
     b.same(tuple(extents))
 
 
-# --- cutting and joining
-
-def slice_(b: Bounding, node: Node) -> None:
-    """Static dimensions with constant ends are cut as ever; the others by a Gather of the indices that are wanted."""
-    x = node.inputs[0]
-    starts, ends = (_elements(b, i) for i in node.inputs[1:3])
-    rank = len(b.shape(x))
-    axes = [a % rank for a in (b.ints(3) or range(len(starts)))]
-    steps = b.ints(4) or [1] * len(axes)
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        if isinstance(start, int) and isinstance(end, int) and not b.extents(x)[axis]:
-            extents = b.extents(x)
-            x = b.op("Slice", x, b.int64([start]), b.int64([end]), b.int64([axis]), b.int64([step]))
-            b.set(x, extents)
-        else:
-            x = _cut(b, x, axis, start, end, step)
-    extents = b.extents(x)
-    b.op("Identity", x, out=node.outputs[0])
-    b.set(node.outputs[0], extents)
-
-
-def _elements(b: Bounding, name: str) -> list[Number]:
-    """The elements of a short vector of integers, those that are not known as values of their own."""
-    known = b.numbers(name)
-    if known is not None:
-        return list(known)
-    wide = name if b.state.types[name].dtype == "int64" else b.op("Cast", name, to=7)
-    return [b.op("Gather", wide, b.int64(k), axis=0) for k in range(b.shape(name)[0])]
-
-
-def _cut(b: Bounding, x: str, axis: int, start: Number, end: Number, step: int) -> str:
-    """x[start:end:step] along one axis, where a bound or the length is known at run time only."""
-    size, most = b.size(x, axis), b.shape(x)[axis]
-    first, last = (_clamped(b, n, size, step) for n in (start, end))
-    bound = _most(start, end, step, most)
-    length = b.op("Sub", last, first) if step > 0 else b.op("Sub", first, last)
-    rounded = b.op("Add", length, b.int64(abs(step) - 1)) if abs(step) > 1 else length
-    count = b.op("Div", rounded, b.int64(abs(step))) if abs(step) > 1 else rounded
-    count = b.op("Min", b.op("Max", count, b.int64(0)), b.int64(bound))
-    at = b.op("Add", b.int64(np.arange(bound) * step), first)
-    at = b.op("Max", b.op("Min", at, b.int64(max(most - 1, 0))), b.int64(0))
-    extents = tuple(b.extent(count, bound) if d == axis else e for d, e in enumerate(b.extents(x)))
-    y = b.op("Gather", x, at, axis=axis)
-    b.set(y, extents)
-    return y
-
-
-def _clamped(b: Bounding, n: Number, size: Number, step: int) -> str:
-    """A start or end as an index from the front, moved into the dimension. Source: ONNX Slice."""
-    low, shift = (0, 0) if step > 0 else (-1, 1)
-    length = b.value(size)
-    if isinstance(n, int):
-        at = b.op("Add", length, b.int64(n)) if n < 0 else b.int64(min(n, INT64_MAX))
-    else:
-        at = b.op("Where", b.op("Less", n, b.int64(0)), b.op("Add", n, length), n)
-    highest = b.op("Sub", length, b.int64(shift)) if shift else length
-    return b.op("Max", b.op("Min", at, highest), b.int64(low))
-
-
-def _most(start: Number, end: Number, step: int, most: int) -> int:
-    """How many elements x[start:end:step] has at most, of a dimension of at most so many."""
-    if step > 0 and isinstance(start, int):
-        if start < 0:
-            stop = end if isinstance(end, int) and end < 0 else 0
-            most = min(most, max(stop - start, 0))
-        elif isinstance(end, int) and end >= 0:
-            most = max(min(end, most) - start, 0)
-        else:
-            most = max(most - start, 0)
-    elif step > 0 and isinstance(end, int) and end >= 0:
-        most = min(end, most)
-    return -(-most // abs(step))
-
-
-def concat(b: Bounding, node: Node) -> None:
-    """Along a static axis as ever. Along one that depends on data the pieces move up: a Gather of what is not padding.
-
-        p < n0: x0[p];   p < n0 + n1: x1[p - n0];   ...        as Concat(x0, x1)[p + (B0 - n0 if p >= n0 else 0) + ...]
-    """
-    rank, y = len(b.shape(node.inputs[0])), node.outputs[0]
-    axis = b.axis("axis", 0)
-    extents: list[str] = []
-    for d in range(rank):
-        sizes = {b.size(i, d) for i in node.inputs}
-        if d != axis and len(sizes) != 1:
-            raise b.refuse("its inputs have dimensions that depend on data in different ways")
-        extents.append("" if d == axis else next((s for s in sizes if isinstance(s, str)), ""))
-    inputs = [i for i in node.inputs if b.shape(i)[axis]]
-    if not any(b.extents(i)[axis] for i in inputs):
-        b.op("Concat", *inputs, out=y, axis=axis)
-        b.set(y, extents)
-        return
-    bound = sum(b.shape(i)[axis] for i in inputs)
-    joined = b.op("Concat", *inputs, axis=axis)
-    place = b.int64(np.arange(bound))
-    at, total = place, 0
-    end: Number = 0
-    for i in inputs:
-        most, size = b.shape(i)[axis], b.size(i, axis)
-        total += most
-        end = b.compute("Add", end, size, total)
-        if isinstance(size, str):
-            gap = b.op("Sub", b.int64(most), size)
-            behind = b.op("GreaterOrEqual", place, b.value(end))
-            at = b.op("Add", at, b.op("Where", behind, gap, b.int64(0)))
-    at = b.op("Min", at, b.int64(bound - 1))
-    b.op("Gather", joined, at, out=y, axis=axis)
-    assert isinstance(end, str)
-    b.set(y, tuple(end if d == axis else e for d, e in enumerate(extents)))
-
-
-def expand(b: Bounding, node: Node) -> None:
-    x, target = node.inputs[0], b.numbers(node.inputs[1])
-    if target is None:
-        raise b.undecided()
-    rank = max(len(b.shape(x)), len(target))
-    sizes: list[Number] = []
-    for d in range(-rank, 0):
-        given = {b.size(x, d) if -d <= len(b.shape(x)) else 1, target[d] if -d <= len(target) else 1} - {1}
-        if len(given) > 1:
-            raise b.refuse("expands a dimension that depends on data to another one")
-        sizes.append(given.pop() if given else 1)
-    b.op("Expand", x, b.int64([b.bound(n) for n in sizes]), out=node.outputs[0])
-    b.set(node.outputs[0], _names(sizes))
-
-
-def _names(sizes: Sequence[Number]) -> Extents:
-    return tuple(n if isinstance(n, str) else "" for n in sizes)
-
+# --- numbers in a row
 
 def constant_of_shape(b: Bounding, node: Node) -> None:
-    sizes = b.numbers(node.inputs[0])
-    if sizes is None:
+    asked = wanted(b, node.inputs[0])
+    if asked is None:
         raise b.undecided()
-    b.op("ConstantOfShape", b.int64([b.bound(n) for n in sizes]), out=node.outputs[0], **node.attrs)
-    b.set(node.outputs[0], _names(sizes))
+    asked = sizes(b, asked)
+    b.op("ConstantOfShape", b.int64(bounds(b, asked)), out=node.outputs[0], **node.attrs)
+    b.set(node.outputs[0], names(asked))
 
 
 def range_(b: Bounding, node: Node) -> None:
-    """Of integers, from and in steps of known numbers to an extent."""
-    start, limit, delta = ((b.numbers(i) or (None,))[0] for i in node.inputs)
-    dtype = b.state.types[node.inputs[0]].dtype
-    if start != 0 or delta != 1 or not isinstance(limit, str):
+    """y[p] = start + p*delta, as many as are below the limit (above it for a negative delta), in steps that are known.
+
+    The one end that decides has to have a bound. Of the other nothing may be known: then it is taken to be 0 at least, and
+    a run that is longer ends with an error.
+    """
+    start, limit, delta = node.inputs
+    y, dtype, step = node.outputs[0], b.state.types[start].dtype, b.state.params.get(delta)
+    if step is None or not float(step.reshape(-1)[0]):
         raise b.undecided()
-    y = node.outputs[0]
-    b.op("Identity", b.array(np.arange(b.bound(limit), dtype=dtype)), out=y)
-    b.set(y, (limit,))
+    by = step.reshape(-1)[0].item()
+    if by == 1 and b.numbers(start) == (0,) and (known := b.numbers(limit)) and b.state.range_of(str(known[0]))[0] >= 0:
+        b.op("Identity", b.array(np.arange(b.bound(known[0]), dtype=dtype)), out=y)
+        b.set(y, names(known))
+        return
+    low, high = (start, limit) if by > 0 else (limit, start)
+    (least, _), (_, most) = b.state.range_of(low), b.state.range_of(high)
+    if math.isinf(most):
+        raise b.undecided()
+    bound = max(math.ceil((most - (0 if math.isinf(least) else least)) / abs(by)), 0)
+    count = _steps(b, low, high, abs(by))
+    if math.isinf(least):
+        ok = b.op("LessOrEqual", count, b.int64(bound))
+        count = checked(b, count, ok, f"it is longer than {bound}, what an end of at least 0 would give")
+    count = b.extent(b.op("Max", b.op("Min", count, b.int64(bound)), b.int64(0)), bound)
+    way = b.array((np.arange(bound) * by).astype(dtype))
+    b.op("Add", way, b.op("Reshape", start, b.int64(np.zeros(0))), out=y)
+    b.set(y, (count,))
 
 
-def tile(b: Bounding, node: Node) -> None:
-    extents = b.extents(node.inputs[0])
-    if any(e and n != 1 for e, n in zip(extents, b.constant(1).tolist(), strict=True)):
-        raise b.refuse("Tile along a dimension that depends on data is not supported")
-    b.same(extents)
-
-
-def pad(b: Bounding, node: Node) -> None:
-    extents = b.extents(node.inputs[0])
-    rank = len(extents)
-    amounts = b.constant(1).tolist()
-    axes = [a % rank for a in (b.ints(3) or range(rank))]
-    if any(extents[a] and (amounts[n] or amounts[n + len(axes)]) for n, a in enumerate(axes)):
-        raise b.refuse("Pad along a dimension that depends on data is not supported")
-    b.same(extents)
-
-
-def one_hot(b: Bounding, node: Node) -> None:
-    extents = list(b.extents(node.inputs[0]))
-    axis = int(b.attr("axis", -1)) % (len(extents) + 1)
-    extents.insert(axis, "")
-    b.same(tuple(extents))
+def _steps(b: Bounding, low: str, high: str, by: float) -> str:
+    """How many steps it takes from the low end to the high one, or beyond; an int64 without dimensions."""
+    if dtypes.is_float(b.state.types[low].dtype):
+        length = b.op("Sub", *(b.op("Cast", b.op("Reshape", v, b.int64(np.zeros(0))), to=11) for v in (high, low)))
+        return b.op("Cast", b.op("Ceil", b.op("Div", length, b.array(np.asarray(by, "float64")))), to=7)
+    length = b.op("Sub", b.scalar(high), b.scalar(low))
+    return length if by == 1 else b.op("Div", b.op("Add", length, b.int64(int(by) - 1)), b.int64(int(by)))
 
 
 SHAPES: dict[str, Callable[[Bounding, Node], None]] = {
-    "Concat": concat,
     "ConstantOfShape": constant_of_shape,
-    "Expand": expand,
     "Flatten": flatten,
-    "OneHot": one_hot,
-    "Pad": pad,
     "Range": range_,
     "Reshape": reshape,
     "Shape": shape_of,
     "Size": size_of,
-    "Slice": slice_,
     "Squeeze": squeeze,
-    "Tile": tile,
     "Unsqueeze": unsqueeze,
 }
 
-DECIDED_BY = {"ConstantOfShape": (0,), "Expand": (1,), "Range": (0, 1, 2), "Reshape": (1,), "Slice": (1, 2), "TopK": (1,)}
+DECIDED_BY = {
+    "ConstantOfShape": (0,), "Expand": (1,), "Pad": (1,), "Range": (0, 1, 2), "Reshape": (1,), "Slice": (1, 2),
+    "Split": (1,), "Tile": (1,), "TopK": (1,),
+}
 """Inputs that decide a shape, of the operators whose rule can follow them to an extent."""
 
-__all__ = ["DECIDED_BY", "SHAPES", "follow"]
+__all__ = ["DECIDED_BY", "SHAPES", "follow", "is_followed"]

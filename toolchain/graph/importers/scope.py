@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from toolchain.core.errors import ImportModelError
 from toolchain.core.layout import TensorType
+from toolchain.graph.importers import ranges
 from toolchain.graph.importers.bounded import Extents, Number
 from toolchain.graph.importers.names import Model, Names
 from toolchain.graph.ir import Graph, Node
@@ -30,7 +31,10 @@ class Scope:
         self.extents: dict[str, Extents] = {}           # of values whose shape depends on data: see bounded.py
         self.numbers: dict[str, tuple[Number, ...]] = {}
         self.bounds: dict[str, int] = {}
+        self.factors: dict[str, tuple[int, tuple[str, ...]]] = {}
+        self.loose: set[str] = set()                    # values that may have fewer leading ones: see bounded_branches.py
         self.masks: dict[Any, str] = {}
+        self.ranges: dict[str, ranges.Range] = {}       # between which numbers elements lie, where that is known
         self._reserved = set(reserved)                  # names of the model that stand for themselves, defined or not yet
         self._node_names: set[str] = set()
 
@@ -50,6 +54,20 @@ class Scope:
         self.params[name] = array
         self.types[name] = TensorType.plain(array.shape, array.dtype.name)
 
+    def range_of(self, name: str) -> ranges.Range:
+        """Between which numbers the elements of a value lie; see ranges.py."""
+        if not name:
+            return ranges.UNKNOWN
+        if name not in self.ranges:
+            array = self.params.get(name)
+            self.ranges[name] = ranges.of_type(self.types[name].dtype) if array is None else ranges.of_constant(array)
+        return self.ranges[name]
+
+    def _note_ranges(self, node: Node) -> None:
+        if node.op in ranges.RULES:
+            found = ranges.of_results(node, [self.range_of(i) for i in node.inputs], self.types)
+            self.ranges.update((name, r) for name, r in zip(node.outputs, found) if name)
+
     def resolve(self, name: str, names: Names, here: str) -> str:
         """The value a proto's name stands for here; captured from the parent scope when it is defined there."""
         level: Names | None = names
@@ -60,18 +78,46 @@ class Scope:
         if self.parent is None or names.attrs is not None:
             raise ImportModelError(f"reads {name!r}, which is defined later or nowhere", where=here)
         scope, outside = self.parent
-        value = scope.resolve(name, outside, here)
-        if value in scope.extents:
-            raise ImportModelError(f"a body reads {name!r}, whose shape depends on data; that is not supported", where=here)
+        return self._capture(scope, scope.resolve(name, outside, here))
+
+    def _capture(self, scope: Scope, value: str) -> str:
+        """A value of the parent as an input here; what is known of its shape and its numbers comes with it."""
         if value not in self.captured:
             local = self.fresh(value)
             if value in scope.params:
                 self._add_param(local, scope.params[value])
             else:
                 self.types[local] = scope.types[value]
+                self.ranges[local] = scope.range_of(value)
                 self.inputs.append(local)
             self.captured[value] = local
+            if value in scope.bounds:
+                self.bounds[local] = scope.bounds[value]
+            if value in scope.extents:
+                self.extents[local] = tuple(e and self._capture(scope, e) for e in scope.extents[value])
+            if value in scope.numbers:
+                self.numbers[local] = tuple(
+                    self._capture(scope, n) if isinstance(n, str) else n for n in scope.numbers[value])
+            if value in scope.loose:
+                self.loose.add(local)
         return self.captured[value]
+
+    def refuse_loose(self, value: str, here: str) -> None:
+        """Raises ImportModelError for a value whose number of dimensions depends on data."""
+        if value in self.loose:
+            raise ImportModelError(f"the number of dimensions of {value!r} depends on data", where=here,
+                                   fix="give the branches of the If it comes from results with equally many dimensions")
+
+    def note_results(self, outputs: Sequence[str], bounds: list[tuple[int, ...]], loose: set[int], names: Names) -> None:
+        """Of the values that an If has made: what `one_type` found of its branches."""
+        extents = iter(outputs[len(bounds):])
+        for k, per_dimension in enumerate(bounds):
+            found = tuple(names.values[next(extents)] if bound >= 0 else "" for bound in per_dimension)
+            self.bounds.update((e, bound) for e, bound in zip(found, per_dimension) if e)
+            if (out := outputs[k]) and any(found):
+                self.extents[names.values[out]] = found
+            if out and k in loose:
+                self.loose.add(names.values[out])
 
     def _define(self, name: str, names: Names, here: str) -> str:
         """A new value for a proto's output name."""
@@ -131,6 +177,8 @@ class Scope:
         self.numbers = {names.get(v, v): tuple(names.get(n, n) if isinstance(n, str) else n for n in known)
                         for v, known in self.numbers.items()}
         self.bounds = {names.get(v, v): bound for v, bound in self.bounds.items()}
+        self.factors = {names.get(v, v): (k, tuple(names.get(e, e) for e in of)) for v, (k, of) in self.factors.items()}
+        self.ranges = {names.get(v, v): found for v, found in self.ranges.items()}
         self.masks = {}                                 # its keys have names of values
 
     def node_name(self, wanted: str) -> str:

@@ -18,15 +18,16 @@ from toolchain.core.dtype import itemsize, to_numpy
 from toolchain.core.errors import ImportModelError, MisfitError
 from toolchain.core.layout import TensorType
 from toolchain.graph.importers.bounded import Bounding, finish
-from toolchain.graph.importers.bounded_rules import MAKES, apply_rule
-from toolchain.graph.importers.bounded_shapes import DECIDED_BY, follow
+from toolchain.graph.importers.bounded_branches import one_type
+from toolchain.graph.importers.bounded_rules import ELEMENTWISE, MAKES, apply_rule
+from toolchain.graph.importers.bounded_shapes import DECIDED_BY, follow, is_followed
 from toolchain.graph.importers.contrib import contrib_function
 from toolchain.graph.importers.coverage import WRITTEN_OUT, has_function, is_covered
 from toolchain.graph.importers.flex_attention import flex_attention
 from toolchain.graph.importers.forms import check_form, constant_of, plain
 from toolchain.graph.importers.names import Model, Names
 from toolchain.graph.importers.scope import Scope
-from toolchain.graph.importers.unroll import Writer, scan_batch, unroll_loop
+from toolchain.graph.importers.unroll import Writer, peel_loop, scan_batch, unroll_loop
 from toolchain.graph.importers.upgrade import UPGRADES, VANISHES, upgrade
 from toolchain.graph.infer import infer, where
 from toolchain.graph.interpret import evaluate
@@ -60,23 +61,35 @@ class Sweep(Scope):
     # --- graphs
 
     def read(self, proto: GraphProto, inputs: Mapping[str, TensorType], names: Names) -> Graph:
+        """The main graph."""
+        self.read_all(proto, inputs, names)
+        outputs = tuple(o.name for o in proto.output)
+        self._name_outputs(dict.fromkeys(outputs), names)
+        for name in outputs:
+            self.refuse_loose(name, f"output {name!r}")
+        extents, counts = finish(self, outputs)
+        return replace(self._graph((*outputs, *counts)), extents=extents)
+
+    def read_body(
+        self, proto: GraphProto, inputs: Mapping[str, TensorType], names: Names, first: int = 0,
+    ) -> tuple[str, ...]:
+        """The nodes of a body; gives its outputs, which nobody asks for by name. `first`: rounds count from there."""
+        self.read_all(proto, inputs, names, first)
+        return tuple(self.resolve(o.name, names, f"output {o.name!r}") for o in proto.output)
+
+    def read_all(self, proto: GraphProto, inputs: Mapping[str, TensorType], names: Names, first: int = 0) -> None:
         for name, t in inputs.items():
             here = f"input {name!r}"
             self.model.check_value(name, t, here)
             self.types[value := self._define(name, names, here)] = t
             self.inputs.append(value)
+        if first:
+            node = Node("Add", (self.inputs[0], self.constant("first", np.asarray(first, "int64"))), (self.fresh("round"),),
+                        name=self.node_name("round"))
+            self.emit_static(node)
+            names.values[proto.input[0].name] = node.output
         self._read_initializers(proto, names)
         self._read_nodes(proto.node, names)
-        if self.parent is not None:                     # nobody asks a body's outputs by name
-            results = tuple(self.resolve(o.name, names, f"output {o.name!r}") for o in proto.output)
-            if open_ := [o.name for o, value in zip(proto.output, results) if value in self.extents]:
-                raise ImportModelError(f"the shape of a body's output {open_[0]!r} depends on data; that is not supported",
-                                       where=f"graph {self.name!r}")
-            return self._graph(results)
-        outputs = tuple(o.name for o in proto.output)
-        self._name_outputs(dict.fromkeys(outputs), names)
-        extents, counts = finish(self, outputs)
-        return replace(self._graph((*outputs, *counts)), extents=extents)
 
     def _read_initializers(self, proto: GraphProto, names: Names) -> None:
         for t in proto.initializer:
@@ -142,12 +155,43 @@ class Sweep(Scope):
         if constant and node.op in MAKES:
             self._fold_by_data(node, here)
             return
-        if not constant and self._depends_on_data(node):
+        if constant:
+            self.emit_static(node)
+        else:
+            self.emit_by_rule(node)
+
+    def emit_by_rule(self, node: Node) -> None:
+        """Add a node by the rule of its operator where a shape of it depends on data, else as it is."""
+        if self.loose and any(i in self.loose for i in node.inputs):
+            self._emit_loose(node)
+        if node.op in CONTROL:                          # a body knows of the extents of what it captures
+            if any(i in self.extents for i in _own_inputs(node)):
+                raise ImportModelError("the shape of a loop's state depends on data; that is not supported",
+                                       where=where(node), fix="export the model with a state of fixed length")
+        elif self._depends_on_data(node):
             apply_rule(Bounding(self, node), node)
             return
         self.emit_static(node)
-        if any(i in self.numbers for i in node.inputs):
-            follow(Bounding(self, node), node)
+        if is_followed(self, node) and (known := follow(Bounding(self, node), node)) is not None:
+            self.nodes = [n for n in self.nodes if n is not node]
+            self.params[node.output] = known
+
+    def _emit_loose(self, node: Node) -> None:
+        """A value that may have fewer leading ones is read by what broadcasts; another operand of as many dimensions ends
+        it. Conditions may have any."""
+        if node.op in CONTROL:
+            condition = {"If": 0, "Loop": 1}.get(node.op, -1)
+            for n, i in enumerate(_own_inputs(node)):
+                if n != condition:
+                    self.refuse_loose(i, where(node))
+            return
+        if node.op not in ELEMENTWISE:
+            for i in node.inputs:
+                self.refuse_loose(i, where(node))
+        ranks = [len(self.types[i].shape) for i in node.inputs if i]
+        if max(len(self.types[i].shape) for i in node.inputs if i and i in self.loose) == max(ranks) and not any(
+                i and i not in self.loose and len(self.types[i].shape) == max(ranks) for i in node.inputs):
+            self.loose.update(o for o in node.outputs if o)
 
     def _depends_on_data(self, node: Node) -> bool:
         """Whether a shape of the node does: that of an input, or of what it makes."""
@@ -169,6 +213,7 @@ class Sweep(Scope):
             self._fold(node, types, here)
         else:
             self.nodes.append(node)
+            self._note_ranges(node)
 
     def _fold(self, node: Node, types: tuple[TensorType, ...], here: str) -> None:
         if node.op != "ConstantOfShape":                # which makes a view of one element
@@ -286,22 +331,24 @@ class Sweep(Scope):
         before = dict(names.values)
         try:
             self.control(node, proto.output, names, here)
-        except ImportModelError:
+        except ImportModelError as error:
             names.values = before
-            if node.op != "Loop" or not unroll_loop(self, node, proto, names, here):
+            if node.op != "Loop" or not (
+                    (isinstance(error, MisfitError) and peel_loop(self, node, proto, names, here))
+                    or unroll_loop(self, node, proto, names, here)):
                 raise
 
-    def control(self, node: Node, outputs: Sequence[str], names: Names, here: str) -> None:
+    def control(self, node: Node, proto_outputs: Sequence[str], names: Names, here: str) -> None:
         """If, Loop, Scan."""
         self.model.check_depth(names.depth + 1, here)
         if node.op == "If" and node.inputs[0] in self.params:
             taken: GraphProto = node.attrs["then_branch" if self.params[node.inputs[0]].all() else "else_branch"]
-            self._inline_branch(taken, node, outputs, names, here)
+            self._inline_branch(taken, node, proto_outputs, names, here)
             return
         bodies = {key: value for key, value in node.attrs.items() if isinstance(value, GraphProto)}
         given = self._body_inputs(node, names, here)
         scopes: dict[str, Sweep] = {}
-        graphs: dict[str, Graph] = {}
+        results: dict[str, tuple[str, ...]] = {}
         misfits: dict[str, MisfitError] = {}
         for key, body in bodies.items():
             if len(body.input) != len(given):
@@ -309,11 +356,14 @@ class Sweep(Scope):
             scope = scopes[key] = Sweep(self.model, f"{node.name}.{key}", _all_names(body), (self, names))
             inner = Names(names.opset, names.depth + 1, attrs=None)
             try:
-                graphs[key] = scope.read(body, dict(zip((i.name for i in body.input), given)), inner)
+                own = dict(zip((i.name for i in body.input), given))
+                results[key] = scope.read_body(body, own, inner, node.attrs.get("first", 0))
             except MisfitError as error:
                 misfits[key] = error
                 if node.op != "If" or len(misfits) == len(bodies):
                     raise
+        outputs, bounds, loose = self._joined(node, proto_outputs, scopes, results)
+        graphs = {key: scopes[key]._graph(results[key]) for key in results}
         for key, misfit in misfits.items():
             (other,) = graphs.values()
             scopes[key], graphs[key] = self._failing_branch(node, key, other, misfit)
@@ -321,13 +371,35 @@ class Sweep(Scope):
             value for scope in scopes.values() for value, local in scope.captured.items() if local not in scope.params))
         for key, scope in scopes.items():
             graphs[key] = scope.with_captures(graphs[key], captured, self.types)
-        attrs = {**node.attrs, **graphs}
+        attrs = {key: value for key, value in {**node.attrs, **graphs}.items() if key != "first"}
         if node.op != "If" and captured:
             attrs["captures"] = len(captured)
         inputs = node.inputs
         if node.op == "Loop":
             inputs = (*inputs, "", "")[:2] + inputs[2:] if len(inputs) >= 2 else (*inputs, *("",) * (2 - len(inputs)))
         self._convert(replace(node, inputs=(*inputs, *captured), attrs=attrs), outputs, names, here)
+        self.note_results(outputs, bounds, loose, names)
+
+    def _joined(
+        self, node: Node, outputs: Sequence[str], scopes: Mapping[str, Sweep], results: dict[str, tuple[str, ...]],
+    ) -> tuple[tuple[str, ...], list[tuple[int, ...]], set[int]]:
+        """The node's outputs, those for extents behind them, the bounds of these, and which are loose; the results of
+        branches become of one type. Those of loops have to be static."""
+        if node.op != "If":
+            for key, values in results.items():
+                for n, value in enumerate(values):
+                    if n or node.op != "Loop":
+                        scopes[key].refuse_loose(value, f"graph {scopes[key].name!r}")
+                    if value in scopes[key].extents:
+                        raise ImportModelError("the shape of a loop's result depends on data; that is not supported",
+                                               where=f"graph {scopes[key].name!r}",
+                                               fix="export the model with a result of fixed length")
+            return tuple(outputs), [], set()
+        made, bounds, loose = one_type(node, [scopes[key] for key in results], list(results.values()))
+        results.update(zip(tuple(results), made))
+        wanted = (*outputs, *("",) * (len(bounds) - len(outputs)))
+        extra = tuple(self.fresh(f"{node.name}/extent{n}") for n in range(len(made[0]) - len(bounds)))
+        return (*wanted, *extra), bounds, loose
 
     def _failing_branch(self, node: Node, key: str, other: Graph, error: MisfitError) -> tuple[Sweep, Graph]:
         """In place of a branch that these shapes do not fit, one that ends the run: ONNX asks of a branch to fit when it is
@@ -384,6 +456,11 @@ class Sweep(Scope):
         self._read_initializers(body, inner)
         self._read_nodes(body.node, inner)
         return [self.resolve(o.name, inner, here) for o in body.output]
+
+
+def _own_inputs(node: Node) -> tuple[str, ...]:
+    """Of a control flow node: without what its bodies capture."""
+    return node.inputs[:1] if node.op == "If" else node.inputs[:len(node.inputs) - node.attrs.get("captures", 0)]
 
 
 def _is_narrow(node: Node, types: tuple[TensorType, ...]) -> bool:

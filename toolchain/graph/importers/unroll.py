@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,6 +55,33 @@ def unroll_loop(scope: Sweep, node: Node, proto: NodeProto, names: Names, here: 
     for out, value in zip(proto.output, (*states, *stacked)):
         if out:
             scope.bind(out, value, names, here)
+    return True
+
+
+def peel_loop(scope: Sweep, node: Node, proto: NodeProto, names: Names, here: str) -> bool:
+    """A Loop whose states have another shape after the first round, written out for that round; False: it may make none.
+
+        Loop(9, true, s: float32[]) {s' = body(i, s)}
+            ->   s1: float32[3] = body(0, s);   Loop(8, c, s1) {s' = body(i + 1, s)}
+
+    Raises ImportModelError: the body does not fit.
+    """
+    trip, go, *states = (*node.inputs, "", "")[:max(len(node.inputs), 2)]
+    body: GraphProto = node.attrs["body"]
+    limit, going = (scope.params.get(i) if i else np.ones((), bool) for i in (trip, go))
+    if limit is None or going is None or int(limit.reshape(())) < 1 or not going.all() or (
+            len(body.output) != 1 + len(states) or "first" in node.attrs):
+        return False
+    given = (scope.constant(f"{node.name}/round", np.asarray(0, "int64")),
+             scope.constant(f"{node.name}/going", np.asarray(True)), *states)
+    before = dict(names.values)
+    more, *made = scope.inline_graph(body, given, f"{node.name}/first/", names, here)
+    left = scope.constant(f"{node.name}/left", limit - 1) if trip else ""
+    try:
+        scope.control(replace(node, inputs=(left, more, *made), attrs={**node.attrs, "first": 1}), proto.output, names, here)
+    except ImportModelError:
+        names.values = before
+        return False
     return True
 
 
@@ -110,4 +138,4 @@ class Writer:
         return self.scope.inline_graph(proto, given, f"{self.node.name}/{what}/", self.names, where(self.node))
 
 
-__all__ = ["Writer", "scan_batch", "unroll_loop"]
+__all__ = ["Writer", "peel_loop", "scan_batch", "unroll_loop"]
