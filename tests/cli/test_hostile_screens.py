@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -52,6 +53,22 @@ def small() -> bytes:
     return plus(helper.make_tensor("w", TensorProto.FLOAT, [1, 4], [1.0, 2.0, 3.0, 4.0]))
 
 
+NAME = "\033[31mred\033]0;title\007\n::error::a\u202e\x9b1m[bold]<b>|`"            # what names of a model might hope to do
+
+
+def named() -> bytes:
+    """A network that works, and whose every name is NAME with a letter before it."""
+    x, y = (helper.make_tensor_value_info(name + NAME, TensorProto.FLOAT, [1, 4]) for name in "xy")
+    nodes = [helper.make_node("Exp", [f"x{NAME}"], [f"e{NAME}"], name=f"n{NAME}"),
+             helper.make_node("Softmax", [f"e{NAME}"], [f"y{NAME}"], name=f"m{NAME}")]
+    return model(helper.make_graph(nodes, f"g{NAME}", [x], [y]))
+
+
+def foreign() -> bytes:
+    """An operator that nobody has, with such a name."""
+    return model(helper.make_graph([helper.make_node(f"O{NAME}", ["x"], ["y"], name=NAME, domain="mine")], "g", [X], [Y]))
+
+
 MODELS: Mapping[str, Callable[[], bytes]] = {
     "outside": lambda: elsewhere("../../../etc/passwd"), "missing": lambda: elsewhere("w.bin"),
     "huge": large, "circle": circle,
@@ -72,3 +89,39 @@ def test_a_hostile_model_is_refused(name: str, tmp_path: Path, monkeypatch, caps
     assert main(["build"]) == 2
     err = capsys.readouterr().err.replace(str(tmp_path), "DIR")
     golden(re.sub(r"\d{8}-\d{6}(-\d+)+", "RUN", err[err.index("\nfailed:") + 1:]))
+
+
+@pytest.mark.parametrize("arguments", [
+    ["check"], ["build"], ["build", "--json"], ["run", "net@x86"], ["run", "net@x86", "-i", "z=x.npy"],
+    ["run", "net@x86", "-i", f"x{NAME}=x.npy"], ["run", "net@x86", "-i", f"x{NAME}=x.npy", "-o", "out"],
+    ["bench", "net@x86", "--layers", "--time", "10ms"], ["verify"], ["verify", "--json"], ["show", "import:net"],
+    ["show", "net@x86", "net.h"], ["show", "net@x86", "plan.json"], ["show", "optimize:net@x86", "--after", "list"],
+    ["explain", "net@x86"], ["graph"], ["build", "-f", "foreign.yaml"], ["check", "-f", "foreign.yaml"]],
+    ids=lambda arguments: " ".join(arguments).replace(NAME, ""))
+def test_names_of_a_model_command_no_terminal_and_no_build_server(
+        arguments: list[str], tmp_path_factory, monkeypatch, capfd) -> None:
+    folder = tmp_path_factory.getbasetemp() / "names"
+    if not folder.exists():
+        folder.mkdir()
+        (folder / "net.onnx").write_bytes(named())
+        (folder / "foreign.onnx").write_bytes(foreign())
+        for name in ("net", "foreign"):
+            (folder / ("deployfile.yaml" if name == "net" else "foreign.yaml")).write_text(
+                f"version: 1\nmodels:\n  {name}: {{path: {name}.onnx}}\ntargets:\n  x86: {{kind: x86}}\n")
+        np.save(folder / "x.npy", np.zeros((1, 4), np.float32))
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("TC_STORE", str(folder / "store"))
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    for variable in ("NO_COLOR", "FORCE_COLOR", "TC_DEBUG"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(executor, "available_cores", lambda: 0)
+    main(["build"])
+    capfd.readouterr()
+    main(arguments)
+    out, err = capfd.readouterr()
+    shown = out + err
+    assert shown and "bug in the toolchain" not in shown and "Traceback" not in shown
+    assert shown.replace("\n", "").replace("\t", "").isprintable()
+    ours = [line for line in shown.split("\n") if line.lstrip().startswith("::")]
+    assert all(line.startswith("::error title=import%3Aforeign::") for line in ours)
+    assert len(ours) == ("foreign.yaml" in arguments)

@@ -101,6 +101,20 @@ def test_init_says_whether_something_is_left_to_fill_in(folder, capsys):
     assert capsys.readouterr().out.endswith("next: fill in what it asks for, then `tc build -C 'my models'`\n")
 
 
+def test_no_name_in_a_model_writes_a_line_of_the_deployfile(folder):
+    """What ends a line for YAML ends no comment: \\n, but also U+0085 and U+2028, which JSON leaves as they are."""
+    for n, end in enumerate("\n\r\x85\u2028\u2029"):
+        name = f"x{end}models: {{m: {{recipe: 'evil.py:f'}}}}{end}# \x9b31m\U000e0001"
+        onnx.save(model({name: [1, f"b{name}"], f"y{name}": [None]}, weights=()), folder / f"net{n}.onnx")
+    main(["init"])
+    text = (folder / "deployfile.yaml").read_text(encoding="utf-8")
+    assert text.replace("\n", "").isprintable()
+    read = yaml.safe_load(text)
+    assert list(read) == ["version", "models"] and all(m == {"path": f"{n}.onnx"} for n, m in read["models"].items())
+    filled = yaml.safe_load(text.replace("# dims:", "dims:").replace('#   "b', '  "b'))
+    assert filled["models"]["net4"]["dims"] == {f"b{name}": 1}
+
+
 def test_init_writes_utf8_in_any_locale(folder):
     onnx.save(model({"größe": ["höhe", 3]}), folder / "net.onnx")
     env = {"PATH": "/usr/bin", "HOME": str(folder), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",

@@ -53,6 +53,13 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " if c == "\t" else "?" for c in text)
 
 
+def printable_lines(text: str) -> str:
+    """Lines of our own that hold names of others: each printable, with its tabs; and none a command to a build server, which
+    GitHub Actions takes from any line that begins with two colons."""
+    lines = ("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+    return "\n".join(line.replace("::", ": :", 1) if line.lstrip().startswith("::") else line for line in lines)
+
+
 def _source(problem: Problem, lines: Sequence[str]) -> tuple[str, int, int]:
     """(the line without secrets, the column and length of the problem in it)."""
     line = secrets.shown(lines, problem.line)

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, get_args
 
 VERSION = 1
-_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 class RunStarted(NamedTuple):

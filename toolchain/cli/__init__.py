@@ -89,10 +89,12 @@ def _run(args: list[str]) -> int:
 
 
 def _print_error(what: str, fix: str, code: int) -> int:
+    from toolchain.build.caret import printable_lines
+
     sys.stdout.flush()
-    print(f"error: {what}", file=sys.stderr)
+    print(printable_lines(f"error: {what}"), file=sys.stderr)
     if fix:
-        print(f"fix: {fix}", file=sys.stderr)
+        print(printable_lines(f"fix: {fix}"), file=sys.stderr)
     return code
 
 
@@ -100,6 +102,7 @@ def _report_bug(error: Exception, args: list[str]) -> int:
     """Say that this is our fault, and keep the traceback where it can be sent from."""
     import traceback
 
+    from toolchain.build.caret import printable_lines
     from toolchain.cli.project import write_log
     from toolchain.core.settings import settings
 
@@ -107,10 +110,10 @@ def _report_bug(error: Exception, args: list[str]) -> int:
     frames = traceback.extract_tb(error.__traceback__)
     log = write_log("bug", f"tc {' '.join(args)}\n\n{text}")
     sys.stdout.flush()
-    print(f"this is a bug in the toolchain: {type(error).__name__}: {error}", file=sys.stderr)
+    print(printable_lines(f"this is a bug in the toolchain: {type(error).__name__}: {error}"), file=sys.stderr)
     if frames:
         print(f"in: {frames[-1].filename}:{frames[-1].lineno} ({frames[-1].name})", file=sys.stderr)
-    print(f"log: {log}" if log else text, file=sys.stderr)
+    print(f"log: {log}" if log else printable_lines(text), file=sys.stderr)
     if settings().debug and log:
-        print(text, file=sys.stderr)
+        print(printable_lines(text), file=sys.stderr)
     return 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from toolchain.build.caret import printable
+from toolchain.build.caret import printable, printable_lines
 from toolchain.build.explain import PlannedTask, explain, find_task, plan
 from toolchain.build.failed import failed_folder, last_error
 from toolchain.build.store import Store
@@ -151,7 +151,7 @@ def show_command(task: str, member: str | None, file: Path | None, folder: Path 
     store = Store(settings().store)
     found = resolve(project, store, task)
     for text in show(project, store, found, after=pass_name, member=member):
-        print(text)
+        print(printable_lines(text))
     store.close()
     return 0
 

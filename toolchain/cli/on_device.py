@@ -70,4 +70,4 @@ def bench(
               f"{len(samples)} samples, {module.threads} threads{'; unstable: ' + '; '.join(found) if found else ''}")
         names, total = module.op_names(number), sum(times.values()) or 1.0
         for n, us in sorted(times.items(), key=lambda item: -item[1]):
-            print(f"{us:>10.1f} us {100 * us / total:5.1f} %  {names[n]}")
+            print(f"{us:>10.1f} us {100 * us / total:5.1f} %  {printable(names[n])}")

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TextIO
 
-from toolchain.build.caret import printable
+from toolchain.build.caret import printable, printable_lines
 from toolchain.build.events import (
     Event,
     Planned,
@@ -251,8 +251,8 @@ def make_screen(
 def failure_text(failure: TaskFailed, style: Style) -> str:
     """A failed task with all that helps: the error, its place, the fix, the log, the reproduction."""
     head = f"{'failed' if is_user_error(failure.error) else 'this is a bug in the toolchain'}: {printable(failure.task)}"
-    what = f"{failure.where}: {failure.what}" if failure.where else failure.what
-    rows = [style.paint(head, "red"), *(f"  {printable(line)}" for line in what.split("\n"))]
+    what = printable_lines(f"{failure.where}: {failure.what}" if failure.where else failure.what)
+    rows = [style.paint(head, "red"), *(f"  {line}" for line in what.split("\n"))]
     repro = failure.repro and f"{failure.repro}/run.sh"
     fix = failure.fix if failure.fix != f"see {failure.log}" else ""
     for word, value in (("for", failure.about), ("fix", fix), ("log", near(failure.log)), ("reproduce", near(repro))):
@@ -284,7 +284,8 @@ def annotation(failure: TaskFailed) -> str:
     def escape(text: str) -> str:
         return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
-    return f"::error title={escape(failure.task).replace(',', '%2C').replace(':', '%3A')}::{escape(failure.what)}"
+    title = escape(failure.task).replace(",", "%2C").replace(":", "%3A")
+    return f"::error title={title}::{escape(printable_lines(failure.what))}"
 
 
 def is_user_error(error: str) -> bool:

@@ -95,7 +95,7 @@ def first_deployfile(models: dict[str, tuple[Input, ...]]) -> str:
     names: set[str] = set()
     for file, inputs in models.items():
         name = free_name(file.removesuffix(".onnx"), names)
-        lines += [f"  {name}:", f"    path: {json.dumps(file, ensure_ascii=False)}", *shape_lines(inputs)]
+        lines += [f"  {name}:", f"    path: {_quoted(file)}", *shape_lines(inputs)]
     if not models:
         lines.append(EXAMPLE.rstrip("\n"))
     lines += ["", "# Left out, this machine is the only target:", "# targets:", "#   x86: {kind: x86}"]
@@ -115,14 +115,22 @@ def shape_lines(inputs: tuple[Input, ...]) -> list[str]:
     lines = []
     if symbols:
         lines += ["    # dims:                     # fill in: the model leaves these open",
-                  *(f"    #   {json.dumps(s, ensure_ascii=False)}: 1" for s in symbols)]
+                  *(f"    #   {_quoted(s)}: 1" for s in symbols)]
     if unknown:
         lines.append("    # shapes:                   # fill in each ?")
         for i in unknown:
             dims = ", ".join(_dim(d) if d not in ("", 0) else "?" for d in i.shape) if i.shape is not None else "?"
-            lines.append(f"    #   {json.dumps(i.name, ensure_ascii=False)}: [{dims}]")
+            lines.append(f"    #   {_quoted(i.name)}: [{dims}]")
     shapes = {i.name: ", ".join(map(_dim, i.shape or ())) for i in inputs if i not in unknown}
-    return lines + [f"    # input {json.dumps(name, ensure_ascii=False)}: [{shape}]" for name, shape in shapes.items()]
+    return lines + [f"    # input {_quoted(name)}: [{shape}]" for name, shape in shapes.items()]
+
+
+def _quoted(name: str) -> str:
+    """A name as YAML's double-quoted text, in which nothing ends the line: to YAML, U+0085 and U+2028 do, too."""
+    def escaped(c: str) -> str:
+        return c if c.isprintable() else f"\\u{ord(c):04x}" if ord(c) <= 0xffff else f"\\U{ord(c):08x}"
+
+    return "".join(map(escaped, json.dumps(name, ensure_ascii=False)))
 
 
 def _dim(size: int | str) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from toolchain.build.caret import printable
 from toolchain.build.deployfile import DURATION, PERCENT
 from toolchain.build.store import Store
 from toolchain.cli.build import execute, exports_of, withdraw_unverified
@@ -131,7 +132,7 @@ def print_bench(module: Module | WasmModule, number: int, stats: Stats, times: S
           f"{stats.repeats} runs, {module.threads} threads")
     total = sum(t.ns for t in times) or 1
     for t in sorted(times, key=lambda t: -t.ns):
-        print(f"{t.ns / 1000:>10.1f} us {100 * t.ns / total:5.1f} %  {t.name}")
+        print(f"{t.ns / 1000:>10.1f} us {100 * t.ns / total:5.1f} %  {printable(t.name)}")
 
 
 def on_device(
@@ -221,7 +222,7 @@ def describe(name: str, array: np.ndarray) -> str:
     """output: float32[1, 1000], min -3.1, max 12.4, mean 0.02, largest at [0, 207]"""
     import numpy as np
 
-    text = f"{name}: {array.dtype.name}[{', '.join(map(str, array.shape))}]"
+    text = f"{printable(name)}: {array.dtype.name}[{', '.join(map(str, array.shape))}]"
     if not array.size or array.dtype.kind not in "fiu":
         return text
     if not np.isfinite(array).all():
@@ -338,7 +339,7 @@ def read_report(path: Path) -> Report | None:
     except FileNotFoundError:
         return None
     except ToolchainError as error:
-        print(f"warning: the earlier report is not used: {error.what}", file=sys.stderr)
+        print(f"warning: the earlier report is not used: {printable(error.what)}", file=sys.stderr)
         return None
 
 

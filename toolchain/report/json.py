@@ -9,9 +9,9 @@ from toolchain.report.facts import SCHEMA, Report, from_json, to_json
 
 
 def render(report: Report, *, one_line: bool = False) -> str:
-    """{"schema": 1, "report": {...}}, one spelling for equal reports; ends with a newline."""
+    """{"schema": 1, "report": {...}}, one spelling for equal reports, in ASCII; ends with a newline."""
     data = {"schema": SCHEMA, "report": to_json(report)}
-    return json.dumps(data, indent=None if one_line else 1, allow_nan=False, ensure_ascii=False) + "\n"
+    return json.dumps(data, indent=None if one_line else 1, allow_nan=False) + "\n"
 
 
 def parse(text: str, *, where: str = "") -> Report:
