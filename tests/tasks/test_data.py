@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import re
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -127,6 +130,39 @@ def test_a_tensor_that_points_to_another_file_is_refused(tmp_path):
     (tmp_path / "x.pb").write_bytes(outside.SerializeToString())
     with pytest.raises(UsageError, match="its values lie in another file"):
         read_array(tmp_path / "x.pb", "x")
+
+
+def header(*shape):
+    out = io.BytesIO()
+    np.lib.format.write_array_header_1_0(out, {"shape": shape, "fortran_order": False, "descr": "<f4"})
+    return out.getvalue()
+
+
+def zipped(content, *, declared=None, flip=False):
+    """A .npz file of one array `x`; declared: the size of it that the directory says; flip: one bit is wrong."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as file:
+        file.writestr("x.npy", content)
+        if declared is not None:
+            file.infolist()[0].file_size = declared
+    data = bytearray(out.getvalue())
+    data[data.index(content) + len(content) - 1] ^= flip
+    return bytes(data)
+
+
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("x.npy", header(1 << 44), "declares more values than fit into memory"),
+    ("x.npy", header(1 << 62, 1 << 62), "not a .npy, .npz or .pb file"),
+    ("x.npy", header(-5), "not a .npy, .npz or .pb file"),
+    ("x.npz", b"PK\x03\x04 and no more", "not a .npy, .npz or .pb file"),
+    ("x.npz", zipped(header(2) + bytes(8), flip=True), "not a .npy, .npz or .pb file: Bad CRC-32"),
+    ("x.npz", zipped(header(2) + bytes(8), declared=5 << 30), "array 'x' unpacks to more than 4 GiB"),
+    ("x.npz", zipped(header(1 << 44)), "declares more values than fit into memory"),
+], ids=["huge", "overflow", "negative", "no zip", "flipped", "bomb", "huge in a zip"])
+def test_arrays_that_are_damaged_or_mean_harm(name, content, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        read_array(tmp_path / name, "x")
 
 
 def test_pickles_are_never_read(tmp_path):

@@ -7,6 +7,7 @@ test_data_set_0 beside the model), seeded random numbers. Equal declarations giv
 from __future__ import annotations
 
 import math
+import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -147,7 +148,7 @@ def _fitting(array: np.ndarray, t: TensorType, what: str) -> np.ndarray:
 def read_array(path: Path, name: str) -> np.ndarray:
     """A .npy file, the array of that name in a .npz file, or a .pb file (ONNX TensorProto). Nothing is ever unpickled.
 
-    Raises UsageError: no such file, none of these, or larger than MAX_FILE_BYTES.
+    Raises UsageError: no such file, none of these, damaged, or larger than MAX_FILE_BYTES (packed or not).
     """
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
@@ -160,10 +161,15 @@ def read_array(path: Path, name: str) -> np.ndarray:
         with loaded:
             if name not in loaded.files:
                 raise UsageError(f"no array '{name}' in it", where=str(path), fix=did_you_mean(name, loaded.files))
+            if sum(i.file_size for i in loaded.zip.infolist() if i.filename in (name, f"{name}.npy")) > MAX_FILE_BYTES:
+                raise UsageError(f"array '{name}' unpacks to more than {MAX_FILE_BYTES >> 30} GiB", where=str(path))
             return np.asarray(loaded[name])
     except FileNotFoundError:
         raise UsageError("no such file", where=str(path)) from None
-    except (OSError, ValueError, EOFError) as error:
+    except MemoryError:
+        raise UsageError("declares more values than fit into memory", where=str(path)) from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+        # the last two: zipfile's, of a packing it does not know and of an encrypted member
         raise UsageError(f"not a .npy, .npz or .pb file: {error}", where=str(path)) from None
 
 
