@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -155,15 +155,8 @@ def read_array(path: Path, name: str) -> np.ndarray:
             raise UsageError(f"more than {MAX_FILE_BYTES >> 30} GiB", where=str(path))
         if path.suffix == ".pb":
             return _tensor_array(_read_tensor(path), path)
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            if name not in loaded.files:
-                raise UsageError(f"no array '{name}' in it", where=str(path), fix=did_you_mean(name, loaded.files))
-            if sum(i.file_size for i in loaded.zip.infolist() if i.filename in (name, f"{name}.npy")) > MAX_FILE_BYTES:
-                raise UsageError(f"array '{name}' unpacks to more than {MAX_FILE_BYTES >> 30} GiB", where=str(path))
-            return np.asarray(loaded[name])
+        with path.open("rb") as file:
+            return _numpy_array(file, name, path)
     except FileNotFoundError:
         raise UsageError("no such file", where=str(path)) from None
     except MemoryError:
@@ -171,6 +164,19 @@ def read_array(path: Path, name: str) -> np.ndarray:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         # the last two: zipfile's, of a packing it does not know and of an encrypted member
         raise UsageError(f"not a .npy, .npz or .pb file: {error}", where=str(path)) from None
+
+
+def _numpy_array(file: BinaryIO, name: str, path: Path) -> np.ndarray:
+    """What `read_array` reads of a .npy or .npz file."""
+    loaded = np.load(file, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    with loaded:
+        if name not in loaded.files:
+            raise UsageError(f"no array '{name}' in it", where=str(path), fix=did_you_mean(name, loaded.files))
+        if sum(i.file_size for i in loaded.zip.infolist() if i.filename in (name, f"{name}.npy")) > MAX_FILE_BYTES:
+            raise UsageError(f"array '{name}' unpacks to more than {MAX_FILE_BYTES >> 30} GiB", where=str(path))
+        return np.asarray(loaded[name])
 
 
 def _read_tensor(path: Path) -> Any:
