@@ -16,6 +16,7 @@ from toolchain import te
 from toolchain.build.deployfile import Data
 from toolchain.build.task import Input
 from toolchain.core.errors import VerificationError
+from toolchain.core.layout import TensorType
 from toolchain.graph.importers.onnx import import_onnx
 from toolchain.graph.ir import Graph, Node
 from toolchain.graph.serialize import save
@@ -23,9 +24,10 @@ from toolchain.kernels import table
 from toolchain.kernels.compute.elementwise import pointwise
 from toolchain.report.facts import OutputError, VerifyFacts, to_json
 from toolchain.tasks import verify as verify_module
+from toolchain.tasks.diagnose import differs
 from toolchain.tasks.measure import hot_times_us, profile
 from toolchain.tasks.reference import reference
-from toolchain.tasks.verify import compare, rounds_inside, tolerance, verify
+from toolchain.tasks.verify import compare, half_inside, rounds_inside, tolerance, verify
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -54,6 +56,25 @@ def test_a_network_that_rounds_inside_may_differ_by_a_few_steps():
     outer = Graph("g", (Node("If", ("c",), ("y",), {"then_branch": graph("DynamicQuantizeLinear")}),), ("c",), ("y",), {})
     assert rounds_inside(outer)
     assert tolerance({"tolerance": None, "precision": "quantized"}, np.array([255])) == (1e-2, 4.0)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_a_network_in_halves_may_differ_by_many_of_their_steps(dtype):
+    t = TensorType.plain((4,), dtype)
+    given = {"x": TensorType.plain((4,), "float32"), "h": t, "y": t, "z": TensorType.plain((4,), "float32")}
+    nodes = [Node("Cast", ("x",), ("h",)), Node("Relu", ("h",), ("y",)), Node("Cast", ("y",), ("z",))]
+    inside = Graph("g", tuple(nodes), ("x",), ("z",), given)
+    stored = Graph("g", (nodes[0], Node("Cast", ("h",), ("z",))), ("x",), ("z",), given)
+    assert half_inside(inside) == (dtype if dtype != "float32" else "") and half_inside(stored) == ""
+    rtol, atol = tolerance({"tolerance": None, "precision": half_inside(inside) or "fp32"}, np.array([2.0]))
+    assert (rtol, atol) == {"float16": (1e-2, 0.016), "bfloat16": (5e-2, 0.12), "float32": (1e-3, 2e-4)}[dtype]
+
+
+@pytest.mark.parametrize(("dtype", "off", "fine"), [
+    ("float16", 1e-3, True), ("float16", 2e-2, False), ("float32", 5e-4, True), ("float32", 2e-3, False)])
+def test_a_kernel_of_halves_may_be_a_few_steps_off(dtype, off, fine):
+    right = np.linspace(-1, 1, 64).astype(dtype)
+    assert (differs(Node("Fused", (), ("y",)), "y", (right * (1 + off)).astype(dtype), right) == "") == fine
 
 
 def compared(model: Path, folder: Path, expected: np.ndarray, check: bool = False, onnxruntime: np.ndarray | None = None):

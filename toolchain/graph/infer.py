@@ -20,6 +20,7 @@ from onnx import TypeProto
 
 from toolchain.core.errors import ImportModelError, MisfitError
 from toolchain.core.layout import TensorType
+from toolchain.graph.einsum import letters
 from toolchain.graph.ir import Graph, Node
 from toolchain.graph.protos import dtype_of, node_proto, schema, tensor_proto, type_proto
 
@@ -235,6 +236,29 @@ def _infer_max_unpool(
     return (TensorType.plain(tuple(int(n) for n in params[node.inputs[2]]), types[node.inputs[0]].dtype),)
 
 
+def _infer_einsum(
+    node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray],
+) -> tuple[TensorType, ...]:
+    """ONNX's rule wants an ellipsis to stand for as many dimensions in each operand. NumPy, whose einsum it is, does not."""
+    equation, shapes = str(node.attrs.get("equation", "")), [types[i].shape for i in node.inputs]
+    terms = equation.replace(" ", "").partition("->")[0].split(",")
+    if len(terms) != len(shapes):
+        return _infer_onnx(node, types, params)
+    covered = {len(s) - len(t) + 3 for t, s in zip(terms, shapes) if "..." in t}
+    if len(covered) < 2 or min(covered) < 0 or any(len(t) != len(s) for t, s in zip(terms, shapes) if "..." not in t):
+        return _infer_onnx(node, types, params)
+    named, result = letters(equation, shapes)
+    extents: dict[str, int] = {}
+    for t, s in zip(named, shapes, strict=True):
+        for c, n in zip(t, s, strict=True):
+            if 1 not in (n, extents.setdefault(c, n)) and extents[c] != n:
+                raise MisfitError(f"does not fit its inputs: {extents[c]} and {n} in {equation!r}", where=where(node))
+            extents[c] = n if extents[c] == 1 else extents[c]
+    if not {*result} <= extents.keys():
+        return _infer_onnx(node, types, params)
+    return (TensorType.plain(tuple(extents[c] for c in result), types[node.inputs[0]].dtype),)
+
+
 def _infer_stft(
     node: Node, types: Mapping[str, TensorType], params: Mapping[str, np.ndarray],
 ) -> tuple[TensorType, ...]:
@@ -298,6 +322,7 @@ Rule = Callable[[Node, Mapping[str, TensorType], Mapping[str, np.ndarray]], tupl
 RULES: dict[str, Rule] = {
     "BoundedNonMaxSuppression": _infer_non_max_suppression,
     "DeformSample": _infer_deform_sample,
+    "Einsum": _infer_einsum,
     "GridSampleLast": _infer_grid_sample_last,
     "FlatNonZero": _infer_flat_non_zero,
     "IntegerConv": _infer_integer_conv,

@@ -30,6 +30,7 @@ from toolchain.tasks.assemble import Origin, extent_offsets
 
 Values = Mapping[str, np.ndarray]
 RTOL, ATOL = 1e-3, 1e-4         # of one kernel, absolute part relative to its largest value: rounding alone stays far below
+HALF = {"float16": (4 * 2.0**-10, 2.0**-10), "bfloat16": (4 * 2.0**-7, 2.0**-7)}    # a few steps of what it is rounded to
 
 ROUNDS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))
 
@@ -219,8 +220,10 @@ class _Walk:
 
 def differs(node: Node, name: str, got: np.ndarray, expected: np.ndarray) -> str:
     """How a kernel's output is wrong; "": it is not."""
-    scale = float(np.abs(expected[np.isfinite(expected)]).max(initial=0.0)) if expected.dtype.kind == "f" else 0.0
-    error = output_error(name, got, expected, rtol=RTOL, atol=_step(node, expected) or ATOL * scale)
+    whole = expected.dtype.kind in "iub"
+    scale = 0.0 if whole else float(np.abs(expected[np.isfinite(expected)]).max(initial=0.0))
+    rtol, atol = HALF.get(expected.dtype.name, (RTOL, ATOL))
+    error = output_error(name, got, expected, rtol=rtol, atol=_step(node, expected) or atol * scale)
     return "" if error.passed else f"its result differs by {error.max_abs_error:.2g} (largest value {scale:.2g})"
 
 

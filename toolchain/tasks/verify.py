@@ -41,8 +41,12 @@ REPRO = "repro"                     # folder of a comparison's artifact with the
 # correct fp32 programs differ by about 1e-6 of the largest value per layer (other order of sums, FMA); after a hundred
 # layers 1e-4 is far above that, and far below what any wrong kernel makes. A network that rounds to 8 bits inside turns a
 # difference of 1e-7 into a whole step where it lies on two sides of a tie; of such steps, 1/256 of a value's range, a few
-# may meet in an output.
-TOLERANCE: dict[str, tuple[float, float]] = {"fp32": (1e-3, 1e-4), "quantized": (1e-2, 1 / 64)}
+# may meet in an output. One that computes in float16 rounds every value to one of 2048 steps per power of two, in places
+# that depend on what is fused: a hundred such errors of half a step, of both signs, make some 5e-3; eight times that in
+# bfloat16.
+TOLERANCE: dict[str, tuple[float, float]] = {
+    "fp32": (1e-3, 1e-4), "quantized": (1e-2, 1 / 64), "float16": (1e-2, 1 / 128), "bfloat16": (5e-2, 1 / 16),
+}
 ROUNDING = frozenset(("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"))
 SMALLEST = 1e-3                     # an output that is zero everywhere is compared as if its largest value were this
 
@@ -55,8 +59,8 @@ def compare(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -
     """
     graph = load_files(inputs["graph"].files)
     sets = samples(params, inputs, graph)
-    if rounds_inside(graph):
-        params = {**params, "precision": "quantized"}
+    if rounding := "quantized" if rounds_inside(graph) else half_inside(graph):
+        params = {**params, "precision": rounding}
     if "device" in params:
         return _compare_on_device(params, inputs, graph, sets, out)
     if "engine" in params:
@@ -190,6 +194,13 @@ def rounds_inside(graph: Graph) -> bool:
     """Whether values are rounded to few bits on the way."""
     return any(node.op in ROUNDING or any(isinstance(a, Graph) and rounds_inside(a) for a in node.attrs.values())
                for node in graph.nodes)
+
+
+def half_inside(graph: Graph) -> str:
+    """The narrowest float in which something is computed on the way, if it is a half; "": none is."""
+    found = {graph.types[o].dtype for node in graph.nodes if node.op not in ("Cast", "CastLike") for o in node.outputs if o}
+    inner = (half_inside(a) for node in graph.nodes for a in node.attrs.values() if isinstance(a, Graph))
+    return next((half for half in ("bfloat16", "float16") if half in {*found, *inner}), "")
 
 
 def tolerance(params: Mapping[str, Any], expected: np.ndarray) -> tuple[float, float]:

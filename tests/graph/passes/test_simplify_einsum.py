@@ -24,6 +24,7 @@ def einsum(equation: str, *shapes: tuple[int, ...]) -> Graph:
     ("bhqd,bhkd->bhqk", ((2, 3, 4, 5), (2, 3, 6, 5)), ["Transpose", "MatMul"]),
     ("ij,kj", ((3, 5), (4, 5)), ["Transpose", "MatMul"]),
     ("...ij,jk->...ik", ((2, 3, 5, 4), (4, 2)), ["Reshape", "MatMul", "Reshape"]),
+    ("...ji,...jk->...ik", ((2, 5, 3), (5, 4)), ["Transpose", "Reshape", "MatMul", "Reshape"]),
     ("bnd,dhk->bhnk", ((2, 5, 6), (6, 3, 4)), ["Reshape", "Reshape", "MatMul", "Reshape", "Transpose"]),
 ])
 def test_becomes_a_matrix_product(equation, shapes, left):

@@ -61,6 +61,15 @@ def test_half_text(golden):
     golden(te.to_text(widen_half(compute(lambda a, b: te.select(a < b, te.exp(a) + b, a), "bfloat16", "bfloat16"), TARGET)))
 
 
+def test_half_prefetch_stays_one():
+    """It names a place in memory, no number: as a number, a network in float16 could not be built."""
+    x = te.placeholder((64, 64), "float16", name="A")
+    out = te.compute((64, 64), lambda i, j: x[i, j] * 2.0, name="C")
+    s = te.create_schedule(out)
+    s[out].prefetch(x, s[out].op.axis[0], 1)
+    assert "prefetch(A[" in te.to_text(widen_half(s.func, TARGET))
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("op", ["+", "-", "*", "/", "max", "min"])
 def test_half_arithmetic_rounds_once(dtype, op):

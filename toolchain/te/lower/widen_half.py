@@ -11,6 +11,7 @@ from toolchain.te.loop_ir import PrimFunc
 from toolchain.te.lower.shared import rewrite_shared
 
 HALF = ("float16", "bfloat16")
+KEPT = ("bitcast", "prefetch")               # of bits, and of a place in memory
 
 
 def widen_half(func: PrimFunc, target: Target) -> PrimFunc:
@@ -27,7 +28,7 @@ def widen_half(func: PrimFunc, target: Target) -> PrimFunc:
             case Bin(op, a, b) if a.dtype in HALF:
                 wide: Expr = Bin(op, cast("float32", a), cast("float32", b))
                 return wide if n.dtype == "bool" else cast(n.dtype, wide)
-            case Call(name, args, dtype) if name != "bitcast" and any(a.dtype in HALF for a in args):
+            case Call(name, args, dtype) if name not in KEPT and any(a.dtype in HALF for a in args):
                 wide = Call(name, tuple(cast("float32", a) if a.dtype in HALF else a for a in args),
                             "float32" if dtype in HALF else dtype)
                 return cast(dtype, wide)
