@@ -8,74 +8,15 @@ which inputs it has, so a function is made per node. Source of their meanings: O
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
 from onnx import FunctionProto, NodeProto, TensorProto, helper
 
 from toolchain.core.errors import ImportModelError
-from toolchain.graph.protos import OPSET, attribute_value
+from toolchain.graph.importers.contrib_attention import ATTENTION
+from toolchain.graph.importers.contrib_body import Body, Recipe, UnwrittenError, require
+from toolchain.graph.protos import OPSET
 
 DOMAIN = "com.microsoft"
 FOUR_BITS_ZERO = 8              # of MatMulNBits without zero points
-
-
-class Body:
-    """A function in the making. Its formal inputs are x0, x1, ...; "" stands for one the node leaves out."""
-
-    def __init__(self, proto: NodeProto) -> None:
-        self.proto, self.nodes = proto, list[NodeProto]()
-        self.attrs: Mapping[str, Any] = {a.name: attribute_value(a) for a in proto.attribute}
-        self.inputs = [f"x{n}" if name else "" for n, name in enumerate(proto.input)]
-
-    def has(self, n: int) -> bool:
-        return n < len(self.inputs) and bool(self.inputs[n])
-
-    def get(self, n: int) -> str:
-        return self.inputs[n] if n < len(self.inputs) else ""
-
-    def attr(self, name: str, default: Any) -> Any:
-        value = self.attrs.get(name, default)
-        return value.decode() if isinstance(value, bytes) else value
-
-    def required(self, name: str) -> Any:
-        if name not in self.attrs:
-            raise ImportModelError(f"needs the attribute {name}", where=f"node {self.proto.name!r} ({self.proto.op_type})")
-        return self.attrs[name]
-
-    def several(self, op: str, outputs: int, *inputs: str, **attrs: Any) -> list[str]:
-        made = [f"v{len(self.nodes)}.{n}" for n in range(outputs)]
-        self.nodes.append(helper.make_node(op, inputs, made, f"{op}_{len(self.nodes)}", **attrs))
-        return made
-
-    def op(self, op: str, *inputs: str, **attrs: Any) -> str:
-        return self.several(op, 1, *inputs, **attrs)[0]
-
-    def ints(self, *values: int) -> str:
-        return self.op("Constant", value_ints=values)
-
-    def number(self, value: float, like: str) -> str:
-        """A scalar of the type of another value."""
-        return self.op("CastLike", self.op("Constant", value_float=float(value)), like)
-
-    def scaled(self, value: str, by: float) -> str:
-        return value if by == 1 else self.op("Mul", value, self.number(by, value))
-
-    def plus(self, value: str, n: int) -> str:
-        """value + input n, where the node has it."""
-        return self.op("Add", value, self.get(n)) if self.has(n) else value
-
-    def dequantized(self, n: int, **attrs: Any) -> str:
-        """Of inputs n (quantized), n + 1 (its scale), n + 2 (its zero point)."""
-        return self.op("DequantizeLinear", self.get(n), self.get(n + 1), self.get(n + 2), **attrs)
-
-    def quantized(self, value: str, n: int) -> str:
-        """By inputs n (scale) and n + 1 (zero point)."""
-        return self.op("QuantizeLinear", value, self.get(n), self.get(n + 1))
-
-
-Recipe = Callable[[Body], Sequence[str]]
-"""Writes the body; gives the outputs, in order, as many as there are (a node may ask for fewer)."""
 
 
 def contrib_function(proto: NodeProto) -> FunctionProto | None:
@@ -87,7 +28,7 @@ def contrib_function(proto: NodeProto) -> FunctionProto | None:
     body = Body(proto)
     try:
         outputs = list(recipe(body))
-    except _UnwrittenError:
+    except UnwrittenError:
         return None
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ImportModelError(f"has an attribute of the wrong kind: {error}"[:300],
@@ -97,15 +38,6 @@ def contrib_function(proto: NodeProto) -> FunctionProto | None:
     formals = [f"x{n}" for n in range(len(proto.input))]        # missing ones have a formal too, which nothing reads
     return helper.make_function(
         DOMAIN, proto.op_type, formals, outputs[:len(proto.output)], body.nodes, [helper.make_opsetid("", OPSET)])
-
-
-class _UnwrittenError(ImportModelError):
-    """A form of a known operator that has no function here."""
-
-
-def _require(fits: bool) -> None:
-    if not fits:
-        raise _UnwrittenError("this form is not written")
 
 
 # --- activations and products ----------------------------------------------------------------------------------------------
@@ -119,10 +51,10 @@ def _activated(b: Body, value: str) -> str:
     params = list(given) if given is not None else [
         b.attrs[name] for name in ("activation_alpha", "activation_beta") if name in b.attrs]
     if kind == "Clip":
-        _require(len(params) == 2)
+        require(len(params) == 2)
         return b.op("Clip", value, *(b.number(p, value) for p in params))
     names = {"LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta")}.get(kind, ())
-    _require(kind in ("Relu", "Tanh", "Sigmoid", "LeakyRelu", "HardSigmoid"))
+    require(kind in ("Relu", "Tanh", "Sigmoid", "LeakyRelu", "HardSigmoid"))
     return b.op(kind, value, **dict(zip(names, params)))
 
 
@@ -150,7 +82,7 @@ def _fused_gemm(b: Body) -> list[str]:
 
 
 def _fused_matmul(b: Body) -> list[str]:
-    _require(not b.attr("transBatchA", 0) and not b.attr("transBatchB", 0))
+    require(not b.attr("transBatchA", 0) and not b.attr("transBatchB", 0))
     left, right = "...ji" if b.attr("transA", 0) else "...ij", "...kj" if b.attr("transB", 0) else "...jk"
     if (left, right) == ("...ij", "...jk"):
         y = b.op("MatMul", b.get(0), b.get(1))
@@ -162,7 +94,7 @@ def _fused_matmul(b: Body) -> list[str]:
 def _matmul_n_bits(b: Body) -> list[str]:
     """Weights of 4 or 8 bits in blocks along K, each with a scale and a zero point; constant, so nothing of this stays."""
     bits, size, k, n = b.attr("bits", 4), b.required("block_size"), b.required("K"), b.required("N")
-    _require(bits in (4, 8) and not b.has(4))
+    require(bits in (4, 8) and not b.has(4))
     blocks = -(-k // size)
 
     def unpacked(name: str) -> str:
@@ -206,7 +138,7 @@ def _simplified_layer_normalization(b: Body) -> list[str]:
 def _skip_simplified_layer_normalization(b: Body) -> list[str]:
     total = b.plus(b.op("Add", b.get(0), b.get(1)), 3)
     y = b.op("RMSNormalization", total, b.get(2), axis=-1, epsilon=b.attr("epsilon", 1e-12))
-    _require(not any(b.proto.output[1:3]))
+    require(not any(b.proto.output[1:3]))
     return [y, "unused1", "unused2", total]
 
 
@@ -229,15 +161,6 @@ def _embed_layer_normalization(b: Body) -> list[str]:
     return [y, count, total]
 
 
-def _multi_head_attention(b: Body) -> list[str]:
-    """Queries, keys and values apart, three-dimensional; keys and values of earlier steps before theirs."""
-    _require(b.has(1) and b.has(2) and not b.has(3) and not b.has(4) and len(b.inputs) <= 8)
-    heads = b.required("num_heads")
-    attrs = {"scale": b.attrs["scale"]} if b.attr("scale", 0.0) else {}
-    return b.several("Attention", 3 if len(b.proto.output) > 1 else 1, b.get(0), b.get(1), b.get(2), b.get(5), b.get(6),
-                     b.get(7), q_num_heads=heads, kv_num_heads=heads, is_causal=b.attr("unidirectional", 0), **attrs)
-
-
 # --- quantized -------------------------------------------------------------------------------------------------------------
 
 def _quantized_binary(op: str) -> Recipe:
@@ -251,7 +174,7 @@ def _quantized_unary(op: str, *attrs: str) -> Recipe:
 
 def _quantized_pool(op: str, *attrs: str) -> Recipe:
     def recipe(b: Body) -> list[str]:
-        _require(not b.attr("channels_last", 0))
+        require(not b.attr("channels_last", 0))
         return list(_quantized_unary(op, *attrs)(b))
     return recipe
 
@@ -319,6 +242,7 @@ def _same(op: str, *attrs: str) -> Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
+    **ATTENTION,
     "BiasGelu": _bias_gelu,
     "DequantizeLinear": _same("DequantizeLinear", "axis"),
     "DynamicQuantizeLSTM": _dynamic_quantize_lstm,
@@ -331,7 +255,6 @@ RECIPES: dict[str, Recipe] = {
     "Gelu": _same("Gelu"),
     "MatMulIntegerToFloat": _matmul_integer_to_float,
     "MatMulNBits": _matmul_n_bits,
-    "MultiHeadAttention": _multi_head_attention,
     "QGemm": _quantized_gemm,
     "QLinearAdd": _quantized_binary("Add"),
     "QLinearAveragePool": _quantized_pool(

@@ -21,6 +21,9 @@ SHOWN = 5
 WRITTEN_OUT = frozenset({("ai.onnx.preview", "FlexAttention")})
 """Operators of other domains that the importer writes out as ONNX's own."""
 
+RUNTIMES_OWN = "com.microsoft.nchwc."
+"""Operators in ONNX Runtime's layouts of one processor, which it writes into a model that it has optimized."""
+
 Functions = Mapping[tuple[str, str, str], onnx.FunctionProto]
 
 
@@ -44,8 +47,11 @@ def unsupported(graph: Graph, supported: Collection[str]) -> tuple[Unsupported, 
 def refuse(found: tuple[Unsupported, ...], where: str) -> None:
     """Raises one ImportModelError with the full list, if there is anything in it."""
     if found:
-        raise ImportModelError("operators without an implementation:\n  " + "\n  ".join(map(str, found)), where=where,
-                               fix="export the model with other operators, or leave these nodes out of it")
+        written = any(u.op.startswith(RUNTIMES_OWN) for u in found)
+        raise ImportModelError("operators without an implementation:\n  " + "\n  ".join(map(str, found)), where=where, fix=(
+            "this file holds what ONNX Runtime makes of a model for one processor: deploy the model it was made from, or let"
+            " it write that with ORT_ENABLE_EXTENDED" if written
+            else "export the model with other operators, or leave these nodes out of it"))
 
 
 def unsupported_in_model(
