@@ -246,7 +246,7 @@ def clock_jump(world: World) -> DeviceError:
 def connection_cut(world: World) -> DeviceError:
     with world.cable() as cable, running(world, cable) as session:
         error = during(session, cable.cut)
-    assert isinstance(error, LostError), error
+    assert isinstance(error, LostError) and "the connection was cut" in error.what, error
     return error
 
 

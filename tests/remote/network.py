@@ -93,8 +93,8 @@ class Namespace:
         base = number << 2
         here, self.address = (f"198.18.{base >> 8}.{(base & 255) + n}" for n in (1, 2))
         self.words = _within(self.name)
-        self._outer, outer = behind, () if behind is None else ("-n", behind.name)
-        interface = f"tcv{number}"
+        outer = self._outer = () if behind is None else ("-n", behind.name)
+        interface = self._interface = f"tcv{number}"
         try:
             _ip(*outer, "link", "add", interface, "type", "veth", "peer", "name", "eth0", "netns", self.name)
             _ip(*outer, "addr", "add", f"{here}/30", "dev", interface)
@@ -111,7 +111,12 @@ class Namespace:
         try:
             yield _Veth(self, port)
         finally:
-            self._link("eth0", "up")
+            self.mend()
+
+    def mend(self) -> None:
+        """The cable is in again, and this machine, which may have found out that nobody answers there, has found out."""
+        self._link("eth0", "up")
+        _ip(*self._outer, "neigh", "flush", "dev", self._interface)
 
     def _link(self, interface: str, state: str) -> None:
         _ip("-n", self.name, "link", "set", interface, state)
@@ -133,7 +138,7 @@ class _Veth:
         self._namespace._link("eth0", "down")
 
     def thaw(self) -> None:
-        self._namespace._link("eth0", "up")
+        self._namespace.mend()
 
     def cut(self) -> None:
         _run([*self._namespace.words, program("ss"), "-K", "state", "established"])

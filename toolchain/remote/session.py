@@ -264,15 +264,23 @@ class Session:
             except LostError as error:
                 raise self._lost(error.what) from None
 
+    def _received(self, limit_s: float) -> bytes:
+        """At least a byte. Raises LostError: the runner's output has ended; TimeoutError."""
+        assert self._stream is not None
+        try:
+            data = self._stream.receive(limit_s)
+        except LostError as error:
+            raise self._lost(error.what) from None
+        if not data:
+            raise self._ended()
+        return data
+
     def _receive(self, until: float) -> Frame:
         """The next frame; signs of life too. Raises LostError: none by then, the end, or what is no frame."""
-        assert self._stream is not None
         stopped = False
         while not self._frames:
             try:
-                data = self._stream.receive(max(0.0, until - time.monotonic()))
-                if not data:
-                    raise self._ended()
+                data = self._received(max(0.0, until - time.monotonic()))
                 self._frames = self._decoder.feed(data)
             except TimeoutError:
                 late_s = time.monotonic() - until

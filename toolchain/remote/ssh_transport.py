@@ -162,7 +162,11 @@ class SshStream:
         end = time.monotonic() + limit_s
         while not self._channel.recv_ready():           # by our own clock: paramiko's own timeouts go by the wall clock
             if self._channel.closed or self._channel.eof_received:
-                return self._channel.recv(PIECE_BYTES) if self._channel.recv_ready() else b""
+                if self._channel.recv_ready():
+                    break
+                if not self._channel.get_transport().is_active():
+                    raise LostError("the connection was cut", where=self._transport.where, fix="is the board still there?")
+                return b""
             left = end - time.monotonic()
             if left <= 0:
                 raise TimeoutError

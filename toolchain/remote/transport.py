@@ -29,7 +29,8 @@ class Stream(Protocol):
         """Raises LostError: it does not read, or is gone."""
 
     def receive(self, limit_s: float) -> bytes:
-        """What there is, at least a byte; b"" at its end. Raises TimeoutError: nothing came in time."""
+        """What there is, at least a byte; b"" at its end. Raises TimeoutError: nothing came in time; LostError: its end is
+        that of the connection."""
 
     def errors(self) -> str: ...
 
