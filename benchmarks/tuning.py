@@ -170,11 +170,11 @@ def best_after(k: Kernel, shared: Shared, trials: int) -> Point:
     found: list[Point] = []
 
     class Noting(Shared):
-        def measure(self, task, points, best_us):  # type: ignore[no-untyped-def]
+        def measure(self, task, points, best_cost):  # type: ignore[no-untyped-def]
             found.extend(points)
-            return shared.measure(task, points, best_us)
+            return shared.measure(task, points, best_cost)
     compare([k.task], Noting.__new__(Noting), ["auto"], 1, trials, Boosted)
-    times = {p: t.best_us for p, t in zip(found, shared.measure(k.job.key, found, math.inf), strict=True)}
+    times = {p: t.best_cost for p, t in zip(found, shared.measure(k.job.key, found, math.inf), strict=True)}
     return min(times, key=times.__getitem__)
 
 

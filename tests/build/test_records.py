@@ -10,6 +10,7 @@ import pytest
 from toolchain.build import database
 from toolchain.build.records import Choice, GraphChoice, KeptSample, Prior, Records, TrialRow, records_path
 from toolchain.core.errors import TaskError, TuneError
+from toolchain.core.unit import STATIC_CYCLES
 
 TRIAL = TrialRow("w1", {"tile": "1x6x2", "order": "rows"}, (10.5, 11.0), "", 0.2)
 FAILED = TrialRow("w1", {"tile": "1x1x1"}, (), "crash: killed by SIGSEGV", 0.1)
@@ -60,7 +61,7 @@ def test_what_is_exported_can_be_merged(tmp_path):
     ('{"kind": "choice", "workload": "w", "target": "t", "answers": {"a": 1}, "name": "n", "default_us": 2, "tuned_us": 1,'
      ' "created_s": 0}', "answers are texts"),
     ('{"kind": "choice", "workload": "w", "target": "t", "answers": {}, "name": "n", "default_us": 1, "tuned_us": 2,'
-     ' "created_s": 0}', "tuned 2 us, default 1 us"),
+     ' "created_s": 0}', "tuned 2, default 1: no costs"),
 ])
 def test_a_wrong_line_is_named_and_nothing_is_taken(tmp_path, line, what):
     with Records(tmp_path) as records:
@@ -70,6 +71,26 @@ def test_a_wrong_line_is_named_and_nothing_is_taken(tmp_path, line, what):
         assert len(list(records.export())) == 1
         with pytest.raises(TuneError, match="no tuning records of this version"):
             records.merge(['{"v": 99, "kind": "toolchain tuning records"}'], "x.jsonl")
+
+
+def test_what_older_versions_exported_is_taken_in(tmp_path):
+    """Where costs were called microseconds, whatever they were."""
+    older = ['{"v": 1, "kind": "toolchain tuning records"}', '{"kind": "session", "id": "s", "provenance": {}}',
+             '{"kind": "trial", "session": "s", "n": 0, "workload": "w", "answers": {}, "times_us": [2.0], "error": "", '
+             '"cost_s": 1}',
+             '{"kind": "choice", "workload": "w", "target": "t", "answers": {}, "name": "n", "default_us": 3, "tuned_us": 2,'
+             ' "created_s": 0, "provenance": {"unit": "static cycles"}}']
+    with Records(tmp_path) as records:
+        assert records.merge(older, "older.jsonl") == 1
+        (kept,), (trial,) = records.choices().values(), records.trials("s")
+    assert (kept.default_cost, kept.tuned_cost, kept.unit, trial.samples) == (3, 2, STATIC_CYCLES, (2.0,))
+
+
+def test_a_unit_that_is_none_is_refused(tmp_path):
+    line = ('{"kind": "choice", "workload": "w", "target": "t", "answers": {}, "name": "n", "default_cost": 3, '
+            '"tuned_cost": 2, "created_s": 0, "provenance": {"unit": "bogomips"}}')
+    with Records(tmp_path) as records, pytest.raises(TuneError, match="'bogomips' is not a valid Unit"):
+        records.merge([*records.export(), line], "x.jsonl")
 
 
 def test_a_damaged_file_is_set_aside(tmp_path):

@@ -43,4 +43,4 @@ def test_a_failed_default_has_no_times(screen):
     shown, _ = screen
     shown.begin({"c": "pool"}, 1)
     shown.trial(SimpleNamespace(key="c"), Trial({}, (), "timeout: running took more than 10 s"))
-    assert next(shown.lines(1.0)).split() == ["1", "trials", "pool"] and math.isinf(Trial({}, (), "x: y").best_us)
+    assert next(shown.lines(1.0)).split() == ["1", "trials", "pool"] and math.isinf(Trial({}, (), "x: y").best_cost)

@@ -46,10 +46,10 @@ def test_tuning_from_first_trial_to_tuned_build(two_layers, capsys):
     out = capsys.readouterr().out
     assert "tuned " in out and "of 2 kernels: 12 trials" in out
     measured = trials()
-    assert len(measured) == 12 and all(t["times_us"] or t["error"] for t in measured)
+    assert len(measured) == 12 and all(t["samples"] or t["error"] for t in measured)
     choices = [line for line in lines() if line["kind"] == "choice"]
     assert {c["name"] for c in choices} == {"matmul", "matmul_add_tanh"}
-    assert all(0 < c["tuned_us"] <= c["default_us"] for c in choices if c["answers"])
+    assert all(0 < c["tuned_cost"] <= c["default_cost"] for c in choices if c["answers"])
 
     assert main(["tune", "--trials", "6", "--seed", "3"]) == 0       # the same again: all of it is known
     assert trials() == measured
@@ -127,8 +127,8 @@ def test_a_target_that_cannot_run_here(two_layers, capsys):
 def test_interrupted_it_keeps_what_it_found_and_goes_on(two_layers, capsys, monkeypatch):
     measure, left = local.LocalMeasurer.measure, [5]
 
-    def interrupted(self, task, points, best_us):
-        for trial in measure(self, task, points, best_us):
+    def interrupted(self, task, points, best_cost):
+        for trial in measure(self, task, points, best_cost):
             if not left[0]:
                 raise KeyboardInterrupt
             left[0] -= 1
@@ -147,11 +147,11 @@ def test_a_miscompiled_candidate_never_wins_and_is_kept(two_layers, capsys, monk
     """Every candidate but the default claims to be fast, and is wrong."""
     measure, defaults = local.LocalMeasurer.measure, set()
 
-    def lying(self, task, points, best_us):
-        for trial in measure(self, task, points, best_us):
+    def lying(self, task, points, best_cost):
+        for trial in measure(self, task, points, best_cost):
             first = task not in defaults
             defaults.add(task)
-            yield trial if first else replace(trial, times_us=(1e-3,), error="wrong: output 0 differs by 1")
+            yield trial if first else replace(trial, samples=(1e-3,), error="wrong: output 0 differs by 1")
     monkeypatch.setattr(local.LocalMeasurer, "measure", lying)
     assert main(["tune", "--trials", "5"]) == 0
     out, err = capsys.readouterr()
@@ -198,7 +198,7 @@ def test_methods_are_compared_and_drawn(two_layers, capsys):
     assert screen.out.startswith("method") and "auto" in screen.out and "2 kernels, 2 seeds, " in screen.out
     assert "[8/8] " in screen.err
     facts = json.loads((two_layers / "curves" / "curves.json").read_text())
-    assert len(facts["runs"]) == 8 and all(len(r["best_us"]) == 5 for r in facts["runs"])
+    assert len(facts["runs"]) == 8 and all(len(r["best_costs"]) == 5 for r in facts["runs"])
     assert (two_layers / "curves" / "curves.svg").read_text().count("<polyline") == 3 * 2
     measured = trials()
     assert main(command) == 0                                       # all of it is known

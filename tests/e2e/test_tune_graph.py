@@ -38,10 +38,10 @@ def plant(monkeypatch, winograd: bool, lives: int = 10**9) -> list[str]:
     found. Killed after some trials. Returns the kernels measured."""
     measure, measured = local.LocalMeasurer.measure, list[str]()
 
-    def planted(self, task, points, best_us):
+    def planted(self, task, points, best_cost):
         ops = {n.op for n in self.jobs[task].body.nodes}
         us = 1.0 if "WinogradConv" in ops and winograd else 1.0 if "Conv" in ops and not winograd else 1e4
-        for trial in measure(self, task, points, best_us):
+        for trial in measure(self, task, points, best_cost):
             if len(measured) >= lives:
                 raise KeyboardInterrupt
             measured.append(task)
@@ -75,7 +75,7 @@ def test_a_planted_cost_changes_the_graph_of_the_next_build(conv_net, default_wi
     assert "conv_net@x86 with other algorithms and layouts: 1.50x (1.40 .. 1.60), faster" in out
     assert "`tc build` uses what was found" in out and "other algorithms or layouts are worth a try" in err
     (choice,) = graph_choices()
-    assert choice.costs and (choice.default_us, choice.tuned_us) == (150.0, 100.0)
+    assert choice.costs and (choice.default_cost, choice.tuned_cost) == (150.0, 100.0)
 
     assert main(["plan"]) == 0
     assert "input optimized changed" in capsys.readouterr().out

@@ -239,7 +239,7 @@ def test_an_emulated_device_is_tuned_by_static_cycles(project, world, capfd, mon
     assert "tuned 1 of 1 kernel:" in out and " static cycles -> " in out and "faster by static cycles" in out
     assert not re.search(r"\d [mu]s\b", out)
     (choice,) = Records(tmp_path / "store").choices().values()
-    assert choice.unit == "static cycles" and choice.answers and choice.tuned_us < choice.default_us
+    assert choice.unit == "static cycles" and choice.answers and choice.tuned_cost < choice.default_cost
     assert main(["build", "net@board"]) == 0 and main(["report", "net@board"]) == 0         # verified on the emulated CPU
     assert "static cycles" in capfd.readouterr().out
     monkeypatch.setattr(emulated, "mca_path", lambda: None)

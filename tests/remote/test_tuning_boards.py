@@ -61,7 +61,7 @@ def test_candidates_are_timed_on_the_board(world: World, space: Space):
         samples = m.compare("task", points[:2], 3)
     assert [t.answers for t in trials] == [p.answers for p in points]
     for trial in trials:
-        assert trial.error == "" and len(trial.times_us) >= 2 and min(trial.times_us) > 0 and trial.cost_s > 0
+        assert trial.error == "" and len(trial.samples) >= 2 and min(trial.samples) > 0 and trial.cost_s > 0
     assert [len(s) for s in samples] == [3, 3] and all(us > 0 for s in samples for us in s)
 
 

@@ -40,7 +40,7 @@ class Machine:
     def us(self, point: Point) -> float:
         return 100.0 if point.answers == {"a": "0", "b": "0"} else (100 + int(point.answers["a"])) / self.gain
 
-    def measure(self, task: str, points: Sequence[Point], best_us: float) -> Iterator[Trial]:
+    def measure(self, task: str, points: Sequence[Point], best_cost: float) -> Iterator[Trial]:
         for point in points:
             if not self.lives:
                 raise KeyboardInterrupt

@@ -229,7 +229,7 @@ def test_candidates_are_built_and_timed(measured):
     trials = list(measurer.measure("task", points, math.inf))
     assert [t.answers for t in trials] == [p.answers for p in points]
     for trial in trials:
-        assert trial.error == "" and len(trial.times_us) >= 1 and min(trial.times_us) > 0 and trial.cost_s > 0
+        assert trial.error == "" and len(trial.samples) >= 1 and min(trial.samples) > 0 and trial.cost_s > 0
     samples = measurer.compare("task", points[:2], 3)
     assert [len(s) for s in samples] == [3, 3]
 
@@ -240,7 +240,7 @@ def test_a_refused_build_is_a_failed_trial(measured):
     nonsense = replace(space.default, questions=(replace(tile, answer="1x1x1"),), signature="nonsense")
     measurer._files[("task", "nonsense")] = measurer.file("task", nonsense)         # "built", but no kernel lies there
     (trial,) = measurer.measure("task", [nonsense], math.inf)
-    assert trial.cause == "crash" and "FileNotFoundError" in trial.error and math.isinf(trial.best_us)
+    assert trial.cause == "crash" and "FileNotFoundError" in trial.error and math.isinf(trial.best_cost)
 
 
 def test_a_worker_that_is_killed_is_replaced(measured):
@@ -273,7 +273,7 @@ def test_what_is_faster_than_the_machine_is_implausible(measured):
         return 1e-6                                             # GFLOP/s: nothing is that slow
     with LocalMeasurer([Job("task", body(), HOST, (1,), 2 * ROWS * TERMS * 64)], QUICK, peak=peak) as measurer:
         (trial,) = measurer.measure("task", [space.default], math.inf)
-    assert trial.cause == "implausible" and math.isinf(trial.best_us) and trial.times_us and len(asked) == 2
+    assert trial.cause == "implausible" and math.isinf(trial.best_cost) and trial.samples and len(asked) == 2
 
 
 # -- confirming -------------------------------------------------------------------------------------------------------
@@ -303,5 +303,5 @@ def test_only_what_beats_the_default_side_by_side_wins():
     assert confirm("t", default, [a, b], Samples(slow, fast, faster)).winner == b
     assert confirm("t", default, [a, b], Samples(slow, noisy, fast)).winner == b
     lost = confirm("t", default, [a, b], Samples(slow, [9.95] * 12, [10.5] * 12))
-    assert lost.winner is None and (lost.default_us, lost.tuned_us) == (10.0, 10.0)
+    assert lost.winner is None and (lost.default_cost, lost.tuned_cost) == (10.0, 10.0)
     assert confirm("t", default, [a, b], Samples()).error.startswith("crash: ")

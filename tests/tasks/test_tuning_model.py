@@ -113,7 +113,7 @@ def test_the_gradient_is_the_derivative_of_the_loss():
 def test_samples_survive_as_text():
     (point,) = drawn(1)
     sample = sample_of(sample_text(point), 12.5)
-    assert sample is not None and (sample.expected, sample.time_us) == (point.expected, 12.5)
+    assert sample is not None and (sample.expected, sample.cost) == (point.expected, 12.5)
     np.testing.assert_array_equal(sample.features, point.features)
     assert sample_text(Space(lambda choices: Made("x")).default) == ""
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolchain.core.errors import ScheduleError, TuneError
+from toolchain.core.unit import STATIC_CYCLES
 from toolchain.tasks.tuning.boosted import Boosted
 from toolchain.te.tune.choices import Choices
 from toolchain.te.tune.features import COLUMNS
@@ -50,7 +51,7 @@ class Machine:
     def __init__(self, lives: int = 10**9, broken: dict[str, str] | None = None) -> None:
         self.lives, self.broken, self.measured = lives, broken or {}, []
 
-    def measure(self, task: str, points: Sequence[Point], best_us: float) -> Iterator[Trial]:
+    def measure(self, task: str, points: Sequence[Point], best_cost: float) -> Iterator[Trial]:
         for point in points:
             if self.lives == 0:
                 raise KeyboardInterrupt
@@ -83,7 +84,7 @@ def session(machine: Machine, log: Memory, **options: object) -> Session:
 
 
 def results(s: Session) -> list[tuple[str, int, float, str]]:
-    return [(x.name, x.trials, x.best_us, str(x.best)) for x in s.standings()]
+    return [(x.name, x.trials, x.best_cost, str(x.best)) for x in s.standings()]
 
 
 # -- space ------------------------------------------------------------------------------------------------------------
@@ -151,7 +152,7 @@ def search(name: str, seed: int, n: int, batch: int = 4) -> list[Point]:
         proposed += points
         trials = list(zip(points, machine.measure("", points, math.inf), strict=True))
         searcher.learn(trials)
-        model.learn("", [Sample(p.features, p.expected, t.best_us) for p, t in trials])
+        model.learn("", [Sample(p.features, p.expected, t.best_cost) for p, t in trials])
     return proposed
 
 
@@ -198,13 +199,23 @@ def _killed_and_resumed(name: str, limits: Limits, lives: int, whole: Session, w
     costs = [e.trial.cost_s for e in whole_log.kept[len(log.kept):]]
 
     class SameClock(Machine):                       # trials cost what they cost in the session that was not killed
-        def measure(self, task, points, best_us):
-            for trial in super().measure(task, points, best_us):
-                yield Trial(trial.answers, trial.times_us, trial.error, costs.pop(0))
+        def measure(self, task, points, best_cost):
+            for trial in super().measure(task, points, best_cost):
+                yield Trial(trial.answers, trial.samples, trial.error, costs.pop(0))
 
     resumed = session(SameClock(), log, searcher=name, seed=1, limits=limits)
     resumed.run()
     assert results(resumed) == results(whole) and log.kept == whole_log.kept
+
+
+def test_costs_of_two_units_do_not_meet():
+    class Board(Machine):
+        def measure(self, task, points, best_cost):
+            for trial in super().measure(task, points, best_cost):
+                yield replace(trial, unit=STATIC_CYCLES) if len(self.measured) > 3 else trial
+
+    with pytest.raises(ValueError, match="a cost in static cycles in a session of us"):
+        session(Board(), Memory(), seed=1, limits=Limits(trials=9)).run()
 
 
 def test_hints_come_next_to_the_default():
@@ -235,7 +246,7 @@ def test_the_default_comes_first_and_nothing_worse_is_best():
     s.run()
     assert [point for _, point in machine.measured[:3]] == ["tile=4 order=ij flag=False"] * 3
     for standing in s.standings():
-        assert standing.best_us <= standing.default_us and standing.trials == 9
+        assert standing.best_cost <= standing.default_cost and standing.trials == 9
         assert set(standing.failures) <= {"crash"}
 
 
@@ -257,8 +268,8 @@ def test_stops_when_all_candidates_fail_for_one_reason():
     machine = Machine(broken={str(t): "build: no such instruction" for t in TILES})
     real = machine.measure
 
-    def default_works(task: str, points: Sequence[Point], best_us: float) -> Iterator[Trial]:
-        for point, trial in zip(points, real(task, points, best_us), strict=True):
+    def default_works(task: str, points: Sequence[Point], best_cost: float) -> Iterator[Trial]:
+        for point, trial in zip(points, real(task, points, best_cost), strict=True):
             yield Trial(point.answers, (1.0,)) if str(point) == "tile=4 order=ij flag=False" else trial
     machine.measure = default_works
     with pytest.raises(TuneError, match="the first 12 candidates all failed: build: no such instruction"):
@@ -280,7 +291,7 @@ def test_a_longer_session_goes_on_from_a_shorter_one():
     machine = Machine()
     longer = session(machine, log, limits=Limits(trials=9), earlier=[Limits(trials=6)])
     longer.run()
-    assert longer.replayed == 18 and len(machine.measured) == 9 and all(x.best_us > 1.0 for x in longer.standings())
+    assert longer.replayed == 18 and len(machine.measured) == 9 and all(x.best_cost > 1.0 for x in longer.standings())
 
 
 def test_a_longer_session_that_does_not_know_of_the_shorter_one_measures_nothing_twice():

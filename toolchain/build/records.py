@@ -21,8 +21,10 @@ from typing import Any
 
 from toolchain.build.database import Database, Statement
 from toolchain.core.errors import TuneError
+from toolchain.core.unit import MICROSECONDS, Unit
 
 FORMAT = 1
+EXPORT = 2                              # 1: costs were called times_us, default_us and tuned_us, whatever their unit
 TABLES_VERSION = 3                      # 2: samples and priors beside what there was; 3: graphs
 _TABLES = """
 create table if not exists sessions (id text primary key, provenance text, finished_s real) without rowid;
@@ -37,7 +39,8 @@ create table if not exists graphs (graph text, target text, costs text, name tex
     provenance text, created_s real, primary key (graph, target)) without rowid;
 """
 MOST_PRIOR_TRIALS = 5000                # of earlier sessions that a new one learns from
-MICROSECONDS = "us"                     # the unit of costs, unless a provenance names another one
+# Columns named `..._us` hold costs in the unit that the provenance of the row, or of its session, names, microseconds where
+# it names none. They are older than the other unit, and older versions read the file, too; here they are costs with a unit.
 
 
 def _unit(row: str) -> str:
@@ -51,12 +54,12 @@ _TAKES_ITS_PLACE = (
 
 @dataclass(frozen=True, slots=True)
 class TrialRow:
-    """One measured candidate. times_us: raw samples; error: why it has none, or why they do not count. sample: what cost
-    models learn from (`tasks.tuning.samples`), a text that nobody here reads."""
+    """One measured candidate. samples: raw costs, in its session's unit; error: why it has none, or why they do not count.
+    sample: what cost models learn from (`tasks.tuning.samples`), a text that nobody here reads."""
 
     workload: str
     answers: Mapping[str, str]
-    times_us: tuple[float, ...]
+    samples: tuple[float, ...]
     error: str
     cost_s: float
     stopped: bool = False
@@ -65,12 +68,12 @@ class TrialRow:
 
 @dataclass(frozen=True, slots=True)
 class KeptSample:
-    """A trial as a cost model sees it. best_us: infinite where it failed."""
+    """A trial as a cost model sees it. best_cost: infinite where it failed."""
 
     session: str
     workload: str
     sample: str
-    best_us: float
+    best_cost: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,39 +92,45 @@ class Choice:
     """The answers a build gives a kernel, confirmed side by side with the default's. No answers: the default was confirmed.
 
     target: digest of the Target. provenance: machine, versions, samples of the confirmation; the unit of all costs where
-    they are no microseconds. created_s: seconds since 1970.
+    that is not microseconds. created_s: seconds since 1970.
     """
 
     workload: str
     target: str
     answers: Mapping[str, str]
     name: str
-    default_us: float
-    tuned_us: float
+    default_cost: float
+    tuned_cost: float
     created_s: float
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def unit(self) -> str:
-        return str(self.provenance.get("unit", MICROSECONDS))
+    def unit(self) -> Unit:
+        return unit_in(self.provenance)
 
 
 @dataclass(frozen=True, slots=True)
 class GraphChoice:
-    """What decides algorithms and layouts of a model's graph, and the whole network's times with and without it.
+    """What decides algorithms and layouts of a model's graph, and the whole network's costs with and without it.
 
-    graph: digest of the imported graph, weights left out. costs: microseconds by key of a node, then by alternative
-    (`kernels.alternatives`); none: the graph by Target facts was confirmed. provenance: machine, versions, what lost.
+    graph: digest of the imported graph, weights left out. costs: by key of a node, then by alternative
+    (`kernels.alternatives`); none: the graph by Target facts was confirmed. provenance: machine, versions, what lost,
+    the unit as a Choice's.
     """
 
     graph: str
     target: str
     costs: Mapping[str, Mapping[str, float]]
     name: str
-    default_us: float
-    tuned_us: float
+    default_cost: float
+    tuned_cost: float
     created_s: float
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def unit_in(provenance: Mapping[str, Any]) -> Unit:
+    """Of the costs that it is about. Raises ValueError: a unit that is none of ours."""
+    return Unit(provenance.get("unit", MICROSECONDS))
 
 
 def records_path(store: Path) -> Path:
@@ -184,7 +193,7 @@ class Records:
                                (session, trial.sample, session)))
         self._db.write(statements)
 
-    def trial_counts(self, unit: str = MICROSECONDS) -> dict[str, int]:
+    def trial_counts(self, unit: Unit = MICROSECONDS) -> dict[str, int]:
         """Sessions with samples in a unit and how many trials each has, the latest, at most MOST_PRIOR_TRIALS in all."""
         rows = self._db.rows(
             "select s.id, count(*) from sessions s join trials t on t.session = s.id where exists "
@@ -202,8 +211,8 @@ class Records:
         for session in sorted(counts):
             for trial in self.trials(session)[:counts[session]]:
                 if trial.sample:
-                    best_us = min(trial.times_us) if trial.times_us and not trial.error else math.inf
-                    yield KeptSample(session, trial.workload, trial.sample, best_us)
+                    best = min(trial.samples) if trial.samples and not trial.error else math.inf
+                    yield KeptSample(session, trial.workload, trial.sample, best)
 
     # -- choices ------------------------------------------------------------------------------------------------------
 
@@ -213,7 +222,8 @@ class Records:
             ("insert into choices values (?, ?, ?, ?, ?, ?, ?, ?) on conflict do update set answers = excluded.answers, "
              "name = excluded.name, default_us = excluded.default_us, tuned_us = excluded.tuned_us, "
              f"provenance = excluded.provenance, created_s = excluded.created_s where {_TAKES_ITS_PLACE}",
-             (c.workload, c.target, _json(c.answers), c.name, c.default_us, c.tuned_us, _json(c.provenance), c.created_s))
+             (c.workload, c.target, _json(c.answers), c.name, c.default_cost, c.tuned_cost, _json(c.provenance),
+              c.created_s))
             for c in choices
         ])
 
@@ -237,7 +247,7 @@ class Records:
             ("insert into graphs values (?, ?, ?, ?, ?, ?, ?, ?) on conflict do update set costs = excluded.costs, "
              "name = excluded.name, default_us = excluded.default_us, tuned_us = excluded.tuned_us, "
              f"provenance = excluded.provenance, created_s = excluded.created_s where {_TAKES_ITS_PLACE}",
-             (c.graph, c.target, _json(c.costs), c.name, c.default_us, c.tuned_us, _json(c.provenance), c.created_s))
+             (c.graph, c.target, _json(c.costs), c.name, c.default_cost, c.tuned_cost, _json(c.provenance), c.created_s))
             for c in choices
         ])
 
@@ -268,7 +278,7 @@ class Records:
 
     def export(self) -> Iterator[str]:
         """Every session, trial and choice, as one JSON line each."""
-        yield _json({"v": FORMAT, "kind": "toolchain tuning records"})
+        yield _json({"v": EXPORT, "kind": "toolchain tuning records"})
         for session, provenance in self._db.rows("select id, provenance from sessions order by id"):
             yield _json({"kind": "session", "id": session, "provenance": json.loads(provenance)})
             for n, trial in enumerate(self.trials(session)):
@@ -294,8 +304,9 @@ class Records:
             try:
                 data = json.loads(line)
                 kind = data.pop("kind")
-                if number == 1 and (kind, data) != ("toolchain tuning records", {"v": FORMAT}):
+                if number == 1 and (kind != "toolchain tuning records" or data not in [{"v": v + 1} for v in range(EXPORT)]):
                     raise ValueError("no tuning records of this version")
+                data = {_RENAMED.get(key, key): value for key, value in data.items()}
                 if kind == "session" and data["id"] not in known:
                     statements.append(("insert into sessions values (?, ?, 0)", (data["id"], _json(data["provenance"]))))
                 elif kind == "trial" and data["session"] not in known:
@@ -321,30 +332,35 @@ class Records:
         return len(choices)
 
 
+_RENAMED = {"times_us": "samples", "default_us": "default_cost", "tuned_us": "tuned_cost"}         # since the first EXPORT
+
+
 def _checked(choice: Choice) -> Choice:
     """Plain text to plain text, and times that are times: what stands in a file may be anything."""
     texts = (choice.workload, choice.target, choice.name, *choice.answers, *choice.answers.values())
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("answers are texts by name")
-    if not 0 <= float(choice.tuned_us) <= float(choice.default_us):
-        raise ValueError(f"tuned {choice.tuned_us} us, default {choice.default_us} us")
+    unit_in(choice.provenance)
+    if not 0 <= float(choice.tuned_cost) <= float(choice.default_cost):
+        raise ValueError(f"tuned {choice.tuned_cost}, default {choice.default_cost}: no costs")
     return choice
 
 
 def _checked_graph(choice: GraphChoice) -> GraphChoice:
     """As `_checked`."""
+    unit_in(choice.provenance)
     names = (choice.graph, choice.target, choice.name, *choice.costs, *(n for us in choice.costs.values() for n in us))
     if not all(isinstance(text, str) for text in names):
         raise ValueError("costs are numbers by name")
     if not all(0 < float(us) < math.inf for found in choice.costs.values() for us in found.values()):
         raise ValueError("a cost is no time")
-    if not 0 <= float(choice.tuned_us) <= float(choice.default_us):
-        raise ValueError(f"tuned {choice.tuned_us} us, default {choice.default_us} us")
+    if not 0 <= float(choice.tuned_cost) <= float(choice.default_cost):
+        raise ValueError(f"tuned {choice.tuned_cost}, default {choice.default_cost}: no costs")
     return choice
 
 
 def _trial_values(t: TrialRow) -> tuple[object, ...]:
-    return t.workload, _json(t.answers), _json(list(t.times_us)), t.error, t.cost_s, int(t.stopped)
+    return t.workload, _json(t.answers), _json(list(t.samples)), t.error, t.cost_s, int(t.stopped)
 
 
 def _json(value: Any) -> str:

@@ -12,6 +12,7 @@ from toolchain.build.records import Records
 from toolchain.build.store import Store
 from toolchain.cli.screen import count, near
 from toolchain.core.artifact import Artifact
+from toolchain.core.unit import Unit
 from toolchain.tasks.plan import BuildTasks
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ TRIALS, SEEDS = 64, 3       # per search, per method and kernel, where nobody sa
 
 def compare_methods(
     default: Sequence[BuildTasks], artifacts: Mapping[str, Artifact], store: Store, records: Records, folder: Path,
-    searchers: Sequence[str], pattern: str, seeds: int, trials: int, boards: Sequence[Board], unit: str,
+    searchers: Sequence[str], pattern: str, seeds: int, trials: int, boards: Sequence[Board], unit: Unit,
 ) -> int:
     """Measures, prints a table, and leaves curves.svg and curves.json in `folder`. boards: what measures (none: this
     machine); unit: of what they measure."""
@@ -37,8 +38,9 @@ def compare_methods(
     def on_run(run: Any) -> None:
         nonlocal done
         done += 1
-        print(f"[{done}/{total}] {run.task}  {run.searcher}, seed {run.seed}: {run.best_us[0] / run.best_us[-1]:.2f}x after "
-              f"{count(len(run.best_us), 'trials')}", file=sys.stderr, flush=True)
+        gain = run.best_costs[0] / run.best_costs[-1]
+        print(f"[{done}/{total}] {run.task}  {run.searcher}, seed {run.seed}: {gain:.2f}x after "
+              f"{count(len(run.best_costs), 'trials')}", file=sys.stderr, flush=True)
 
     def told(text: str) -> None:
         print(text, file=sys.stderr, flush=True)

@@ -6,13 +6,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from toolchain.build.records import MICROSECONDS, GraphChoice
+from toolchain.build.records import GraphChoice
 from toolchain.build.store import Store
 from toolchain.cli.build import execute
 from toolchain.cli.project import Project
 from toolchain.core.artifact import Artifact
 from toolchain.core.errors import UsageError
 from toolchain.core.target import Target
+from toolchain.core.unit import MICROSECONDS, Unit
 from toolchain.graph.serialize import from_json
 from toolchain.remote.board import Board
 from toolchain.tasks.boards import board_of
@@ -27,7 +28,6 @@ from toolchain.tasks.tuning.confirm import (
 from toolchain.tasks.tuning.deadline import Deadline
 from toolchain.tasks.tuning.emulated import NetworkCosts, compare_network_costs
 from toolchain.tasks.tuning.graphs import GraphOf, decided
-from toolchain.tasks.tuning.static_cost import STATIC_CYCLES
 from toolchain.tasks.tuning.tune import of_unit
 
 NOT_BUILT = "could not be built"
@@ -64,7 +64,7 @@ class Told:
 class Networks:
     """The builds of one `tc tune`. default, artifacts: as Target facts make them. other, others: those of them whose graphs
     measured costs have changed, and their artifacts. deadline: until then networks are compared.
-    unit: of costs; STATIC_CYCLES where the builds' devices are emulated."""
+    unit: of costs; static cycles where the builds' devices are emulated."""
 
     project: Project
     names: Sequence[str]
@@ -72,7 +72,7 @@ class Networks:
     artifacts: Mapping[str, Artifact]
     store: Store
     deadline: Deadline
-    unit: str = MICROSECONDS
+    unit: Unit = MICROSECONDS
     by: Mapping[GraphOf, Costs] = field(default_factory=dict)
     other: tuple[BuildTasks, ...] = ()
     others: Mapping[str, Artifact] = field(default_factory=dict)
@@ -123,7 +123,7 @@ class Networks:
         boards, later_s = boards_of(self.project, [b]), (left - 1) / max(1, left) * max(0.0, self.deadline.left_s())
         more = self.deadline.rounds(NETWORK_ROUNDS, MOST_NETWORK_ROUNDS, later_s)
         verdict = (compare_network_costs(boards[0], self._costs(b, target), before, after, self.store, target.cores)
-                   if self.unit == STATIC_CYCLES else
+                   if not self.unit.is_time else
                    compare_networks_on(boards[0], before, after, self.store, target.cores, more) if boards else
                    compare_networks(before, after, self.store, target.cores, more))
         return Told(OTHER_RESULT) if verdict is None else Told(str(verdict), verdict)
@@ -145,10 +145,10 @@ class Networks:
             for bucket in b.buckets:
                 of = graph_digest(self.artifacts[bucket.graph.name]), target
                 kept = self.by.get(of, {}) if told.is_faster else {}
-                before_us, after_us = (told.verdict.default_us, told.verdict.tuned_us) if told.verdict else (0.0, 0.0)
+                before, after = (told.verdict.default_cost, told.verdict.tuned_cost) if told.verdict else (0.0, 0.0)
                 provenance = {"machine": machine, "versions": dict(versions), "compared": told.text,
                               "rejected": {} if told.is_faster else self.by.get(of, {}), **of_unit(self.unit)}
-                found[of] = GraphChoice(*of, kept, bucket.name, before_us, min(before_us, after_us) if kept else before_us,
+                found[of] = GraphChoice(*of, kept, bucket.name, before, min(before, after) if kept else before,
                                         time.time(), provenance)
         return list(found.values())
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolchain.build.deployfile import DURATION
-from toolchain.build.records import MICROSECONDS, Records
+from toolchain.build.records import Records
 from toolchain.build.store import Store
 from toolchain.cli.build import execute
 from toolchain.cli.commands import command, project_options
@@ -25,6 +25,7 @@ from toolchain.cli.values import Amount, OutputFile
 from toolchain.core.artifact import Artifact
 from toolchain.core.errors import TuneError, UsageError
 from toolchain.core.settings import settings
+from toolchain.core.unit import MICROSECONDS, STATIC_CYCLES, Unit
 from toolchain.tasks.plan import UNTUNED, BuildTasks
 from toolchain.tasks.tuning.deadline import Deadline
 from toolchain.te.tune.searchers import SEARCHERS
@@ -174,11 +175,11 @@ def _tune(
 def unit_of(
     boards: Sequence[Board], tasks: Sequence[BuildTasks], artifacts: Mapping[str, Artifact],
     told: Callable[[str], None],
-) -> str:
+) -> Unit:
     """Microseconds; where the devices are emulated, static cycles, and the user is told so. Raises as `is_emulated`."""
     from toolchain.core.target import Target
     from toolchain.tasks.tuning.emulated import is_emulated
-    from toolchain.tasks.tuning.static_cost import EXPLAINED, STATIC_CYCLES
+    from toolchain.tasks.tuning.static_cost import EXPLAINED
 
     targets = [Target.from_json(artifacts[b.target.name].meta["target"]) for b in tasks]
     if not boards or not is_emulated(boards, targets[0], told):
@@ -216,21 +217,21 @@ def weigh_graphs(
             networks.deadline.charge(tuning.replayed_s)
     tuning.finish()
     known = {(g.graph, g.target): g.costs for g in records.graph_choices()}
-    found = graphs.costs(nodes, tuning.standings())
+    found = graphs.costs(nodes, tuning.standings(), networks.unit)
     networks.decide_graphs({of: {**known.get(of, {}), **found.get(of, {})} for of in {**known, **found}})
-    by = "what was measured" if networks.unit == MICROSECONDS else networks.unit
+    by = "what was measured" if networks.unit.is_time else networks.unit
     for b in networks.other:
         screen.note(f"{b.name}: by {by}, other algorithms or layouts are worth a try")
 
 
 def summary(
-    found: Sequence[Any], networks: Mapping[str, Any], graphs: Mapping[str, Any], wall_s: float, unit: str = MICROSECONDS,
+    found: Sequence[Any], networks: Mapping[str, Any], graphs: Mapping[str, Any], wall_s: float, unit: Unit = MICROSECONDS,
 ) -> Iterator[str]:
     """What came of it: kernels that won, failures by cause, networks."""
     winners = sorted((f for f in found if f.gain > 1), key=lambda f: f.gain, reverse=True)
     for f in winners:
         c = f.confirmed
-        yield f"{f.gain:5.2f}x  {f.kernel.name}  {_cost(c.default_us, unit)} -> {_cost(c.tuned_us, unit)}  {c.winner}"
+        yield f"{f.gain:5.2f}x  {f.kernel.name}  {unit.show(c.default_cost)} -> {unit.show(c.tuned_cost)}  {c.winner}"
     trials = sum(f.standing.trials for f in found if f.standing is not None)
     causes: dict[str, int] = {}
     for f in found:
@@ -241,7 +242,7 @@ def summary(
         if f.confirmed is not None and f.confirmed.error:
             yield f"{f.kernel.name} could not be compared with its default: {f.confirmed.error}"
     yield f"tuned {len(winners)} of {count(len(found), 'kernels')}: {count(trials, 'trials')}{failed}, {seconds(wall_s)}"
-    by = "" if unit == MICROSECONDS else f" by {unit}"
+    by = "" if unit.is_time else f" by {unit}"
     for name, told in networks.items():
         yield f"{name}: {told.text}{by}" + ("; its default schedules stay" if told.is_refused else "")
     for name, told in graphs.items():
@@ -249,13 +250,6 @@ def summary(
             "" if told.is_faster else "; those by default stay")
     if (winners and not all(told.is_refused for told in networks.values())) or any(g.is_faster for g in graphs.values()):
         yield "`tc build` uses what was found"
-
-
-def _cost(value: float, unit: str) -> str:
-    """"12.3 us", "1.23 ms"; "1,234 static cycles"."""
-    if unit != MICROSECONDS:
-        return f"{value:,.0f} {unit}"
-    return f"{value / 1e3:.2f} ms" if value >= 1000 else f"{value:.1f} us"
 
 
 def exchange(export_file: Path | None, import_file: Path | None) -> int:
@@ -308,8 +302,8 @@ class _Row:
 
     name: str
     trials: int = 0
-    default_us: float = 0.0
-    best_us: float = 0.0
+    default_cost: float = 0.0
+    best_cost: float = 0.0
 
 
 @dataclass(slots=True)
@@ -318,7 +312,7 @@ class Screen:
 
     style: Style
     budget_s: float | None
-    unit: str = MICROSECONDS
+    unit: Unit = MICROSECONDS
     rows: dict[str, _Row] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
     trials: int = 0
@@ -335,17 +329,17 @@ class Screen:
         row = self.rows[task.key]
         row.trials += 1
         self.trials += 1
-        if row.default_us and trial.default_us:
-            row.default_us = min(row.default_us, trial.default_us)         # timed again beside this one
+        if row.default_cost and trial.default_cost:
+            row.default_cost = min(row.default_cost, trial.default_cost)         # timed again beside this one
         if trial.error:
             self.failures[trial.cause] = self.failures.get(trial.cause, 0) + 1
-        elif not row.default_us:
-            row.default_us = row.best_us = trial.best_us
-        elif trial.best_us < row.best_us:
-            row.best_us = trial.best_us
-            gain = row.default_us / row.best_us
+        elif not row.default_cost:
+            row.default_cost = row.best_cost = trial.best_cost
+        elif trial.best_cost < row.best_cost:
+            row.best_cost = trial.best_cost
+            gain = row.default_cost / row.best_cost
             if self.live is None:
-                self._print(f"{row.name}: {_cost(row.best_us, self.unit)}, {gain:.2f}x, trial {row.trials}")
+                self._print(f"{row.name}: {self.unit.show(row.best_cost)}, {gain:.2f}x, trial {row.trials}")
         self._update()
 
     def note(self, text: str, *, keep: bool = True) -> None:
@@ -382,9 +376,9 @@ class Screen:
 
     def lines(self, now: float) -> Iterator[str]:
         """The table: every kernel, slowest first; then rates, failures, time left."""
-        for row in sorted(self.rows.values(), key=lambda r: -r.best_us)[:12]:
-            gain = f"{row.default_us / row.best_us:5.2f}x" if row.best_us else "      "
-            yield f"{gain} {_cost(row.best_us, self.unit) if row.best_us else '':>10} {row.trials:5} trials  {row.name}"
+        for row in sorted(self.rows.values(), key=lambda r: -r.best_cost)[:12]:
+            gain = f"{row.default_cost / row.best_cost:5.2f}x" if row.best_cost else "      "
+            yield f"{gain} {self.unit.show(row.best_cost) if row.best_cost else '':>10} {row.trials:5} trials  {row.name}"
         passed = now - self.begun
         failed = ", ".join(f"{n} {cause}" for cause, n in self.failures.items())
         text = f"{count(self.trials, 'trials')}, {self.trials / max(passed, 1e-3):.1f}/s"

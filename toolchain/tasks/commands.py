@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.build.failed import failed_folder
-from toolchain.build.records import MICROSECONDS, Records, records_path
+from toolchain.build.records import Records, records_path
 from toolchain.build.store import Store
 from toolchain.build.task import Task
 from toolchain.core.artifact import Artifact
@@ -71,7 +71,7 @@ def tuned_elsewhere(target: Mapping[str, Any], devices: Sequence[str] = ()) -> t
     here = machine_name(devices)
     with Records(settings().store) as records:
         choices = [c for c in records.choices(target_digest(target)).values() if c.answers]
-    timed = [c for c in choices if c.unit == MICROSECONDS]
+    timed = [c for c in choices if c.unit.is_time]
     return (frozenset(c.workload for c in timed if c.provenance.get("machine") != here),
             frozenset(c.workload for c in choices) - frozenset(c.workload for c in timed))
 

@@ -104,7 +104,7 @@ class BoardMeasurer:
 
     # -- the protocol ---------------------------------------------------------------------------------------------------
 
-    def measure(self, task: str, points: Sequence[Point], best_us: float) -> Iterator[Trial]:
+    def measure(self, task: str, points: Sequence[Point], best_cost: float) -> Iterator[Trial]:
         """See `Measurer`. Raises TuneError: no board is left."""
         begun = time.monotonic()
         errors, canary = self._link(task, points), self._library(task, self._default(task, points[0]))

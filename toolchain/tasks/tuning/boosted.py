@@ -131,7 +131,7 @@ class Training:
 
 def _log_times(group: Sequence[Sample]) -> np.ndarray:
     """Logarithms of the times; failed ones beyond the slowest."""
-    times = np.log([s.time_us if math.isfinite(s.time_us) else np.nan for s in group])
+    times = np.log([s.cost if math.isfinite(s.cost) else np.nan for s in group])
     slowest = np.nanmax(times) if not np.isnan(times).all() else 0.0
     return np.where(np.isnan(times), slowest + FAILED, times)
 

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from toolchain.build.records import MICROSECONDS, Records
+from toolchain.build.records import Records
 from toolchain.core.digest import digest_json
 from toolchain.core.errors import UsageError
+from toolchain.core.unit import MICROSECONDS, Unit
 from toolchain.report.plot import Curve, Panel, svg
 from toolchain.tasks.code import code_digest
 from toolchain.tasks.plan import machine_name
@@ -40,12 +41,12 @@ class Comparison:
     failed: int = 0
     seconds_per_trial: float = 0.0
     machine: str = ""
-    unit: str = MICROSECONDS
+    unit: Unit = MICROSECONDS
 
     @property
     def quality(self) -> str:
         """What the curves show."""
-        return "part of the best known speed" + ("" if self.unit == MICROSECONDS else f", by {self.unit}: no times")
+        return "part of the best known speed" + ("" if self.unit.is_time else f", by {self.unit}: no times")
 
 
 def chosen(kernels: Sequence[TunedKernel], pattern: str) -> list[TunedKernel]:
@@ -61,7 +62,7 @@ def chosen(kernels: Sequence[TunedKernel], pattern: str) -> list[TunedKernel]:
 
 def run_comparison(
     kernels: Sequence[TunedKernel], measurer: Measurer, records: Records, searchers: Sequence[str], seeds: int, trials: int,
-    on_run: Callable[[Run], None] = lambda run: None, devices: Sequence[str] = (), unit: str = MICROSECONDS,
+    on_run: Callable[[Run], None] = lambda run: None, devices: Sequence[str] = (), unit: Unit = MICROSECONDS,
 ) -> Comparison:
     """Each schedule is measured once and kept: the same comparison goes on where it was stopped, and a wider one (other
     methods, more seeds or trials) measures only what is new. devices: names of those that measure; unit: of what they
@@ -72,7 +73,7 @@ def run_comparison(
     records.begin(session, {"machine": machine, "versions": versions(), "searcher": "compare", "begun_s": time.time(),
                             **of_unit(unit),
                             "kernels": {k.key: k.name for k in kernels}})
-    log = RecordLog(records, session)
+    log = RecordLog(records, session, unit)
     tasks = [TuneTask(k.key, name, k.space) for k, name in zip(kernels, _names(kernels), strict=True) if k.space is not None]
     shared = Shared(measurer, log, {t.key: t.space for t in tasks})
     model = boosted.Boosted if boosted.is_installed() else Analytic
@@ -99,7 +100,7 @@ def table(c: Comparison) -> list[tuple[str, ...]]:
     for name in c.searchers:
         runs = [r for r in c.runs if r.searcher == name]
         to = [trials_to(c.runs, name, part, c.trials) for part in PARTS]
-        failed = 100 * sum(r.failed for r in runs) / sum(len(r.best_us) for r in runs)
+        failed = 100 * sum(r.failed for r in runs) / sum(len(r.best_costs) for r in runs)
         rows.append((name, *(f"{quality(c.runs, name, n)[1]:.3f}" for n in checkpoints(c)),
                      *(f"{n}" if n is not None else f"> {c.trials}" for n in to), f"{failed:.1f}"))
     rows.sort(key=lambda row: row[1:1 + len(checkpoints(c))][::-1], reverse=True)

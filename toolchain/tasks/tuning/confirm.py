@@ -56,8 +56,8 @@ class Confirmed:
     """Medians of the interleaved samples. winner: None, the default stays. error: why nothing could be compared."""
 
     winner: Point | None
-    default_us: float = 0.0
-    tuned_us: float = 0.0
+    default_cost: float = 0.0
+    tuned_cost: float = 0.0
     samples: Mapping[str, tuple[float, ...]] | None = None
     error: str = ""
 
@@ -83,8 +83,8 @@ class NetworkVerdict:
     """What running two artifacts in turns showed; medians in microseconds."""
 
     comparison: Comparison
-    default_us: float
-    tuned_us: float
+    default_cost: float
+    tuned_cost: float
 
     def __str__(self) -> str:
         c = self.comparison

@@ -13,11 +13,13 @@ import math
 import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from toolchain.build.store import Store
 from toolchain.core.artifact import Artifact
 from toolchain.core.errors import CodegenError, DeviceError, MissingToolError, TuneError, UsageError
 from toolchain.core.target import Target
+from toolchain.core.unit import STATIC_CYCLES
 from toolchain.graph.ir import Graph
 from toolchain.remote.board import Board
 from toolchain.remote.facts import board_facts
@@ -33,7 +35,7 @@ from toolchain.tasks.tuning.boards import Seat, candidate_library
 from toolchain.tasks.tuning.confirm import NETWORK_ROUNDS, NetworkVerdict, same_results_on
 from toolchain.tasks.tuning.kernels import calls_by_symbol
 from toolchain.tasks.tuning.local import Job, LocalMeasurer
-from toolchain.tasks.tuning.static_cost import STATIC_CYCLES, workload_cost
+from toolchain.tasks.tuning.static_cost import workload_cost
 from toolchain.tasks.tuning.trial_run import Workload, prepare
 from toolchain.te.tune.measure import Trial
 from toolchain.te.tune.space import Point
@@ -90,20 +92,20 @@ class StaticMeasurer:
         self._seat.close()
         self._builder.close()
 
-    def measure(self, task: str, points: Sequence[Point], best_us: float) -> Iterator[Trial]:
+    def measure(self, task: str, points: Sequence[Point], best_cost: float) -> Iterator[Trial]:
         """See `Measurer`. Raises TuneError: the device is away."""
         begun = time.monotonic()
-        costs, best, trials = self._costs(task, points), best_us, list[Trial]()
+        costs, best, trials = self._costs(task, points), best_cost, list[Trial]()
         for point, cost in zip(points, costs, strict=True):
             error = cost if isinstance(cost, str) else self._run(task, point) if cost < best else ""
             if error or isinstance(cost, str):
-                trials.append(Trial(point.answers, (), error))
+                trials.append(Trial(point.answers, (), error, unit=STATIC_CYCLES))
             else:
                 best = min(best, cost)
-                trials.append(Trial(point.answers, (cost,)))
+                trials.append(Trial(point.answers, (cost,), unit=STATIC_CYCLES))
         cost_s = (time.monotonic() - begun) / len(points)
         for trial in trials:
-            yield Trial(trial.answers, trial.times_us, trial.error, cost_s)
+            yield replace(trial, cost_s=cost_s)
 
     def compare(self, task: str, points: Sequence[Point], rounds: int) -> list[list[float]]:
         """The same cost in every round. Raises TuneError: one of them fails, or computes something else."""

@@ -19,6 +19,7 @@ from toolchain.build.store import Store
 from toolchain.core.artifact import Artifact
 from toolchain.core.errors import ScheduleError
 from toolchain.core.target import Target
+from toolchain.core.unit import MICROSECONDS, Unit
 from toolchain.graph.ir import Graph, Node
 from toolchain.graph.passes.fuse_operators import behind
 from toolchain.graph.passes.rewriting import bodies
@@ -26,6 +27,7 @@ from toolchain.graph.serialize import load_files
 from toolchain.kernels.alternatives import Alternative, alternatives, fused_alternative, node_key
 from toolchain.kernels.build import anchor_name
 from toolchain.kernels.flops import computed_flops
+from toolchain.kernels.layouts import CLOCK_GHZ
 from toolchain.tasks.optimize import prepare_graph, workload_of
 from toolchain.tasks.plan import BuildTasks, Costs, Tuned, graph_digest, target_digest
 from toolchain.tasks.tuning.candidates import scheduled, space_of
@@ -148,12 +150,18 @@ def distinct(nodes: Sequence[HeavyNode]) -> list[TunedKernel]:
     return list({kernel.key: kernel for node in nodes for kernel in node.ways.values()}.values())
 
 
-def costs(nodes: Sequence[HeavyNode], standings: Mapping[str, Standing]) -> dict[GraphOf, dict[str, dict[str, float]]]:
-    """What was measured, by graph: of nodes all of whose ways were. One that failed has no cost. standings: by kernel."""
+def costs(
+    nodes: Sequence[HeavyNode], standings: Mapping[str, Standing], unit: Unit = MICROSECONDS,
+) -> dict[GraphOf, dict[str, dict[str, float]]]:
+    """What was measured, by graph: of nodes all of whose ways were. One that failed has no cost. standings: by kernel;
+    unit: of theirs. Beside what comes back stand nodes and conversions that nobody measured, by a model in microseconds:
+    cycles become what they take at that model's clock."""
+    scale = 1.0 if unit.is_time else 1 / (CLOCK_GHZ * 1e3)
     found: dict[GraphOf, dict[str, dict[str, float]]] = {}
     for node in nodes:
         of = {name: standings[kernel.key] for name, kernel in node.ways.items()}
-        us = {name: float(f"{s.best_us * node.idle[name]:.4g}") for name, s in of.items() if math.isfinite(s.best_us)}
+        us = {name: float(f"{s.best_cost * scale * node.idle[name]:.4g}") for name, s in of.items()
+              if math.isfinite(s.best_cost)}
         if len(us) > 1 and all(s.trials for s in of.values()):
             for graph in node.graphs:
                 found.setdefault(graph, {})[node.key] = us

@@ -79,9 +79,9 @@ class LocalMeasurer:
 
     # -- the protocol -------------------------------------------------------------------------------------------------
 
-    def measure(self, task: str, points: Sequence[Point], best_us: float) -> Iterator[Trial]:
+    def measure(self, task: str, points: Sequence[Point], best_cost: float) -> Iterator[Trial]:
         """See `Measurer`. A batch is built side by side, then timed one by one on a machine left alone."""
-        begun = time.monotonic()
+        begun, best_us = time.monotonic(), best_cost
         errors = self.build(task, points)
         times: list[dict[str, Any]] = []
         if task not in self._canary and not errors[0]:
@@ -100,13 +100,13 @@ class LocalMeasurer:
         cost_s = (time.monotonic() - begun) / len(points)
         for point, found in zip(points, times, strict=True):
             trial = self._trial(task, point, found, cost_s)
-            yield replace(trial, default_us=self._canary[task][1]) if task in self._canary else trial
+            yield replace(trial, default_cost=self._canary[task][1]) if task in self._canary else trial
 
     def _trial(self, task: str, point: Point, found: Mapping[str, Any], cost_s: float) -> Trial:
         trial = Trial(point.answers, tuple(found["times_us"]), found["error"], cost_s, found["stopped"])
-        if trial.times_us and self.is_too_fast(self.jobs[task].flops, trial.best_us):
-            error = f"implausible: {trial.best_us:.2f} us is beyond the machine's peak of {self._peak_gflops:.0f} GFLOP/s"
-            return Trial(trial.answers, trial.times_us, error, cost_s)
+        if trial.samples and self.is_too_fast(self.jobs[task].flops, trial.best_cost):
+            error = f"implausible: {trial.best_cost:.2f} us is beyond the machine's peak of {self._peak_gflops:.0f} GFLOP/s"
+            return Trial(trial.answers, trial.samples, error, cost_s)
         return trial
 
     def is_too_fast(self, flops: int, us: float) -> bool:

@@ -25,7 +25,7 @@ def sample_text(point: Point) -> str:
     return f"{VERSION}:{point.expected!r}:{len(point.features)}:{data}"
 
 
-def sample_of(text: str, time_us: float) -> Sample | None:
+def sample_of(text: str, cost: float) -> Sample | None:
     """None: of another version, or no sample at all (what an imported file holds may be anything)."""
     version, _, rest = text.partition(":")
     if version != str(VERSION):
@@ -35,7 +35,7 @@ def sample_of(text: str, time_us: float) -> Sample | None:
         if not 1 <= int(rows) <= STATEMENTS:
             return None
         features = np.frombuffer(zlib.decompress(base64.b64decode(data)), "<f4").reshape(int(rows), len(COLUMNS))
-        return Sample(features.astype(np.float32), float(expected), time_us) if np.isfinite(features).all() else None
+        return Sample(features.astype(np.float32), float(expected), cost) if np.isfinite(features).all() else None
     except (ValueError, zlib.error):
         return None
 
@@ -44,7 +44,7 @@ def teach(model: CostModel, kept: Iterable[KeptSample]) -> int:
     """Tell a model what earlier sessions measured; how many samples that were. Times of two sessions are not compared."""
     groups: dict[str, list[Sample]] = {}
     for k in kept:
-        if (sample := sample_of(k.sample, k.best_us)) is not None:
+        if (sample := sample_of(k.sample, k.best_cost)) is not None:
             groups.setdefault(f"{k.session} {k.workload}", []).append(sample)
     for group, samples in groups.items():
         model.learn(group, samples)

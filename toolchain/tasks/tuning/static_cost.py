@@ -26,7 +26,6 @@ from toolchain.te.lower import lower
 from toolchain.te.tune.choices import Choices
 from toolchain.te.tune.traffic import traffic_bytes
 
-STATIC_CYCLES = "static cycles"                         # the unit, as records and the screen have it
 EXPLAINED = "llvm-mca, cache model"
 
 
@@ -74,4 +73,4 @@ def as_built(body: Graph, target: Target, tuned: Mapping[str, str] | None = None
     return kernel.symbol, schedule(body, target, sketch, Choices(facts["answers"])).func
 
 
-__all__ = ["EXPLAINED", "STATIC_CYCLES", "StaticCost", "as_built", "candidate_cost", "static_cost", "workload_cost"]
+__all__ = ["EXPLAINED", "StaticCost", "as_built", "candidate_cost", "static_cost", "workload_cost"]

@@ -19,9 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from toolchain.build.records import MICROSECONDS, Choice, Records, TrialRow
+from toolchain.build.records import Choice, Records, TrialRow
 from toolchain.core.digest import digest_json
 from toolchain.core.errors import TuneError, UsageError
+from toolchain.core.unit import MICROSECONDS, STATIC_CYCLES, Unit
 from toolchain.core.versions import installed_version
 from toolchain.graph.serialize import save
 from toolchain.graph.text import to_text
@@ -37,7 +38,6 @@ from toolchain.tasks.tuning.emulated import StaticMeasurer
 from toolchain.tasks.tuning.kernels import TunedKernel
 from toolchain.tasks.tuning.local import Job, LocalMeasurer
 from toolchain.tasks.tuning.samples import sample_text, teach
-from toolchain.tasks.tuning.static_cost import STATIC_CYCLES
 from toolchain.te.tune.measure import Measurer, Trial
 from toolchain.te.tune.model import Analytic, CostModel
 from toolchain.te.tune.session import Entry, Limits, Session, Standing, TuneTask
@@ -71,7 +71,7 @@ class MeasuringAndComparing(Measurer, Comparing, Protocol):
 
 @contextmanager
 def measurer_of(
-    jobs: Sequence[Job], boards: Sequence[Board], unit: str, told: Callable[[str], None] = lambda text: None,
+    jobs: Sequence[Job], boards: Sequence[Board], unit: Unit, told: Callable[[str], None] = lambda text: None,
 ) -> Iterator[LocalMeasurer | BoardMeasurer | StaticMeasurer]:
     """What measures candidates: this machine; devices; an emulated one, where the unit is STATIC_CYCLES. The worker process,
     and sessions with boards, end with the block. told: what the user may want to know of boards.
@@ -92,19 +92,21 @@ def measurer_of(
 
 
 class RecordLog:
-    """The log of one session in the records (implements `te.tune.session.Log`)."""
+    """The log of one session in the records (implements `te.tune.session.Log`). unit: of the session's costs."""
 
-    def __init__(self, records: Records, session: str) -> None:
-        self.records, self.session = records, session
+    def __init__(self, records: Records, session: str, unit: Unit = MICROSECONDS) -> None:
+        self.records, self.session, self.unit = records, session, unit
 
     def entries(self) -> Sequence[Entry]:
-        return [Entry(t.workload, Trial(t.answers, t.times_us, t.error, t.cost_s, t.stopped))
+        return [Entry(t.workload, Trial(t.answers, t.samples, t.error, t.cost_s, t.stopped, unit=self.unit))
                 for t in self.records.trials(self.session)]
 
     def append(self, entry: Entry) -> None:
         t = entry.trial
+        if t.unit is not self.unit:
+            raise ValueError(f"a cost in {t.unit} in records of {self.unit}")
         sample = sample_text(entry.point) if entry.point is not None else ""
-        self.records.append(self.session, TrialRow(entry.task, t.answers, t.times_us, t.error, t.cost_s, t.stopped, sample))
+        self.records.append(self.session, TrialRow(entry.task, t.answers, t.samples, t.error, t.cost_s, t.stopped, sample))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +121,12 @@ class Found:
     def gain(self) -> float:
         """Default's time / tuned time; 1: the default stays."""
         c = self.confirmed
-        return c.default_us / c.tuned_us if c is not None and c.winner is not None else 1.0
+        return c.default_cost / c.tuned_cost if c is not None and c.winner is not None else 1.0
 
     @property
-    def default_us(self) -> float:
+    def default_cost(self) -> float:
         """As the search measured it; 0: it did not."""
-        return self.standing.default_us if self.standing is not None and math.isfinite(self.standing.default_us) else 0.0
+        return self.standing.default_cost if self.standing is not None and math.isfinite(self.standing.default_cost) else 0.0
 
     @property
     def is_known(self) -> bool:
@@ -132,16 +134,16 @@ class Found:
         measured = self.standing is not None and (self.standing.trials > 1 or self.standing.exhausted)
         return self.kernel.space is None or (measured and (self.confirmed is None or not self.confirmed.error))
 
-    def choice(self, machine: str, now_s: float, *, rejected: bool = False, unit: str = MICROSECONDS) -> Choice:
+    def choice(self, machine: str, now_s: float, *, rejected: bool = False, unit: Unit = MICROSECONDS) -> Choice:
         """As the records keep it. unit: of its costs. rejected: it won alone, but the network did not become faster."""
-        c = self.confirmed or Confirmed(None, *2 * (self.default_us,))
+        c = self.confirmed or Confirmed(None, *2 * (self.default_cost,))
         winner = None if rejected else c.winner
         provenance = {
             "machine": machine, "versions": versions(), "samples": {k: list(v) for k, v in (c.samples or {}).items()},
             "rejected": str(c.winner) if rejected and c.winner else "", **of_unit(unit),
         }
         return Choice(self.kernel.workload, self.kernel.target_key, winner.answers if winner else {}, self.kernel.name,
-                      c.default_us, c.tuned_us if winner else c.default_us, now_s, provenance)
+                      c.default_cost, c.tuned_cost if winner else c.default_cost, now_s, provenance)
 
 
 class Tuning:
@@ -150,7 +152,7 @@ class Tuning:
     def __init__(
         self, kernels: Sequence[TunedKernel], networks: int, records: Records, options: Options,
         on_trial: Callable[[TuneTask, Trial], None] = lambda task, trial: None, boards: Sequence[Board] = (),
-        deadline: Deadline | None = None, unit: str = MICROSECONDS, others: int = 0,
+        deadline: Deadline | None = None, unit: Unit = MICROSECONDS, others: int = 0,
     ) -> None:
         """networks: how many comparisons of artifacts follow if any kernel wins, which the budget has to hold; others: how
         many more follow whatever wins. boards: what candidates are
@@ -171,7 +173,7 @@ class Tuning:
         self.earlier = [Limits(math.inf if budget_s is None else budget_s, int(trials))
                         for budget_s, trials in begun_with.get("runs", [])]
         self.model, self.hints = self._model(begun_with.get("learned_from", {})), begun_with.get("hints", {})
-        self.log = RecordLog(records, self.session_id)
+        self.log = RecordLog(records, self.session_id, unit)
         self.networks, self.others, self._confirming = networks, others, Estimate(CONFIRM_S)
         self.limits = Limits(math.inf, options.trials)
         self._on_trial = on_trial
@@ -276,10 +278,10 @@ class Tuning:
         def left_s() -> float:
             return self._left_s(sum(c.winner is not None for c in confirmed.values()))
         while self.deadline.is_set and left_s() > SOON_S:
-            best = {key: s.best_us for key, s in self.standings().items()}
+            best = {key: s.best_cost for key, s in self.standings().items()}
             if not self._go_on(left_s() - min(left_s() / 2, self._confirming.each_s * len(self.open))):
                 break
-            changed = [k for k in self.open if self.standings()[k.key].best_us < best[k.key]
+            changed = [k for k in self.open if self.standings()[k.key].best_cost < best[k.key]
                        or (k.key in confirmed and confirmed[k.key].error == NO_TIME)]
             self._confirm(measurer, changed, confirmed, on_kernel)
         if self.deadline.is_set and not any(c.winner for c in confirmed.values()):
@@ -325,7 +327,7 @@ class Tuning:
         """The best points that looked faster than the default, and what the records have chosen before."""
         assert self.session is not None and kernel.space is not None
         standing = self.standings()[kernel.key]
-        best = self.session.best(kernel.key, CANDIDATES, standing.default_us)
+        best = self.session.best(kernel.key, CANDIDATES, standing.default_cost)
         known = self.records.choices(kernel.target_key).get(kernel.workload)
         earlier = kernel.space.point(known.answers) if known is not None and known.answers else kernel.space.default
         return best if earlier.refused or earlier in (*best, kernel.space.default) else [*best, earlier]
@@ -351,15 +353,15 @@ def keep_reproducer(kernel: TunedKernel, trial: Trial, folder: Path) -> Path | N
 
 def _promise(kernel: TunedKernel, standing: Standing) -> float:
     """Microseconds of a run that its best candidate may save."""
-    gain_us = standing.default_us - standing.best_us
-    return kernel.uses * max(0.0, gain_us) if math.isfinite(gain_us) else 0.0
+    gain = standing.default_cost - standing.best_cost
+    return kernel.uses * max(0.0, gain) if math.isfinite(gain) else 0.0
 
 
 def require_time(options: Options, session: Session) -> None:
     """Raises UsageError: the budget did not hold a single candidate. TuneError: not even a default could be measured."""
     standings = session.standings()
     failures = sum((s.failures for s in standings), Counter())
-    if standings and failures.total() >= len(standings) and all(math.isinf(s.default_us) for s in standings):
+    if standings and failures.total() >= len(standings) and all(math.isinf(s.default_cost) for s in standings):
         raise TuneError(f"no default schedule could be measured: {session.first_error()}")
     if standings and all(s.trials <= 1 for s in standings) and not all(s.exhausted for s in standings):
         raise UsageError(f"a budget of {options.budget_s or 0:g} s is too small for one candidate: the default schedules "
@@ -383,7 +385,7 @@ def hints(kernel: TunedKernel, records: Records) -> list[dict[str, str]]:
     return [*elsewhere, *logged][:MOST_HINTS]
 
 
-def _session_id(kernels: Sequence[TunedKernel], machine: str, options: Options, learns: bool, unit: str) -> str:
+def _session_id(kernels: Sequence[TunedKernel], machine: str, options: Options, learns: bool, unit: Unit) -> str:
     """What makes two searches the same one, so that the second goes on where the first ended."""
     model = installed_version("xgboost-cpu") or installed_version("xgboost") if learns else ""
     return digest_json([[k.key, k.space.default.key if k.space else [], list(k.job.weights), k.uses] for k in kernels]
@@ -391,9 +393,9 @@ def _session_id(kernels: Sequence[TunedKernel], machine: str, options: Options, 
                           *of_unit(unit).values()])[:32]
 
 
-def of_unit(unit: str) -> dict[str, str]:
+def of_unit(unit: Unit) -> dict[str, str]:
     """What provenances say of it: nothing of microseconds."""
-    return {} if unit == MICROSECONDS else {"unit": unit}
+    return {} if unit.is_time else {"unit": str(unit)}
 
 
 def versions() -> dict[str, str]:

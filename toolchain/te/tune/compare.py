@@ -26,17 +26,17 @@ QUANTILES = (0.25, 0.5, 0.75)
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One search. best_us: after each trial, the default's first; infinite: nothing yet. failed: trials without a time."""
+    """One search. best_costs: after each trial, the default's first; infinite: nothing yet. failed: trials without one."""
 
     task: str
     searcher: str
     seed: int
-    best_us: tuple[float, ...]
+    best_costs: tuple[float, ...]
     failed: int
 
     def at(self, n: int) -> float:
         """After n trials; a search that had tried everything stays where it was."""
-        return self.best_us[min(n, len(self.best_us)) - 1]
+        return self.best_costs[min(n, len(self.best_costs)) - 1]
 
 
 class Shared:
@@ -46,7 +46,7 @@ class Shared:
         self._measurer, self._log = measurer, log
         self._known = {(e.task, spaces[e.task].point(e.trial.answers).signature): e.trial
                        for e in log.entries() if e.task in spaces}
-        self._best_us = {task: min((t.best_us for (of, _), t in self._known.items() if of == task), default=math.inf)
+        self._best = {task: min((t.best_cost for (of, _), t in self._known.items() if of == task), default=math.inf)
                          for task in spaces}
 
     @property
@@ -54,14 +54,14 @@ class Shared:
         """What was measured."""
         return list(self._known.values())
 
-    def measure(self, task: str, points: Sequence[Point], best_us: float) -> Iterator[Trial]:
+    def measure(self, task: str, points: Sequence[Point], best_cost: float) -> Iterator[Trial]:
         """How long a hopeless one is measured does not depend on who asks: what counts is the best of all."""
         missing = [p for p in points if (task, p.signature) not in self._known]
-        for point, trial in zip(missing, self._measurer.measure(task, missing, self._best_us[task]) if missing else (),
+        for point, trial in zip(missing, self._measurer.measure(task, missing, self._best[task]) if missing else (),
                                 strict=True):
             self._log.append(Entry(task, trial, point))
             self._known[task, point.signature] = trial
-            self._best_us[task] = min(self._best_us[task], trial.best_us)
+            self._best[task] = min(self._best[task], trial.best_cost)
         yield from (self._known[task, p.signature] for p in points)
 
 
@@ -88,7 +88,7 @@ def compare(
                 session = Session([task], measurer, _Nothing(), searcher=searcher, seed=seed, limits=Limits(trials=trials),
                                   on_trial=lambda _, trial, done=done: done.append(trial), model=model())  # type: ignore[misc]
                 session.run()
-                best = np.minimum.accumulate([t.best_us for t in done])
+                best = np.minimum.accumulate([t.best_cost for t in done])
                 runs.append(Run(task.name, searcher, seed, tuple(map(float, best)), sum(bool(t.error) for t in done)))
                 on_run(runs[-1])
     return runs
@@ -97,7 +97,7 @@ def compare(
 def quality(runs: Sequence[Run], searcher: str, n: int, task: str | None = None) -> tuple[float, ...]:
     """The part of the best known speed that a method reaches after n trials, at QUANTILES of its seeds. Over several tasks:
     the geometric mean of a seed's tasks (None: all tasks)."""
-    known = {t: min(r.best_us[-1] for r in runs if r.task == t) for t in {r.task for r in runs if task in (None, r.task)}}
+    known = {t: min(r.best_costs[-1] for r in runs if r.task == t) for t in {r.task for r in runs if task in (None, r.task)}}
     by_seed: dict[int, list[float]] = {}
     for r in runs:
         if r.searcher == searcher and r.task in known:

@@ -23,7 +23,7 @@ class Sample:
 
     features: np.ndarray
     expected: float
-    time_us: float
+    cost: float
 
 
 class CostModel(Protocol):

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from toolchain.core.errors import TuneError
+from toolchain.core.unit import Unit
 from toolchain.te.tune.measure import Measurer, Trial
 from toolchain.te.tune.model import Analytic, CostModel, Sample
 from toolchain.te.tune.searchers import SEARCHERS, Searcher
@@ -74,13 +75,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What is known of a task. Times are of one call; infinite: not measured. default_us: the best time of the default,
-    which is timed again beside candidates; so best_us may be above it. failures: how many, by cause."""
+    """What is known of a task. Costs are of one call; infinite: not measured. default_cost: the best cost of the default,
+    which is measured again beside candidates; so best_cost may be above it. failures: how many, by cause."""
 
     name: str
     trials: int
-    default_us: float
-    best_us: float
+    default_cost: float
+    best_cost: float
     best: Point | None
     failures: Counter[str]
     exhausted: bool
@@ -95,28 +96,28 @@ class _Search:
     spent_s: float = 0.0
     trials: int = 0
     proposed_all: bool = False
-    again_us: float = math.inf          # the default, timed again beside candidates: it is reported, and decides nothing
+    again_cost: float = math.inf        # the default, measured again beside candidates: it is reported, and decides nothing
     failures: Counter[str] = field(default_factory=Counter)
-    history: list[tuple[float, float]] = field(default_factory=list)     # (spent_s, best_us) after each batch
+    history: list[tuple[float, float]] = field(default_factory=list)     # (spent_s, best_cost) after each batch
 
     @property
-    def best_us(self) -> float:
+    def best_cost(self) -> float:
         best = self.searcher.best
-        return math.inf if best is None else self.searcher.time_us(best)
+        return math.inf if best is None else self.searcher.cost(best)
 
     @property
-    def default_us(self) -> float:
+    def default_cost(self) -> float:
         default = self.task.space.default
-        return self.searcher.time_us(default) if default in self.searcher.trials else math.inf
+        return self.searcher.cost(default) if default in self.searcher.trials else math.inf
 
     def gain(self) -> float:
         """Microseconds of a run of the networks that a second here may save: what the last batches did, and what as much
         time again might, at most (Ansor's gradient, Zheng et al. 2020, section 6, without similarity between tasks)."""
-        best = self.best_us
+        best = self.best_cost
         if math.isinf(best):
             return 0.0
-        (then_s, then_us), (now_s, now_us) = self.history[-min(len(self.history), WINDOW + 1)], self.history[-1]
-        recent = (then_us - now_us) / (now_s - then_s) if now_s > then_s and math.isfinite(then_us) else 0.0
+        (then_s, then_cost), (now_s, now_cost) = self.history[-min(len(self.history), WINDOW + 1)], self.history[-1]
+        recent = (then_cost - now_cost) / (now_s - then_s) if now_s > then_s and math.isfinite(then_cost) else 0.0
         return self.task.uses * (RECENT * recent + (1 - RECENT) * best / max(self.spent_s, 1e-9))
 
 
@@ -140,6 +141,7 @@ class Session:
         for search in self.searches.values():
             search.searcher.hints = list(search.task.hints)
         self.spent_s = 0.0
+        self.unit: Unit | None = None                   # of all costs; the first trial tells
         self.replayed, self.replayed_s = 0, 0.0         # trials that the log had, and what they have cost once
         self._known: dict[tuple[str, frozenset[tuple[str, str]]], Trial] = {}
 
@@ -167,14 +169,14 @@ class Session:
         self._until_spent()
 
     def standings(self) -> list[Standing]:
-        return [Standing(s.task.name, s.trials, min(s.default_us, s.again_us), s.best_us, s.searcher.best,
+        return [Standing(s.task.name, s.trials, min(s.default_cost, s.again_cost), s.best_cost, s.searcher.best,
                          s.failures, self._is_done(s))
                 for s in self.searches.values()]
 
-    def best(self, key: str, n: int, below_us: float = math.inf) -> list[Point]:
-        """The fastest points of a task that take less than below_us, at most n, the default left out."""
+    def best(self, key: str, n: int, below: float = math.inf) -> list[Point]:
+        """The fastest points of a task that take less than below, at most n, the default left out."""
         task, searcher = self.searches[key].task, self.searches[key].searcher
-        return [p for p in searcher.ranked() if p != task.space.default and searcher.time_us(p) < below_us][:n]
+        return [p for p in searcher.ranked() if p != task.space.default and searcher.cost(p) < below][:n]
 
     def first_error(self) -> str:
         """Of the trials; "": none has failed."""
@@ -189,7 +191,7 @@ class Session:
         return max(open_, key=_Search.gain, default=None)
 
     def _is_done(self, search: _Search) -> bool:
-        broken = search.trials > 0 and math.isinf(search.default_us)        # nothing to compare with
+        broken = search.trials > 0 and math.isinf(search.default_cost)        # nothing to compare with
         return search.proposed_all or broken or search.trials >= self.limits.trials
 
     def _affordable(self, search: _Search) -> int:
@@ -208,18 +210,21 @@ class Session:
         """From the log where it has them, else for real, committed one by one."""
         learned: list[tuple[Point, Trial]] = []
         for point, trial in self._trials(search, points):
+            self.unit = self.unit or trial.unit
+            if trial.unit is not self.unit:
+                raise ValueError(f"a cost in {trial.unit} in a session of {self.unit}")
             learned.append((point, trial))
             search.trials += 1
             search.spent_s += trial.cost_s
             self.spent_s += trial.cost_s
-            if trial.default_us:
-                search.again_us = min(search.again_us, trial.default_us)
+            if trial.default_cost:
+                search.again_cost = min(search.again_cost, trial.default_cost)
             if trial.error:
                 search.failures[trial.cause] += 1
             self.on_trial(search.task, trial)
         search.searcher.learn(learned)
-        self.model.learn(search.task.key, [Sample(p.features, p.expected, t.best_us) for p, t in learned])
-        search.history.append((search.spent_s, search.best_us))
+        self.model.learn(search.task.key, [Sample(p.features, p.expected, t.best_cost) for p, t in learned])
+        search.history.append((search.spent_s, search.best_cost))
 
     def _trials(self, search: _Search, points: Sequence[Point]) -> Iterator[tuple[Point, Trial]]:
         key = search.task.key
@@ -241,7 +246,7 @@ class Session:
         if points[0].refused:               # only ever a default
             found: Iterable[Trial] = [Trial(p.answers, error=f"refused: {p.refused}") for p in points]
         else:
-            found = self.measurer.measure(search.task.key, points, search.best_us)
+            found = self.measurer.measure(search.task.key, points, search.best_cost)
         between_s = self._clock() - self._since_s
         for point, trial in zip(points, found, strict=True):
             trial = replace(trial, answers=point.answers, cost_s=trial.cost_s + between_s)

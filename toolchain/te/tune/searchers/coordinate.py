@@ -28,7 +28,7 @@ class CoordinateDescent(Searcher):
         """A proposed point that is faster than the centre becomes the centre."""
         super().learn(trials)
         for point, trial in trials:
-            if trial.best_us < (self.time_us(self._centre) if self._centre in self.trials else float("inf")):
+            if trial.best_cost < (self.cost(self._centre) if self._centre in self.trials else float("inf")):
                 self._centre = point
                 self._around = self.around(point)
 

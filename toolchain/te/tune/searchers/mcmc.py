@@ -36,7 +36,7 @@ class MCMC(Searcher):
         super().learn(trials)
         for point, trial in trials:
             if not trial.error and (self._at is None or self._accepts(
-                    trial.best_us / self.time_us(self._at) - 1 - self._expected(self._at, point))):
+                    trial.best_cost / self.cost(self._at) - 1 - self._expected(self._at, point))):
                 self._at = point
         if self.best is not before:
             self._improved_at = len(self.trials)

@@ -85,7 +85,7 @@ class Searcher(ABC):
     def ranked(self) -> list[Point]:
         """All points that have a time, the fastest first."""
         timed = [p for p, t in self.trials.items() if not t.error]
-        return sorted(timed, key=lambda p: self.trials[p].best_us)
+        return sorted(timed, key=lambda p: self.trials[p].best_cost)
 
-    def time_us(self, point: Point) -> float:
-        return self.trials[point].best_us
+    def cost(self, point: Point) -> float:
+        return self.trials[point].best_cost
