@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -57,6 +58,25 @@ def test_every_recipe_is_packed_whole(built: Path) -> None:
     if tracked.returncode:
         pytest.skip("not a git checkout")
     assert {name for name in tracked.stdout.split() if not (built / "toolchain" / name).is_file()} == set()
+
+
+def test_a_source_distribution_holds_what_the_readme_points_to(tmp_path: Path) -> None:
+    """Pages, tests and benchmarks travel with the source."""
+    if find_spec("setuptools") is None:
+        pytest.skip("setuptools is not installed")
+    tree = tmp_path / "checkout"
+    tree.mkdir()
+    for path in ROOT.iterdir():
+        if not path.name.startswith(".") and path.name not in ("build", "dist") and path.suffix != ".egg-info":
+            (tree / path.name).symlink_to(path)
+    done = subprocess.run([sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)], cwd=tree,
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    held = set((tmp_path / "toolchain.egg-info" / "SOURCES.txt").read_text().split("\n"))
+    pages = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
+    assert {*pages, "pyproject.toml", "setup.py", "Makefile", "docs/generate.py", "tests/conftest.py"} - held == set()
+    assert any(name.startswith("tests/golden/") for name in held)
+    assert not [name for name in held if re.search(r"recipes/\w+/(build|\.tc)/", name)]
 
 
 def test_every_dependency_has_a_range_and_a_reason() -> None:

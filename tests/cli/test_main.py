@@ -136,6 +136,18 @@ def test_a_wrong_environment_variable(monkeypatch, capsys, tmp_path):
     assert capsys.readouterr().err == "error: TC_DEBUG is 'much'\nfix: set it to a number from 0 to 4\n"
 
 
+@pytest.mark.parametrize(("words", "offered"), [
+    ("bu", ["build"]), ("build o", ["one@x86", "one@old", "one", "old"]), ("report two@", ["two@x86", "two@old"]),
+    ("explain tw", ["two@x86", "two@old", "two"]), ("init --recipe l", ["light", "language"]), ("build -C /nowhere o", [])])
+def test_what_a_shell_offers(words, offered, project, monkeypatch, capsys):
+    monkeypatch.setenv("_TC_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", f"tc {words}")
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split())))
+    with pytest.raises(SystemExit):
+        main([])
+    assert [line.removeprefix("plain,") for line in capsys.readouterr().out.split()] == offered
+
+
 @pytest.mark.parametrize("args", [["schema"], ["--help"], ["report", "--help"]])
 def test_a_full_disk_behind_standard_output(args):
     with open("/dev/full", "w") as full:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 from types import ModuleType
 
+import click
 import pytest
+import yaml
 
-from toolchain.cli.commands import COMMANDS, EXIT_CODES
+from toolchain.cli.commands import COMMANDS, EXIT_CODES, tc
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "recipes" / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -43,6 +46,19 @@ def test_files_and_links_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_commands_exist(page: Path) -> None:
     assert set(COMMAND.findall(page.read_text())) <= {*COMMANDS, "qdisc"}
+
+
+def test_the_workflow_calls_tc_as_it_can_be_called() -> None:
+    """Commands and options exist, and the store that is cached is the one that is used."""
+    workflow = yaml.safe_load((ROOT / "docs" / "github-workflow.yaml").read_text())
+    job = workflow["jobs"]["deploy"]
+    calls = [shlex.split(step["run"]) for step in job["steps"] if step.get("run", "").startswith("tc ")]
+    assert [name for _, name, *_ in calls] == ["doctor", "build", "report", "gc"]
+    for _, name, *arguments in calls:
+        options = {o for p in tc.get_command(click.Context(tc), name).params for o in p.opts}
+        assert {a for a in arguments if a.startswith("-")} <= options
+    cache = next(step["with"] for step in job["steps"] if step.get("uses", "").startswith("actions/cache@"))
+    assert job["env"]["TC_STORE"] == "${{ github.workspace }}/" + cache["path"]
 
 
 def test_readme_names_every_command_and_exit_code() -> None:

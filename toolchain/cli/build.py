@@ -14,7 +14,7 @@ from toolchain.build.executor import Build, Executor
 from toolchain.build.lockfile import Lock, lock_path, read, update
 from toolchain.build.store import Store
 from toolchain.build.task import Task
-from toolchain.cli.commands import command, project_options
+from toolchain.cli.commands import command, known_names, project_options
 from toolchain.cli.project import Project, open_project
 from toolchain.cli.screen import make_screen
 from toolchain.core.settings import settings
@@ -25,7 +25,7 @@ PRELOAD = ("toolchain.tasks.steps", "toolchain.tasks.verify")       # imported o
 
 
 @command("build")
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, shell_complete=known_names)
 @project_options
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Tasks side by side.  [default: one per core]")
 @click.option("--keep-going", is_flag=True, help="After a failure, go on with what does not depend on it.")

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from toolchain import __version__
-from toolchain.core.errors import UsageError
+from toolchain.core.errors import ToolchainError, UsageError
 from toolchain.core.suggest import did_you_mean
 
 # name -> (module of toolchain.cli, one line for `tc --help`, exit codes besides 0, 2 and 130)
@@ -107,3 +107,14 @@ def project_options(function: Callable[..., Any]) -> Callable[..., Any]:
     folder = click.option("-C", "--project", "folder", type=click.Path(path_type=Path, file_okay=False),
                           help="Work in that folder.")
     return folder(file(function))
+
+
+def known_names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """What a shell offers where a build is meant: builds, models and targets; nothing where there is no sound deployfile."""
+    from toolchain.cli.project import open_project  # not for --help
+
+    try:
+        project = open_project(ctx.params.get("file"), ctx.params.get("folder"))
+    except (ToolchainError, OSError):
+        return []
+    return [name for name in project.names if name.startswith(incomplete)]

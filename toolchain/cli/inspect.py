@@ -14,7 +14,7 @@ from toolchain.build.failed import failed_folder, last_error
 from toolchain.build.store import Store
 from toolchain.build.task import Task
 from toolchain.cli.build import execute
-from toolchain.cli.commands import command, project_options
+from toolchain.cli.commands import command, known_names, project_options
 from toolchain.cli.planned import print_plan
 from toolchain.cli.project import Project, open_project
 from toolchain.cli.screen import near
@@ -23,7 +23,7 @@ from toolchain.tasks.plan import BuildTasks
 
 
 @command("plan")
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, shell_complete=known_names)
 @project_options
 @click.option("--all", "show_all", is_flag=True, help="List the tasks that are up to date, too.")
 @click.option("--locked", is_flag=True, help="Fail where models, data, targets or tools are not those of the lock file.")
@@ -43,7 +43,7 @@ def plan_command(
 
 
 @command("explain")
-@click.argument("task")
+@click.argument("task", shell_complete=known_names)
 @project_options
 def explain_command(task: str, file: Path | None, folder: Path | None) -> int:
     """Say why TASK would run now, down to what changed first; or, when it is up to date, why it ran last time.
@@ -78,7 +78,7 @@ def resolve(project: Project, store: Store, name: str) -> Task:
 
 
 @command("graph")
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, shell_complete=known_names)
 @project_options
 @click.option("--format", "form", type=click.Choice(["dot", "mermaid"]), default="dot", show_default=True)
 def graph_command(names: tuple[str, ...], file: Path | None, folder: Path | None, form: str) -> int:
@@ -132,7 +132,7 @@ def mermaid(tasks: Sequence[PlannedTask]) -> Iterator[str]:
 
 
 @command("show")
-@click.argument("task")
+@click.argument("task", shell_complete=known_names)
 @click.argument("member", required=False)
 @project_options
 @click.option("--after", "pass_name", metavar="PASS", help="What was there after that pass; 'list' names the passes.")
@@ -157,7 +157,7 @@ def show_command(task: str, member: str | None, file: Path | None, folder: Path 
 
 
 @command("check")
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, shell_complete=known_names)
 @project_options
 @click.option("--json", "as_json", is_flag=True, help="Print one model per line as JSON.")
 def check_command(names: tuple[str, ...], file: Path | None, folder: Path | None, as_json: bool) -> int:

@@ -33,6 +33,12 @@ class Project(NamedTuple):
         """Run records, logs, caches of this project; can be made again."""
         return self.folder / STATE
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of builds, models and targets: what commands take for NAMES."""
+        builds = (b.name for b in self.deployfile.all_builds())
+        return tuple(dict.fromkeys([*builds, *self.deployfile.models, *self.deployfile.targets]))
+
     def select(self, names: Sequence[str]) -> tuple[Build, ...]:
         """The builds users mean by names of builds, models or targets, or patterns of them; all when there are none.
 
@@ -41,9 +47,8 @@ class Project(NamedTuple):
         builds = self.deployfile.all_builds()
         for name in names:
             if not any(_means(name, b) for b in builds):
-                known = [*(b.name for b in builds), *self.deployfile.models, *self.deployfile.targets]
                 raise UsageError(f"no build, model or target '{name}'", where=self.file.name,
-                                 fix=did_you_mean(name, dict.fromkeys(known), noun="there are"))
+                                 fix=did_you_mean(name, self.names, noun="there are"))
         return tuple(b for b in builds if not names or any(_means(name, b) for name in names))
 
     def tasks(self, names: Sequence[str], tuned: Tuned | None = None) -> tuple[BuildTasks, ...]:

@@ -30,7 +30,8 @@ EXAMPLE = """  # model:
 
 @command("init")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path())
-@click.option("--recipe", metavar="NAME", help=f"Start from a worked example: {', '.join(RECIPES)}.")
+@click.option("--recipe", metavar="NAME", shell_complete=lambda *given: [r for r in RECIPES if r.startswith(given[-1])],
+              help=f"Start from a worked example: {', '.join(RECIPES)}.")
 def init_command(folder: Path, recipe: str | None) -> int:
     """Write a first deployfile into FOLDER (here, when left out).
 

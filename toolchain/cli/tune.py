@@ -17,7 +17,7 @@ from toolchain.build.deployfile import DURATION
 from toolchain.build.records import Records
 from toolchain.build.store import Store
 from toolchain.cli.build import execute
-from toolchain.cli.commands import command, project_options
+from toolchain.cli.commands import command, known_names, project_options
 from toolchain.cli.compare import SEEDS, TRIALS, compare_methods
 from toolchain.cli.project import Project, open_project
 from toolchain.cli.screen import Style, count, cut, near, seconds, style_of
@@ -40,7 +40,7 @@ MISCOMPILED = ("wrong", "bounds")       # causes of failure that are our bug, an
 
 
 @command("tune")
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, shell_complete=known_names)
 @project_options
 @click.option("--budget", type=Amount(DURATION), help="Time to spend in all: 10m, 2h.  [default: the deployfile's]")
 @click.option("--trials", type=click.IntRange(1), help="Schedules measured per kernel at most.  [default: the deployfile's]")

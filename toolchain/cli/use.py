@@ -16,7 +16,7 @@ from toolchain.build.caret import printable
 from toolchain.build.deployfile import DURATION, PERCENT
 from toolchain.build.store import Store
 from toolchain.cli.build import execute, exports_of, withdraw_unverified
-from toolchain.cli.commands import command, project_options
+from toolchain.cli.commands import command, known_names, project_options
 from toolchain.cli.project import Project, open_project
 from toolchain.cli.values import Amount, OutputFile
 from toolchain.core.errors import DeployfileError, ToolchainError, UsageError
@@ -37,7 +37,7 @@ WIDTH_OF_A_LOG = 120        # columns of a report that goes to a file or a pipe
 
 
 @command("run")
-@click.argument("artifact")
+@click.argument("artifact", shell_complete=known_names)
 @project_options
 @click.option("-i", "--input", "inputs", multiple=True, metavar="NAME=FILE", help="An input's values: .npy, .npz or .pb.")
 @click.option("-o", "--output-dir", type=click.Path(path_type=Path, file_okay=False), help="Write outputs there, as .npy.")
@@ -66,7 +66,7 @@ def run_command(
 
 
 @command("bench")
-@click.argument("artifact")
+@click.argument("artifact", shell_complete=known_names)
 @project_options
 @click.option("-i", "--input", "inputs", multiple=True, metavar="NAME=FILE", help="Values of an input; else seeded ones.")
 @click.option("--threads", type=click.IntRange(1), help="Threads that compute.  [default: one per CPU]")
@@ -233,7 +233,7 @@ def describe(name: str, array: np.ndarray) -> str:
 
 
 @command("verify")
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, shell_complete=known_names)
 @project_options
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Tasks side by side.  [default: one per core]")
 @click.option("--json", "as_json", is_flag=True, help="Print one event per line, then the result in one.")
@@ -258,7 +258,7 @@ def verify_command(names: tuple[str, ...], file: Path | None, folder: Path | Non
 
 
 @command("report")
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, shell_complete=known_names)
 @project_options
 @click.option("--json", "json_file", type=OutputFile(), help="Write all facts there, too.")
 @click.option("--md", "md_file", type=OutputFile(), help="Write a Markdown report there.")

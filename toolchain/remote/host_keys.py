@@ -17,7 +17,7 @@ from pathlib import Path
 
 from toolchain.core.settings import settings
 
-REVOKED, AUTHORITY = "@revoked", "@cert-authority"
+REVOKED = "@revoked"
 
 
 @dataclass(frozen=True, slots=True)
