@@ -117,7 +117,7 @@ def parse(data: bytes) -> tuple[Node, list[YamlError]]:
 def decode(data: bytes) -> str:
     """UTF-8 text of the file's bytes. Raises YamlError: too long, not UTF-8, or characters YAML does not allow."""
     if len(data) > MAX_BYTES:
-        raise YamlError(f"the file has {len(data):,} bytes, more than {MAX_BYTES:,}", 0, 0)
+        raise YamlError(f"the file has more than {MAX_BYTES:,} bytes", 0, 0)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -21,6 +21,7 @@ from toolchain.kernels.sketches.stages import (
     accumulator,
     channel_lanes,
     chooses,
+    hold_tile,
     layout_of,
     operands,
     packed_columns,
@@ -82,12 +83,7 @@ def conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> No
     av, al = s[acc].split(ao, factor=lanes)
     s[acc].reorder(*_channel_loops(s, acc, ic, taps, lanes, tile, target, choices), *at, av, al)
     s.set_layout(acc, register_layout(len(anchor.shape), lanes))
-    for axis in (*at, av):
-        s[acc].unroll(axis)
-    for axis in (*inner, ov):
-        s[out].unroll(axis)
-    s[acc].vectorize(al)
-    s[out].vectorize(ol)
+    hold_tile(s, acc, (*at, av, al), out, (*inner, ov, ol))
     s[out].parallel(shared)
     peel(s, out, ragged)
 
@@ -273,12 +269,7 @@ def conv_transpose(s: te.Schedule, anchor: Tensor, target: Target, choices: Choi
     av, al = s[acc].split(ao, factor=lanes)
     s[acc].reorder(*taps, *_channel_loops(s, acc, ic, (), lanes, tile, target, choices), *at, av, al)
     s.set_layout(acc, register_layout(len(anchor.shape), lanes))
-    for axis in (*at, av):
-        s[acc].unroll(axis)
-    for axis in (*inner, ov):
-        s[out].unroll(axis)
-    s[acc].vectorize(al)
-    s[out].vectorize(ol)
+    hold_tile(s, acc, (*at, av, al), out, (*inner, ov, ol))
     s[out].parallel(shared)
     peel(s, out, ragged)
 
@@ -313,12 +304,7 @@ def plain_transpose(s: te.Schedule, anchor: Tensor, target: Target, choices: Cho
     av, al = s[acc].split(ax, factor=lanes)
     s[acc].reorder(*s[acc].op.reduce_axis, *an, av, al)
     s.set_layout(acc, row_registers(len(anchor.shape), lanes))
-    for axis in (*an, av):
-        s[acc].unroll(axis)
-    for axis in (oi, phases[-1], xv):
-        s[out].unroll(axis)
-    s[acc].vectorize(al)
-    s[out].vectorize(xl)
+    hold_tile(s, acc, (*an, av, al), out, (oi, phases[-1], xv, xl))
     s[out].parallel(shared)
     peel(s, out, ragged)
 
@@ -354,12 +340,7 @@ def plain_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices)
     av, al = s[acc].split(ax, factor=lanes)
     s[acc].reorder(*_plain_taps(s, acc, channels, rows, vectors, column, target, choices), *an, av, al)
     s.set_layout(acc, row_registers(len(anchor.shape), lanes))
-    for axis in (*an, av):
-        s[acc].unroll(axis)
-    for axis in (*inner, xv):
-        s[out].unroll(axis)
-    s[acc].vectorize(al)
-    s[out].vectorize(xl)
+    hold_tile(s, acc, (*an, av, al), out, (*inner, xv, xl))
     s[out].parallel(shared)
     peel(s, out, ragged)
 

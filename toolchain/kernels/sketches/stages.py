@@ -160,6 +160,19 @@ def split(s: te.Schedule, stage: Tensor, axis: te.Var, factor: int, ragged: list
     return outer, inner
 
 
+def hold_tile(
+    s: te.Schedule, acc: Tensor, sums: Sequence[te.Var], out: Tensor, stores: Sequence[te.Var],
+) -> None:
+    """A register tile: the loops of `acc` over its sums and those of `out` that store them disappear, the last of each into
+    the lanes of a vector."""
+    for axis in sums[:-1]:
+        s[acc].unroll(axis)
+    for axis in stores[:-1]:
+        s[out].unroll(axis)
+    s[acc].vectorize(sums[-1])
+    s[out].vectorize(stores[-1])
+
+
 def peel(s: te.Schedule, stage: Tensor, ragged: list[te.Var]) -> None:
     """Peel ragged last iterations, innermost first, so that register tiles are free of branches."""
     for axis in reversed(ragged):

@@ -98,27 +98,33 @@ def write_artifact(
         write_atomically(out / file, data)
     if runner is not None:
         os.chmod(out / RUNNER_FILE, 0o755)
-    manifest = {
+    sums = {file: {"sha256": digest_bytes(data), "size_bytes": len(data)} for file, data in files.items()}
+    # the digest of what follows the header, which the header repeats
+    sums[WEIGHTS_FILE] = {"sha256": weights_digest, "size_bytes": plans[0].weights_bytes + WEIGHTS_HEADER_BYTES}
+    manifest = _manifest(name, plans, objects, target, sums)
+    if both := sorted(manifest.keys() & (manifest_extra or {}).keys()):
+        raise CodegenError(f"the manifest has its own {both[0]!r}", where=f"artifact {name!r}")
+    write_atomically(out / "manifest.json", _json({**manifest, **(manifest_extra or {})}))
+
+
+def _manifest(
+    name: str, plans: Sequence[Plan], objects: Mapping[str, bytes], target: Target, files: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What an artifact says of itself, but for what the caller adds. files: digest and size of each."""
+    return {
         "format": FORMAT,
         "runtime_version": RUNTIME_VERSION,
         "name": name,
-        "identifier": identifier,
+        "identifier": c_identifier(name),
         "buckets": [{"inputs": [_value(v) for v in p.inputs], "outputs": [_value(v) for v in p.outputs]} for p in plans],
         "target": target.to_json(),
-        "files": {
-            **{file: {"sha256": digest_bytes(data), "size_bytes": len(data)} for file, data in files.items()},
-            # the digest of what follows the header, which the header repeats
-            WEIGHTS_FILE: {"sha256": weights_digest, "size_bytes": plans[0].weights_bytes + WEIGHTS_HEADER_BYTES},
-        },
+        "files": files,
         "made_from": {
             "kernels": {kernel: digest_bytes(data) for kernel, data in objects.items()},
             "runtime": runtime_digest(target),
         },
         "versions": {"toolchain": installed_version("toolchain") or "unknown", "ziglang": zig_version()},
     }
-    if both := sorted(manifest.keys() & (manifest_extra or {}).keys()):
-        raise CodegenError(f"the manifest has its own {both[0]!r}", where=f"artifact {name!r}")
-    write_atomically(out / "manifest.json", _json({**manifest, **(manifest_extra or {})}))
 
 
 def _memory_bytes(plans: Sequence[Plan]) -> int:
