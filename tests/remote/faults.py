@@ -282,5 +282,8 @@ def _left_files(world: World) -> list[str]:
     for folder in world.sshd.board_folder.iterdir():
         if folder.is_dir() and {p.name for p in folder.iterdir()} <= {"run", "run.part"}:
             os.utime(folder, (0, time.time() - 3600))
-    works(world)
+    try:
+        works(world)
+    except DeviceError as error:
+        return [f"the session after fails: {error.what}"]
     return [f"left behind: {p.relative_to(world.sshd.folder)}" for p in world.sshd.board_folder.rglob("*")]
