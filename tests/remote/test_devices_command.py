@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from toolchain.build.records import Records
 from toolchain.cli import main
+from toolchain.remote.facts import Conditions
 from toolchain.remote.host_keys import host_name, pins_file
 from toolchain.remote.quarantine import quarantine_file
 from toolchain.targets.llvm.mca import mca_path
@@ -134,6 +135,23 @@ class TestListing:
         edit(project, "cpu: cortex-a53,", "cpu: cortex-a53, features: ['+dotprod'],")
         assert main(["devices", "doctor", "kitchen"]) == 5
         assert "target board: its CPU lacks dotprod" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(("cpus", "message"), [
+        ("[900]", "0 of its `cpus` 900 can be used"), ("[0, 0, 901, 902]", "1 of its `cpus` 0, 901, 902 can be used"),
+        ("[0]", ""),
+    ])
+    def test_a_set_of_cpus_that_are_not_there(self, project, world, capsys, cpus, message):
+        accept(world)
+        edit(project, "  near: {", f"  near: {{cpus: {cpus}, ")
+        assert main(["devices", "doctor", "near"]) == (5 if message else 0)
+        assert message in (out := capsys.readouterr().out) and (message or "1 CPU, " in out)
+
+    def test_a_board_without_sensors_cannot_be_waited_for(self, project, world, capsys, monkeypatch):
+        accept(world)
+        monkeypatch.setattr("toolchain.tasks.boards.conditions", lambda session: Conditions())
+        edit(project, "  near: {", "  near: {cool_below_c: 60, ")
+        assert main(["devices", "doctor", "near"]) == 0
+        assert "no sensor tells a temperature" in capsys.readouterr().out
 
     @pytest.mark.parametrize(("arguments", "message"), [
         (["devices", "doctor", "kitchn"], "did you mean 'kitchen'?"), (["devices", "add"], "takes one device"),

@@ -18,7 +18,7 @@ from toolchain.cli.commands import command, project_options
 from toolchain.cli.doctor import Finding, rows
 from toolchain.cli.on_device import board_named, told
 from toolchain.cli.project import open_project
-from toolchain.cli.screen import style_of
+from toolchain.cli.screen import count, style_of
 from toolchain.core.errors import DeviceError, ToolchainError, UsageError
 from toolchain.core.settings import settings
 from toolchain.tasks.plan import tuning_devices
@@ -127,7 +127,7 @@ def _healthy(board: Board, session: Session) -> Iterator[Finding]:
 
     facts, now = board_facts(session), conditions(session)
     name = board.name
-    about = (facts.model, facts.cpu, facts.machine, f"{facts.cpus} CPUs", f"kernel {facts.kernel}",
+    about = (facts.model, facts.cpu, facts.machine, count(facts.cpus, "CPUs"), f"kernel {facts.kernel}",
              f"up to {facts.max_mhz:.0f} MHz" if facts.max_mhz else "")
     yield Finding(name, "ok", f"reachable: {', '.join(part for part in about if part)}")
     if facts.emulated:
@@ -137,6 +137,8 @@ def _healthy(board: Board, session: Session) -> Iterator[Finding]:
         yield Finding(name, "ok" if steady else "warning", f"governor {', '.join(facts.governors)}", "" if steady else
                       "steady clocks: measurements may be marked unstable",
                       "" if steady else "as root there: cpupower frequency-set -g performance")
+    if board.cool_below_c and not now.temperature_c:
+        yield Finding(name, "warning", "no sensor tells a temperature", "cool_below_c: nothing is waited for")
     if now.temperature_c:
         hot = board.cool_below_c and now.temperature_c >= board.cool_below_c
         yield Finding(name, "warning" if hot else "ok", f"{now.temperature_c:.0f} C at the hottest sensor")

@@ -86,6 +86,16 @@ def machine(session: Session) -> str:
     return _said(session).get("machine", "")
 
 
+def check_cpu_set(session: Session) -> None:
+    """Raises DeviceError: `cpus` names some that the board does not have, or that its user may not use; the kernel would run
+    models on the others, or anywhere."""
+    asked = sorted(set(session.board.cpus))
+    if asked and (there := int(_said(session).get("cpus_of_set", "0"))) < len(asked):
+        raise DeviceError(f"{there} of its `cpus` {', '.join(map(str, asked))} can be used", where=session.board.where, fix=(
+            "name others in the deployfile; on the board, `cat /sys/fs/cgroup/cpuset.cpus.effective` or `lscpu` tells which "
+            "there are"))
+
+
 def board_facts(session: Session) -> BoardFacts:
     said = _said(session)
     files = read_files(session, FACT_FILES)

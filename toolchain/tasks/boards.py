@@ -18,7 +18,16 @@ from toolchain.core.dtype import to_numpy
 from toolchain.core.errors import DeviceError, UsageError
 from toolchain.core.target import Target
 from toolchain.remote.board import LOCAL, Board, OtherCpuError
-from toolchain.remote.facts import BoardFacts, Conditions, board_facts, conditions, disturbances, machine, missing_features
+from toolchain.remote.facts import (
+    BoardFacts,
+    Conditions,
+    board_facts,
+    check_cpu_set,
+    conditions,
+    disturbances,
+    machine,
+    missing_features,
+)
 from toolchain.remote.model import RemoteModel, Sampling, upload_artifact
 from toolchain.remote.quarantine import refuse
 from toolchain.remote.session import Limits, Session
@@ -56,7 +65,13 @@ def connect(board: Board) -> Transport:
 
 def open_session(board: Board, machine: str, told: Told = lambda text: None, limits: Limits = LIMITS) -> Session:
     """machine: which program runs there, "aarch64"."""
-    return Session(board, connect(board), runner_program(machine), limits, told)
+    session = Session(board, connect(board), runner_program(machine), limits, told)
+    try:
+        check_cpu_set(session)
+    except BaseException:
+        session.close()
+        raise
+    return session
 
 
 def probe(board: Board, told: Told = lambda text: None) -> Session:

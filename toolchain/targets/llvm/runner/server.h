@@ -193,6 +193,15 @@ static inline void slot_request(const frame *f, const char *payload) {
 
 /* --- what the parent answers itself ------------------------------------------------------------------------------------- */
 
+/* How many CPUs of the set that was asked for there are, and may be used. */
+static inline int64_t cpus_of_set(void) {
+    uint64_t mask[128] = {0};
+    int64_t n = 0;
+    SYS3(NR_getaffinity, 0, sizeof mask, mask);
+    for (int cpu = 0; cpu < 1024; cpu++) n += (mask[cpu / 64] & server.cpus[cpu / 64]) >> cpu % 64 & 1;
+    return n;
+}
+
 /* "key value" lines: what only a system call tells. */
 static inline void answer_facts(const frame *f) {
     buffer a = {0};
@@ -207,6 +216,7 @@ static inline void answer_facts(const frame *f) {
     SYS2(NR_statfs, ".", disk);
     add_text(&a, "disk_free_bytes "), add_number(&a, (int64_t)(disk[1] * disk[4])), add_text(&a, "\n");
     add_text(&a, "cpus "), add_number(&a, sys_cpus()), add_text(&a, "\n");
+    add_text(&a, "cpus_of_set "), add_number(&a, cpus_of_set()), add_text(&a, "\n");
     add_text(&a, "hwcap "), add_number(&a, (int64_t)sys_auxiliary(16)), add_text(&a, "\n");
     add_text(&a, "hwcap2 "), add_number(&a, (int64_t)sys_auxiliary(26)), add_text(&a, "\n");
     server_send(*f, DONE, a.at, a.used);
