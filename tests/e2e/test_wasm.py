@@ -104,6 +104,8 @@ targets: {web: {kind: wasm32}}
 def test_shape_buckets_and_shapes_that_depend_on_data(small, capfd):
     assert main(["build"]) == 0
     module = toolchain.load(small / "build" / "net@web")
+    assert (module.inputs, module.outputs) == (module.buckets[0].inputs, module.buckets[0].outputs)
+    assert repr(module).startswith("<WasmModule 'net': x float32[2, 8] -> ") and "in 2 shape buckets>" in repr(module)
     for bucket, rows in enumerate((2, 5)):
         x = np.random.default_rng(rows).standard_normal((rows, 8)).astype(np.float32)
         expected = np.nonzero(np.maximum(x, 0))

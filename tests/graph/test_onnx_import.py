@@ -83,7 +83,7 @@ def test_anonymous_dimensions_are_not_one_number():
 
 def test_open_dimensions_that_all_have_names_are_asked_for_by_name():
     model = make_model([node("Add", ["a", "b"], ["y"])], {"a": ("n", "m"), "b": ("n", 4)}, ["y"])
-    with pytest.raises(ImportModelError, match=r"fix: set in the deployfile, .* models.<name>.dims: {n: \?, m: \?}$"):
+    with pytest.raises(ImportModelError, match=r"fix: set in the deployfile .* models.<name>.dims: {n: \?, m: \?}$"):
         imported(model)
     with pytest.raises(ImportModelError, match=r"models.<name>.dims: {m: \?}$"):
         imported(model, dims={"n": 2})
@@ -97,9 +97,11 @@ def test_a_symbol_is_bound_for_all_inputs():
 
 @pytest.mark.parametrize("options, message", [
     ({}, "dimensions are not known: input 'x' is [batch, 3, ?, ?]\n"
-         "fix: set in the deployfile, with a number for each '?': models.<name>.shapes.x: [?, 3, ?, ?]"),
+         "fix: set in the deployfile (or give toolchain.compile), with a number for each '?': "
+         "models.<name>.shapes.x: [?, 3, ?, ?]"),
     ({"dims": {"batch": 2}}, "dimensions are not known: input 'x' is [batch, 3, ?, ?]\n"
-                             "fix: set in the deployfile, with a number for each '?': models.<name>.shapes.x: [2, 3, ?, ?]"),
+                             "fix: set in the deployfile (or give toolchain.compile), with a number for each '?': "
+                             "models.<name>.shapes.x: [2, 3, ?, ?]"),
     ({"shapes": {"X": (1, 3, 8, 8)}}, "shapes: there is no input 'X'\nfix: the inputs are: x"),
     ({"shapes": {"x": (1, 4, 8, 8)}}, "shapes: dimension 1 of input 'x' is 3 in the model, 4 in the deployfile"),
     ({"shapes": {"x": (3, 8, 8)}}, "shapes: shape [3, 8, 8] does not fit input 'x', which is [batch, 3, ?, ?]"),

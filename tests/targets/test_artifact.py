@@ -305,6 +305,17 @@ def test_wrong_inputs(tmp_path, change, words):
         module.run(inputs)
 
 
+def test_inputs_without_names(tmp_path):
+    with load(PLAN, tmp_path) as module, pytest.raises(UsageError, match=r"inputs are a dict of arrays, not a list\nfix"):
+        module.run(list(some_inputs(PLAN).values()))
+
+
+def test_a_module_says_what_it_computes(tmp_path):
+    with load(PLAN, tmp_path) as module:
+        assert repr(module) == (f"<Module 'small': x0 uint32[{N}], x1 uint32[{N}] -> y0 uint32[{N}], y1 uint32[{N}], "
+                                f"{module.threads} threads>")
+
+
 def test_any_strides_run_and_only_contiguous_arrays_bind(tmp_path):
     inputs = some_inputs(PLAN)
     strided = {k: np.repeat(v, 2)[::2] for k, v in inputs.items()}

@@ -41,7 +41,7 @@ def bind_inputs(
     if open_inputs:
         lines = [f"input {name!r} is {_show(stated[name])}" for name in open_inputs]
         raise ImportModelError("dimensions are not known: " + "; ".join(lines),
-                               fix="set in the deployfile, with a number for each '?': "
+                               fix="set in the deployfile (or give toolchain.compile), with a number for each '?': "
                                    + _missing([(name, stated[name]) for name in open_inputs], bound))
     return types
 

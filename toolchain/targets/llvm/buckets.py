@@ -54,5 +54,13 @@ def shape_text(values: Sequence[Value]) -> str:
     return ",".join("x".join(map(str, v.shape)) for v in values)
 
 
+def signature(name: str, plans: Sequence[Plan]) -> str:
+    """'net': x float32[1, 3] -> y float32[1, 10], in 2 shape buckets"""
+    first, *more = plans
+    inputs, outputs = (", ".join(f"{v.name} {v.dtype}{list(v.shape)}" for v in values)
+                       for values in (first.inputs, first.outputs))
+    return f"{name!r}: {inputs} -> {outputs}{f', in {1 + len(more)} shape buckets' if more else ''}"
+
+
 def _interface(values: Sequence[Value]) -> list[tuple[str, str, int]]:
     return [(v.name, v.dtype, len(v.shape)) for v in values]

@@ -18,7 +18,7 @@ from toolchain.core.dtype import to_numpy
 from toolchain.core.errors import DeviceError, ToolchainError, UsageError
 from toolchain.targets.fingerprint import host_kind
 from toolchain.targets.llvm.artifact_files import read_artifact
-from toolchain.targets.llvm.buckets import shape_text, shapes_of
+from toolchain.targets.llvm.buckets import shape_text, shapes_of, signature
 from toolchain.targets.llvm.format import VERSION, WEIGHTS_FILE, library_file
 from toolchain.targets.llvm.plan import Fail, Op, Plan, Value, children, walk
 from toolchain.targets.llvm.turn import Turn
@@ -113,6 +113,8 @@ class Arrays:
 
         Names, dtypes and ranks are checked here; extents depend on the bucket.
         """
+        if not isinstance(arrays, Mapping):
+            raise UsageError(f"{self.kind}s are a dict of arrays, not a {type(arrays).__name__}", fix=self._names())
         checked = {}
         if unknown := [n for n in arrays if n not in {name for name, _, _ in self.expected}]:
             raise UsageError(f"there is no {self.kind} {unknown[0]!r}", fix=self._names())
@@ -179,6 +181,9 @@ class Module:
             raise UsageError(f"{threads} threads", where=str(folder), fix="give 1 or more, or none for one per CPU")
         found = read_artifact(folder, host_kind(), contents=verify)
         return cls(folder, found.manifest, found.plans, threads or len(os.sched_getaffinity(0)))
+
+    def __repr__(self) -> str:
+        return f"<Module {signature(self.name, self.buckets)}, {self.threads} threads>"
 
     def save(self, folder: Path | str) -> None:
         """Copy the artifact into `folder`."""

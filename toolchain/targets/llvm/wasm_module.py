@@ -16,7 +16,7 @@ from toolchain.core.dtype import to_numpy
 from toolchain.core.errors import MissingToolError, UsageError
 from toolchain.core.versions import installed_version
 from toolchain.targets.llvm.artifact_files import read_artifact
-from toolchain.targets.llvm.buckets import bucket_taking, shape_text
+from toolchain.targets.llvm.buckets import bucket_taking, shape_text, signature
 from toolchain.targets.llvm.format import WEIGHTS_FILE, library_file
 from toolchain.targets.llvm.module import Arrays, OpTime, Stats, copy_artifact
 from toolchain.targets.llvm.plan import Plan, Value
@@ -25,7 +25,7 @@ ENGINE = "wasmtime"
 
 
 class WasmModule:
-    """A compiled network in wasmtime. buckets, labels, bucket_of, run and benchmark are those of `Module`."""
+    """A compiled network in wasmtime. Its public names are those of `Module`."""
 
     threads = 1
 
@@ -34,8 +34,10 @@ class WasmModule:
 
         self.folder, self.manifest, self.buckets = folder, manifest, tuple(buckets)
         self.name: str = manifest["name"]
+        self.inputs: tuple[Value, ...] = self.buckets[0].inputs
+        self.outputs: tuple[Value, ...] = self.buckets[0].outputs
         self.labels = tuple(shape_text(plan.inputs) for plan in self.buckets)
-        self._inputs = Arrays("input", self.buckets[0].inputs)
+        self._inputs = Arrays("input", self.inputs)
         self._store = wasmtime.Store(wasmtime.Engine())
         code = wasmtime.Module.from_file(self._store.engine, str(folder / library_file(manifest["identifier"], "wasm32")))
         self._exports = wasmtime.Instance(self._store, code, []).exports(self._store)
@@ -54,6 +56,9 @@ class WasmModule:
                                    where=where, fix="pip install wasmtime")
         found = read_artifact(Path(folder))
         return cls(found.folder, found.manifest, found.plans)
+
+    def __repr__(self) -> str:
+        return f"<WasmModule {signature(self.name, self.buckets)}>"
 
     def bucket_of(self, inputs: Mapping[str, np.ndarray]) -> int:
         """Raises UsageError: names, types or shapes that no bucket has."""
