@@ -55,6 +55,7 @@ def compare_methods(
     write_atomically(folder / "curves.svg", drawing(comparison).encode())
     write_atomically(folder / "curves.json", (json.dumps(facts(comparison), indent=1) + "\n").encode())
     print(f"{count(len(picked), 'kernels')}, {count(seeds, 'seeds')}, {count(comparison.measured, 'schedules')} measured "
-          f"({comparison.seconds_per_trial:.2f} s each); median of the seeds: {comparison.quality}")
+          f"({comparison.seconds_per_trial:.2f} s each); parts of the best known speed, median of the seeds"
+          f"{comparison.by}")
     print(f"wrote {near(str(folder / 'curves.svg'))} and curves.json")
     return 0

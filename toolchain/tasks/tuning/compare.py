@@ -44,9 +44,9 @@ class Comparison:
     unit: Unit = MICROSECONDS
 
     @property
-    def quality(self) -> str:
-        """What the curves show."""
-        return "part of the best known speed" + ("" if self.unit.is_time else f", by {self.unit}: no times")
+    def by(self) -> str:
+        """How speed is meant, where that is not by time."""
+        return "" if self.unit.is_time else f", by {self.unit}: no times"
 
 
 def chosen(kernels: Sequence[TunedKernel], pattern: str) -> list[TunedKernel]:
@@ -117,7 +117,7 @@ def drawing(c: Comparison) -> str:
         lowest = min(min(curve.low) for curve in curves.values())
         panels.append(Panel(f"all {len(tasks)} kernels, geometric mean" if task is None else task, curves,
                             max(0.0, min(0.95, math.floor(lowest * 20) / 20))))
-    return svg("Search methods on the same spaces", panels, "trials", c.quality)
+    return svg(f"Search methods on the same spaces{c.by}", panels, "trials", "part of the best known speed")
 
 
 def _curve(c: Comparison, searcher: str, task: str | None) -> Curve:
