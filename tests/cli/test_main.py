@@ -163,6 +163,12 @@ def test_streams_that_are_closed(closed, command, code):
     assert done.returncode == code and "Traceback" not in done.stderr and "bug" not in done.stderr
 
 
+def test_processes_that_we_start_have_the_streams_that_were_closed():
+    code = ("import subprocess, sys, toolchain.cli as cli; cli._open_closed_streams(); "
+            "sys.exit(subprocess.run(['sh', '-c', 'cat && echo out && echo err >&2']).returncode)")
+    assert subprocess.run(f'{sys.executable} -c "{code}" <&- >&- 2>&-', shell=True).returncode == 0
+
+
 @pytest.mark.parametrize(("number", "screen"), [
     (errno.EACCES, "error: /a/b: not allowed: Permission denied\nfix: let this user write there, or work in another folder"),
     (errno.EROFS, "error: /a/b: not allowed: Read-only file system\n"

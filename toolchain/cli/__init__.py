@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _open_closed_streams() -> None:
     """Standard streams that the caller closed (`>&-`) become /dev/null: no file of ours may get their descriptors."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
+        os.set_inheritable(fd, True)                        # processes that we start have them, too
     os.close(fd)
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")        # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")        # noqa: SIM115

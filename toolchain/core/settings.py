@@ -24,6 +24,8 @@ from toolchain.core.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Settings:
+    """The environment as this process finds it; what each variable means stands at the top of the file."""
+
     debug: int
     dump: Path | None
     only: str

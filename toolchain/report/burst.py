@@ -34,6 +34,7 @@ MIN_CALLS = 2
 
 
 def main() -> None:
+    """A contender's process: requests as JSON lines on standard input, an answer to each on standard output."""
     die_with_parent()
     requests, answers = sys.stdin, os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

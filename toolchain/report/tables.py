@@ -309,6 +309,9 @@ def _schedules(b: BuildFacts) -> str:
 
 
 def layer_section(b: BuildReport, limit: int = SHOWN_LAYERS) -> Section:
+    """The layers of a build in its order, the `limit` slowest where there are more: times in the network and alone, share,
+    GFLOP/s and, where the machine's ceilings were measured, the part of its roof that each reaches.
+    """
     total_us = sum(x.network_us for x in b.layers) or 1.0
     machine = b.machine.at(b.measure.threads) if b.machine and b.measure else None
     under = roofs(b.layers, machine) if machine else (None,) * len(b.layers)

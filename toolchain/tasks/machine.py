@@ -109,6 +109,7 @@ def peak_kernel(target: Target, repeats: int) -> PrimFunc:
 
 
 def read_kernel(target: Target, rows: int, repeats: int) -> PrimFunc:
+    """Reads (rows, ACCUMULATORS * lanes) float32 `repeats` times into register sums: what reading from that level costs."""
     lanes = target.lanes()
     x = te.placeholder((rows, ACCUMULATORS * lanes), name="X")
     t, i = te.reduce_axis(repeats, name="t"), te.reduce_axis(rows, name="i")
@@ -125,6 +126,7 @@ def read_kernel(target: Target, rows: int, repeats: int) -> PrimFunc:
 
 
 def copy_kernel(target: Target, rows: int) -> PrimFunc:
+    """Copies (rows, ACCUMULATORS * lanes) float32: reads and writes of as many bytes."""
     lanes = target.lanes()
     x = te.placeholder((rows, ACCUMULATORS * lanes), name="X")
     y = te.compute(x.shape, lambda i, j: x[i, j], name="Y")

@@ -23,6 +23,7 @@ def number(op: Op, i: int, x: te.Expr) -> te.Expr:
 
 
 def cast(op: Op) -> te.Tensor:
+    """As NumPy's astype; to bool: what is not 0; to types of less than 16 bits: rounded, with the node's `saturate`."""
     kind, source = op.kinds[0], op.input_kinds[0]
     saturate, mode = bool(op.attr("saturate", 1)), str(op.attr("round_mode", "up"))
 

@@ -90,6 +90,9 @@ class Taps:
 
 
 def taps(op: Op, d: Dimension) -> Taps:
+    """The source positions and weights of each output position along one dimension, as the node's modes say: known when the
+    kernel is made. Raises CodegenError: a coordinate mode that ONNX does not define.
+    """
     mode, transform = op.attr("mode", "nearest"), op.attr("coordinate_transformation_mode", "half_pixel")
     if transform not in COORDINATES:
         raise CodegenError(f"Resize coordinate mode {transform!r} is not supported", where=op.node.name)

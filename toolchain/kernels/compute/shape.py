@@ -168,6 +168,7 @@ def _from_end(at: te.Expr, n: int) -> te.Expr:
 
 
 def gather(op: Op) -> te.Tensor:
+    """y[i..., j..., k...] = x[i..., indices[j...], k...], the indices along `axis`; negative ones count from the end."""
     axis = op.axis("axis", 0)
     n = op.in_shape()[axis]
     picks = len(op.in_shape(1))
@@ -229,6 +230,9 @@ def center_crop_pad(op: Op) -> te.Tensor:
 
 
 def depth_to_space(op: Op) -> te.Tensor:
+    """(N, C * b * b, H, W) -> (N, C, H * b, W * b). Phase (y, x) of channel c reads channel phase * C + c in mode DCR,
+    c * b * b + phase in CRD.
+    """
     b = op.attr("blocksize")
     channels = op.shape[1]
 
@@ -242,6 +246,7 @@ def depth_to_space(op: Op) -> te.Tensor:
 
 
 def space_to_depth(op: Op) -> te.Tensor:
+    """(N, C, H * b, W * b) -> (N, C * b * b, H, W), the inverse of DepthToSpace."""
     b, channels = op.attr("blocksize"), op.in_shape()[1]
     depth_first = op.attr("mode", "DCR") == "DCR"
 

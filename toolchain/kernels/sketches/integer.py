@@ -52,6 +52,9 @@ def _unrolled(groups: te.Var, tile: Tile, kind: Dot, target: Target, choices: Ch
 
 
 def integer_matmul(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> None:
+    """(..., M, K) x (K, N) of 8-bit values into int32, by the target's dot products: as `matmul` (sketches/matmul.py), but a
+    step takes as many neighbours along K as one instruction multiplies and adds. In both operands they lie side by side.
+    """
     kind, lanes = _instruction(s, anchor, target), target.lanes(32)
     w = operands(s, anchor)[1]
     rows, columns = anchor.shape[-2:]

@@ -35,6 +35,14 @@ HIDDEN = 4                      # multiply-adds per line of weights, below which
 
 
 def matmul(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> None:
+    """(..., M, K) x (K, N): a register tile of rows by whole vectors of columns, over all of K.
+
+        for panel of columns, for tile of rows (the cores share one of them):
+          acc[rows][vectors] in registers;  for k: acc += A[row, k] * B[k, vector];  store what is fused behind
+
+    B lies packed in panels of the tile's width, so that a tile reads it in one stream; tails of rows are peeled, those of
+    columns masked. Raises ScheduleError, as its primitives do.
+    """
     lanes = target.lanes(dtypes.bits(anchor.dtype))
     rows, columns = ((1, *anchor.shape) if len(anchor.shape) == 1 else anchor.shape)[-2:]
     tile = _tile(s, anchor, rows, columns, lanes, target, choices)

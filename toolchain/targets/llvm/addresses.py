@@ -72,6 +72,7 @@ class Addresses(Arithmetic):
         return terms, total
 
     def atom(self, atom: FloorDiv | FloorMod | Dynamic) -> int | str:
+        """Its value: a number where the loops' present values decide it, else an i64 register."""
         if isinstance(atom, Dynamic):
             value = self.to_int64(atom.value)
             self.depth.setdefault(value, HERE)
@@ -87,6 +88,7 @@ class Addresses(Arithmetic):
         return self.sum(*self.linear(whole))
 
     def division(self, atom: FloorDiv | FloorMod, terms: list[tuple[str, int]], total: int) -> int | str:
+        """(sum of terms + total) // divisor, or % divisor, flooring, in the outermost loop that knows all terms."""
         kind, k = ("div" if isinstance(atom, FloorDiv) else "rem"), atom.divisor
         if not terms:
             return total // k if kind == "div" else total % k

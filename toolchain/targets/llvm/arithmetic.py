@@ -43,6 +43,7 @@ class Arithmetic:
         return f"call {result} @{full}({', '.join(f'{t} {a}' for t, a in args)})"
 
     def splat(self, element: str, scalar: str, lanes: int) -> str:
+        """One scalar (a register or a constant) in every lane: the vector's name, or a constant expression."""
         if not scalar.startswith("%"):
             return f"splat ({element} {scalar})"
         if element == "i1" and self.target.kind == "x86" and self.target.vector_bits < 512:
@@ -98,6 +99,9 @@ class Arithmetic:
         return [column for pair in zip(*turned, strict=True) for column in pair]
 
     def arithmetic(self, op: str, dtype: str, lanes: int, a: str, b: str) -> str:
+        """`a op b` of values of one dtype, as te's Bin means it; lanes 0: scalars. Comparisons with a NaN are false, but
+        != is true. Integers wrap; `//` and `%` floor, `/` truncates.
+        """
         type = value_type(dtype, lanes)
         if dtypes.is_float(dtype):
             if op in FLOAT_OPS:
@@ -164,6 +168,9 @@ class Arithmetic:
         return self.emit(f"select {bit} {none}, {type} {zero}, {type} {rest if op == '%' else quotient}")
 
     def convert(self, name: str, source: str, to: str, lanes: int) -> str:
+        """A value of dtype `source` as `to`, as te's Cast means it; float16 and bfloat16 by way of float32. Raises
+        CodegenError: this target has no conversions of float16.
+        """
         if source == to:
             return name
         a, b = value_type(source, lanes), value_type(to, lanes)

@@ -43,6 +43,9 @@ class Loads(Addresses):
         self.guard_lanes = 0                           # how many lanes the present guard has
 
     def load(self, e: Load) -> str:
+        """The value, or the vector of values, at a Load's place: by one load, by pieces that are shuffled, or lane by lane,
+        as the stride and the present guard allow. Where the guard excludes it, nothing is read.
+        """
         place, at = self.places[e.tensor], e.index[0]
         element, size = MEMORY[e.dtype], dtypes.itemsize(e.dtype)
         if not isinstance(at, Index | Ramp):

@@ -190,6 +190,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        """The plan that `to_text` wrote."""
         values = {
             **data,
             "inputs": tuple(_value(v) for v in data["inputs"]),
