@@ -280,3 +280,15 @@ def test_artifacts_of_equal_content_are_equal(store: Store, tmp_path: Path) -> N
     program = Artifact("files", {"a": File(one.files["a"].digest, 1, True)})
     assert program.digest != Artifact("files", {"a": one.files["a"]}).digest
     assert Artifact.from_json(program.to_json()) == program
+
+
+def test_only_plain_files_are_sources(store, tmp_path):
+    """A pipe, or a device that somebody's archive links to, could be read for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "real").write_text("x")
+    (tmp_path / "link").symlink_to("real")
+    for name in ("pipe", "zero", "."):
+        with pytest.raises(TaskError, match=f"{name}: not a plain file\nfix: put the file itself there"):
+            store.source_digest(tmp_path / name)
+    assert store.source_digest(tmp_path / "link") == store.source_digest(tmp_path / "real")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -66,6 +67,13 @@ def test_what_init_asks_for_loads_when_it_is_filled_in(folder):
     (folder / "deployfile.yaml").write_text(text)
     net = load_deployfile(folder / "deployfile.yaml").models["net"]
     assert (net.dims, net.shapes) == ({"batch": 1}, {"x": (1, 2, 4)})
+
+
+def test_what_is_no_plain_file_is_not_read(folder):
+    os.mkfifo(folder / "pipe.onnx")
+    (folder / "zero.onnx").symlink_to("/dev/zero")
+    assert main(["init"]) == 0
+    assert list(yaml.safe_load((folder / "deployfile.yaml").read_text())["models"]) == ["pipe", "zero"]
 
 
 def test_init_overwrites_nothing(folder, capsys):

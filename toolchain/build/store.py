@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -202,7 +203,7 @@ class Store:
     def source_digest(self, path: Path, project: str = "") -> str:
         """Digest of a file outside the store; read only if it looks different from last time.
 
-        Raises TaskError: it cannot be read.
+        Raises TaskError: it cannot be read, or is no plain file.
         """
         place = os.path.abspath(path)
         try:
@@ -215,6 +216,8 @@ class Store:
             if known and known[0] == sign:
                 self._sources[place] = known
                 return known[1]
+            if not stat.S_ISREG(os.stat(place).st_mode):                # a device, say, could be read for ever
+                raise TaskError("not a plain file", where=str(path), fix="put the file itself there")
             digest = digest_file(Path(place))
         except OSError as e:
             raise TaskError(f"cannot read a source file: {e.strerror}", where=str(path)) from None

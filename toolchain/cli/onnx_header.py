@@ -26,6 +26,8 @@ class Input:
 
 def read_inputs(path: Path) -> tuple[Input, ...]:
     """The inputs of the model at `path` that are not weights; () when it does not read as ONNX."""
+    if not path.is_file():                          # of a pipe, or a device, a read may never end
+        return ()
     try:
         with path.open("rb") as file:
             end = path.stat().st_size
