@@ -94,7 +94,7 @@ def extract_member(archive: Path, file: str, out: Path, *, where: str = "", max_
                 )
             if (size := zipped.getinfo(file).file_size) > max_bytes:
                 raise ImportModelError(f"{file!r} declares {size:,} bytes; the limit is {max_bytes:,}", where=where)
-            with zipped.open(file, encoding="utf-8") as source, out.open("wb") as target:
+            with zipped.open(file) as source, out.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)          # zipfile stops at the declared size and checks the CRC
     except (zipfile.BadZipFile, EOFError) as error:
         out.unlink(missing_ok=True)
