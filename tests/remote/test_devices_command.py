@@ -165,8 +165,12 @@ class TestListing:
         assert message in capsys.readouterr().err
 
 
-def test_a_build_is_verified_and_measured_on_its_devices(project, world, capfd):
-    """x86 on a board over SSH, Cortex-A53 in an emulator there: outputs come from there, times only from what has them."""
+def test_a_build_is_verified_and_measured_on_its_devices(project, world, capfd, monkeypatch):
+    """x86 on a board over SSH, Cortex-A53 in an emulator there: outputs come from there, times only from what has them; of
+    the other the report shows what is counted."""
+    program("llvm-mca")
+    mca_path.cache_clear()
+    monkeypatch.setenv("COLUMNS", "240")
     accept(world)
     assert main(["build"]) == 0
     x = np.load(project / "x.npy")
@@ -181,10 +185,16 @@ def test_a_build_is_verified_and_measured_on_its_devices(project, world, capfd):
     for name, device in (("net@desk", "near"), ("net@board", "kitchen")):
         assert builds[name]["verify"]["device"] == builds[name]["measure"]["system"]["device"] == device
         assert all(o["passed"] for o in builds[name]["verify"]["outputs"])
+    shown = capfd.readouterr().out
+    assert "Counted: net@board" in shown and "static cycles (llvm-mca, cache model) in a run" in shown
+    assert "Counted: net@desk" not in shown
     (near,), (kitchen,) = (builds[n]["measure"]["contenders"] for n in ("net@desk", "net@board"))
     assert near["median_us"] > 0 and builds["net@desk"]["layers"] and builds["net@desk"]["machine"] is None
     assert kitchen["bursts_us"] == [] and kitchen["median_us"] == 0 and builds["net@board"]["layers"] == []
     assert builds["net@board"]["measure"]["system"]["emulated"] == "runs in qemu-aarch64-static"
+    (kernel,) = builds["net@board"]["measure"]["counted"]               # 4x16 by 16x8: 128 multiply-adds of four
+    assert kernel["calls"] == 1 and 128 < kernel["instructions"] < 1000 and kernel["static_cycles"] > 100
+    assert builds["net@desk"]["measure"]["counted"] == []
     capfd.readouterr()
     assert main(["bench", "net@desk", "--device", "near", "--time", "100ms", "--layers", "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["device"] == "near"

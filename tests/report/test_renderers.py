@@ -14,9 +14,9 @@ from sample_report import HOSTILE, report
 from toolchain.core.errors import UsageError
 from toolchain.report import charts, console, html, junit, markdown
 from toolchain.report import json as report_json
-from toolchain.report.facts import BuildFacts, BuildReport, LayerFacts, Report
+from toolchain.report.facts import BuildFacts, BuildReport, CountedKernel, LayerFacts, MeasureFacts, Report
 from toolchain.report.gate import GateResult
-from toolchain.report.tables import sections, show_bytes, show_name, show_time
+from toolchain.report.tables import sections, show_bytes, show_count, show_name, show_time
 
 GATES = (
     GateResult("resnet18@x86", "regressed", "", 10_000.0, 11_200.0, 0.12),
@@ -152,3 +152,34 @@ def test_times_have_three_digits_in_the_unit_that_suits(us: float, text: str) ->
 
 def test_sizes() -> None:
     assert [show_bytes(n) for n in (0, 999, 1000, 47_300_000, 3.2e9)] == ["0 B", "999 B", "1.00 kB", "47.3 MB", "3.20 GB"]
+
+
+def of_an_emulated_device(*kernels: CountedKernel, why: str = "") -> str:
+    measure = MeasureFacts(1, 0, 0.0, (), (), counted=kernels, not_counted=why)
+    (found,) = [s for s in sections(Report((BuildReport(BuildFacts("net@a53", "net", "a53", "fp32", 1, 1, 1, 1.0, 3),
+                                                        measure=measure),))) if s.title.startswith("Counted")]
+    return "\n".join([found.title, *("  ".join(row) for table in found.tables for row in table.rows), *found.notes])
+
+
+def test_what_is_counted_stands_under_its_own_names() -> None:
+    """Kernels of one name together; nothing of it is a time."""
+    some = (CountedKernel("conv", 1, 600_000, 9e5), CountedKernel("pool", 4, 1_500_000, 2e6),
+            CountedKernel("conv", 2, 1_400_000, 1e6))
+    assert of_an_emulated_device(*some) == """\
+Counted: net@a53
+conv  3  2.00 million  57.1%  1.90 million
+pool  4  1.50 million  42.9%  2.00 million
+3.50 million instructions, 3.90 million static cycles (llvm-mca, cache model) in a run, on one thread: counted in the \
+kernels' machine code, no times"""
+    assert of_an_emulated_device(CountedKernel("conv", 1, 950)) == """\
+Counted: net@a53
+conv  1  950  100.0%
+950 instructions in a run, on one thread: counted in the kernels' machine code, no times; static cycles need llvm-mca \
+(Debian: the package llvm) and its model of the CPU"""
+    assert of_an_emulated_device(why="too much code") == "Counted: net@a53\ninstructions cannot be counted: too much code"
+
+
+@pytest.mark.parametrize(("n", "text"), [(0, "0"), (999, "999"), (1000, "1.00 thousand"), (45_600, "45.6 thousand"),
+                                         (306_800_000, "307 million"), (2.5e9, "2.50 billion")])
+def test_counts(n: float, text: str) -> None:
+    assert show_count(n) == text

@@ -225,10 +225,22 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
+class CountedKernel:
+    """Of a kernel where nothing can be timed: how often a run calls it, the instructions that all its calls execute, and the
+    static cycles that they take (None: no model of that CPU was there). Neither is a time."""
+
+    kernel: str
+    calls: int
+    instructions: int
+    static_cycles: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MeasureFacts:
     """One interleaved run: every contender took part in every round, in turns, with the same number of threads.
 
     reference: the contender the others' outputs were compared with, "" when the caller gave the expected outputs.
+    counted: kernels, most instructions first, where the device is emulated; not_counted: why there are none.
     """
 
     threads: int
@@ -239,6 +251,8 @@ class MeasureFacts:
     system: System = field(default_factory=System)
     variation_limit: float = 0.05
     reference: str = ""
+    counted: tuple[CountedKernel, ...] = ()
+    not_counted: str = ""
 
     @property
     def ours(self) -> ContenderFacts | None:

@@ -9,6 +9,7 @@ markup. A cell is text; columns with `badge` hold words that a renderer may colo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +21,7 @@ from toolchain.report.facts import (
     BuildReport,
     Comparison,
     ContenderFacts,
+    CountedKernel,
     LayerFacts,
     MachineSpeed,
     MeasureFacts,
@@ -80,6 +82,7 @@ def sections(report: Report, gates: Sequence[GateResult] = (), *, layers: int = 
         accuracy(report),
         _artifacts(report),
         *(layer_section(b, layers) for b in report.builds if b.layers),
+        *(_counted(b.build.name, b.measure) for b in report.builds if b.measure),
         _provenance(report),
     ]
     return tuple(s for s in found if s.verdicts or s.notes or any(t.rows for t in s.tables))
@@ -107,6 +110,14 @@ def show_time(time_us: float) -> str:
         if time_us < limit * 0.9995:
             return f"{_digits(time_us / scale)} {unit}"
     return f"{_digits(time_us / 1e6)} s"
+
+
+def show_count(n: float) -> str:
+    """Three significant digits: 123, 45.6 thousand, 1.23 million."""
+    for limit, word, scale in ((1e3, "", 1.0), (1e6, " thousand", 1e3), (1e9, " million", 1e6)):
+        if n < limit * 0.9995:
+            return f"{n:.0f}" if scale == 1.0 else f"{_digits(n / scale)}{word}"
+    return f"{_digits(n / 1e9)} billion"
 
 
 def show_bytes(size: float) -> str:
@@ -306,6 +317,33 @@ def _schedules(b: BuildFacts) -> str:
     static = f", {b.static_kernels} of them by static cycles (llvm-mca, cache model)" if b.static_kernels else ""
     kernels = f"{b.tuned_kernels} of {b.kernels} tuned{elsewhere}{static}" if b.tuned_kernels else "default"
     return f"{kernels}; graph tuned" if b.tuned_graph else kernels
+
+
+def _counted(name: str, m: MeasureFacts) -> Section:
+    """What kernels execute where nothing can be timed; those of one name together, most instructions first."""
+    title = f"Counted: {show_name(name)}"
+    if m.not_counted:
+        return Section(title, notes=(f"instructions cannot be counted: {show_name(m.not_counted, 200)}",))
+    cycles_too = any(k.static_cycles is not None for k in m.counted)
+    columns = (Column("kernel"), Column("calls", True), Column("instructions", True), Column("share", True),
+               *((Column("static cycles", True),) if cycles_too else ()))
+    total, by_name = sum(k.instructions for k in m.counted), dict[str, list[CountedKernel]]()
+    for k in m.counted:
+        by_name.setdefault(k.kernel, []).append(k)
+    rows = [(show_name(kernel), str(sum(k.calls for k in some)), show_count(each := sum(k.instructions for k in some)),
+             f"{each / max(1, total):.1%}", *((show_count(cycles_of(some)),) if cycles_too else ()))
+            for kernel, some in sorted(by_name.items(), key=lambda item: -sum(k.instructions for k in item[1]))]
+    if not rows:
+        return Section(title)
+    also = f", {show_count(cycles_of(m.counted))} static cycles (llvm-mca, cache model)" if cycles_too else ""
+    missing = "" if cycles_too else "; static cycles need llvm-mca (Debian: the package llvm) and its model of the CPU"
+    return Section(title, tables=(Table(columns, tuple(rows)),), notes=(
+        f"{show_count(total)} instructions{also} in a run, on one thread: counted in the kernels' machine code, no times"
+        f"{missing}",))
+
+
+def cycles_of(kernels: Iterable[CountedKernel]) -> float:
+    return math.fsum(k.static_cycles or 0.0 for k in kernels)
 
 
 def layer_section(b: BuildReport, limit: int = SHOWN_LAYERS) -> Section:

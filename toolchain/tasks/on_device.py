@@ -15,6 +15,7 @@ import numpy as np
 
 from toolchain.build.task import Input, Result
 from toolchain.build.worker import progress
+from toolchain.core.errors import CodegenError
 from toolchain.graph.serialize import load_files
 from toolchain.remote.facts import BoardFacts, Conditions, board_facts, clock_shares, conditions, disturbances
 from toolchain.remote.model import Sampling
@@ -22,6 +23,7 @@ from toolchain.report.facts import ContenderFacts, LayerFacts, MeasureFacts, Sys
 from toolchain.report.measure import rounds_for
 from toolchain.report.statistics import summarize
 from toolchain.tasks.boards import BoardModule, board_of, cool_down, load_on
+from toolchain.tasks.counted import counted
 from toolchain.tasks.data import samples
 from toolchain.tasks.measure import FACTS_FILE, HOT_REPEATS, HOT_TIME_US, PROFILES, schedules
 from toolchain.tasks.steps import assembled_folder
@@ -43,7 +45,7 @@ def measure(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -
             described = module.artifact.manifest["layers"][bucket]
             board = board_facts(module.session)
             if board.emulated:
-                facts, layers = emulated(module, board)
+                facts, layers = emulated(module, board, inputs, bucket)
             else:
                 before = cool_down(module.session, told)
                 facts, layers = timed(module, board, before, described, params["report"]["time"])
@@ -52,10 +54,19 @@ def measure(params: Mapping[str, Any], inputs: Mapping[str, Input], out: Path) -
     return Result("facts", {"median_us": facts.ours.median_us if facts.ours else 0.0})
 
 
-def emulated(module: BoardModule, board: BoardFacts) -> tuple[MeasureFacts, tuple[LayerFacts, ...]]:
-    """That it ran, and where: nothing that could be taken for a time."""
+def emulated(
+    module: BoardModule, board: BoardFacts, inputs: Mapping[str, Input], bucket: int,
+) -> tuple[MeasureFacts, tuple[LayerFacts, ...]]:
+    """That it ran, and where; what its kernels execute there, counted: nothing that could be taken for a time."""
     ours = ContenderFacts(OURS, ours=True, error=f"emulated: {board.emulated}")
-    return MeasureFacts(module.threads, 0, 0.0, (ours,), (), _system(module, board)), ()
+    facts = MeasureFacts(module.threads, 0, 0.0, (ours,), (), _system(module, board))
+    try:
+        found = counted(
+            inputs["optimized"].meta["kernels"], inputs["module"].meta["schedules"], module.artifact.plans[bucket],
+            module.artifact.target, lambda done, total: progress(done, total, "counting instructions"))
+    except CodegenError as error:
+        return replace(facts, not_counted=error.what), ()
+    return replace(facts, counted=found), ()
 
 
 def timed(

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
@@ -49,6 +50,8 @@ KERNEL_CODE = ("core", "te", "kernels", "targets", "graph/ir.py", "graph/seriali
                "tasks/compile.py")
 LINK_CODE = (*OPTIMIZE_CODE, "targets")
 DEVICE_CODE = ("remote", "targets/llvm/runner")     # of steps that run the artifact on a device, besides their own
+ON_DEVICE_CODE = ("tasks/on_device.py", "tasks/counted.py", "tasks/tuning/static_cost.py", "te/tune/traffic.py",
+                  "targets/llvm/mca.py", "targets/llvm/static_cycles.py")
 VERIFY_CODE = ("core", "graph/interpret.py", "graph/numpy_ops.py", "graph/winograd.py", "report/statistics.py", "tasks")
 RIVALS = {"torch": ("torch", "onnx2torch")}      # what a rival is made of, where not of the one package of its name
 ARRAYS = ("numpy", "ml_dtypes")     # packages that compute and write constants
@@ -254,12 +257,14 @@ class _Planner:
     def _measure(self, about: _About) -> Task:
         files, inputs = self._model_files(about.model, about.source)
         report = self.deployfile.report
-        made = {name: task for name, task in about.made.items() if name != "optimized"}
         if about.spec.device:
             return Task(f"measure:{about.name}", "toolchain.tasks.on_device:measure", MEASURE, {
-                **about.params, **about.on_device(self.deployfile), "code": code_digest("tasks/on_device.py"),
+                **about.params, **about.on_device(self.deployfile), "code": code_digest(*ON_DEVICE_CODE),
                 "report": {"threads": report.threads, "time": report.time},
-            }, {**made, **inputs}, files={**files, **self._data_files(about.model, about.data)}, resource=about.resource)
+                "counts_cycles": shutil.which("llvm-mca") is not None,
+            }, {**about.made, **inputs}, files={**files, **self._data_files(about.model, about.data)},
+                resource=about.resource)
+        made = {name: task for name, task in about.made.items() if name != "optimized"}
         return Task(f"measure:{about.name}", "toolchain.tasks.measure:measure", MEASURE, {
             **about.params, **about.engine, "host": self.host,
             "report": {"against": list(report.against), "time": report.time,

@@ -257,6 +257,19 @@ def _op_from_json(data: Mapping[str, Any]) -> Op:
     return _KINDS[data["op"]](**values)
 
 
+def calls_of(plan: Plan) -> Counter[str]:
+    """How often a run calls each kernel, by symbol; a loop of unknown length counts once."""
+    count: Counter[str] = Counter()
+
+    def visit(ops: Sequence[Op], times: int) -> None:
+        for op in ops:
+            if isinstance(op, Call):
+                count[op.kernel] += times
+            visit(children(op), times * (op.count if isinstance(op, Repeat) else 1))
+    visit(plan.ops, 1)
+    return count
+
+
 def children(op: Op) -> tuple[Op, ...]:
     """The ops right inside: a loop's body, or both branches of an If."""
     match op:

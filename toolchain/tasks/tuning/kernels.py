@@ -17,7 +17,7 @@ from toolchain.graph.ir import Graph, Node
 from toolchain.graph.serialize import from_json, load_files
 from toolchain.kernels.flops import computed_flops
 from toolchain.targets.llvm.cpu import host_target
-from toolchain.targets.llvm.plan import Call, Op, Repeat, children, plans_from_json
+from toolchain.targets.llvm.plan import calls_of, plans_from_json
 from toolchain.tasks.plan import ENGINES, BuildTasks, target_digest
 from toolchain.tasks.tuning.candidates import space_of
 from toolchain.tasks.tuning.local import Job
@@ -158,16 +158,7 @@ def _nodes(graph: Graph) -> Iterator[tuple[Node, Graph]]:
 
 def calls_by_symbol(plans: Any) -> Counter[str]:
     """How often a run calls each kernel, by symbol, over all shape buckets; a loop of unknown length counts once."""
-    count: Counter[str] = Counter()
-
-    def visit(ops: Sequence[Op], times: int) -> None:
-        for op in ops:
-            if isinstance(op, Call):
-                count[op.kernel] += times
-            visit(children(op), times * (op.count if isinstance(op, Repeat) else 1))
-    for plan in plans_from_json(plans):
-        visit(plan.ops, 1)
-    return count
+    return sum(map(calls_of, plans_from_json(plans)), Counter[str]())
 
 
 def _files(artifact: Artifact, store: Store) -> Mapping[str, Path]:
