@@ -326,3 +326,17 @@ def test_two_commands_on_one_board_take_turns(project, world):
     said = [p.communicate(timeout=60) for p in both]
     assert [p.returncode for p in both] == [0, 0], said
     assert all(json.loads(out)["median_us"] > 0 for out, _ in said)
+
+
+def test_a_command_waits_while_another_has_the_board(project, world):
+    """It says for whom, measures nothing meanwhile, and goes on when the board is free."""
+    accept(world)
+    assert main(["build", "net@desk"]) == 0
+    command = [sys.executable, "-m", "toolchain", "bench", "net@desk", "--device", "near", "--time", "100ms", "--json"]
+    with world.session():
+        waiting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert waiting.stderr is not None
+        said = next((line for line in waiting.stderr if "waits for near" in line), "")
+        assert f"(process {os.getpid()}) has it" in said and waiting.poll() is None
+    out, err = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0 and json.loads(out)["median_us"] > 0, err
