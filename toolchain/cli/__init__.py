@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _print_error("interrupted", "", 130)
     except BrokenPipeError:                         # `tc plan | head`: the reader has seen enough
         _drop_output()
-        return 0
+        return 1                                    # as click where it meets this: what was left to do is not done
     except OSError as error:
         if (refused := refused_by_system(error, "")) is None:
             return _report_bug(error, args)
