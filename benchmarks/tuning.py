@@ -108,7 +108,8 @@ def measure_all(k: Kernel, shared: Shared, until_s: float, screen: Console) -> b
             screen.print(f"{k.job.key}: {n} of {len(points)} schedules until the time was over", highlight=False)
             return False
         list(shared.measure(k.job.key, points[n:n + BATCH], math.inf))
-    screen.print(f"{k.job.key}: {len(points)} of {len(distinct)} schedules, {time.monotonic() - begun:.0f} s", highlight=False)
+    took_s = time.monotonic() - begun
+    screen.print(f"{k.job.key}: {len(points)} of {len(distinct)} schedules, {took_s:.0f} s", highlight=False)
     return True
 
 
@@ -240,7 +241,8 @@ def main() -> None:
                     show_trials(kernels, measurer, screen)
                 if "quality" in only:
                     until_s = time.monotonic() + a.seconds
-                    if not all([measure_all(k, shared, until_s, screen) for k in kernels]):
+                    done = [measure_all(k, shared, until_s, screen) for k in kernels]
+                    if not all(done):
                         return
                     searchers = a.searchers.split(",")
                     runs = compare([k.task for k in kernels], shared, searchers, a.seeds, TRIALS, Boosted)

@@ -217,7 +217,7 @@ def weigh_graphs(
             networks.deadline.charge(tuning.replayed_s)
     tuning.finish()
     known = {(g.graph, g.target): g.costs for g in records.graph_choices()}
-    found = graphs.costs(nodes, tuning.standings(), networks.unit)
+    found = graphs.costs(nodes, tuning.standings(), networks.unit, tuning.all_cores)
     networks.decide_graphs({of: {**known.get(of, {}), **found.get(of, {})} for of in {**known, **found}})
     by = "what was measured" if networks.unit.is_time else networks.unit
     for b in networks.other:

@@ -32,6 +32,7 @@ from toolchain.kernels.layouts import RULES, layout_options
 Costs: TypeAlias = Mapping[str, Mapping[str, float]]
 """Measured microseconds: by `node_key`, then by name of the alternative."""
 
+EQUAL = 1e-6            # of what is promised, which decides where as much was measured: less than any difference
 CONVOLUTIONS = ("Conv", "ConvTranspose")        # what there are algorithms for
 
 
@@ -195,6 +196,6 @@ def joint_problem(
             m = direct(node, g) if any(a.m for a in ways) else 0
             ways = tuple(a for a in ways if a.m == m)
         found[node] = ways
-        return priced(ways, us)
+        return [replace(o, cost=o.cost + EQUAL * a.option.cost) for o, a in zip(priced(ways, us), ways, strict=True)]
     ways_of_all = options_of_all(graph, options)
     return found, LayoutProblem(graph, ways_of_all, bytes_per_us, conversion_us)

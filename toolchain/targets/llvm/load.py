@@ -28,7 +28,7 @@ class LoadedKernel:
         self._library = llvm.JITLibraryBuilder().add_object_img(kernel.object)
         for symbol, _ in kernel.phases:
             self._library.export_symbol(symbol)
-        self._tracker = self._library.link(_jit(), kernel.symbol + f"_{next(_counter)}")
+        self._tracker = self._library.link(jit(), kernel.symbol + f"_{next(_counter)}")
         self.phases = tuple((_TASK(self._tracker[symbol]), extent) for symbol, extent in kernel.phases)
         self._scratch = aligned(kernel.scratch_bytes)
         self._workspace = [aligned(size) for size in kernel.workspace]
@@ -86,9 +86,10 @@ _counter = iter(range(1 << 62))
 
 
 @functools.cache
-def _jit() -> llvm.LLJIT:
+def jit() -> llvm.LLJIT:
+    """The one of this process."""
     initialize()
     return llvm.create_lljit_compiler()
 
 
-__all__ = ["LoadedKernel", "aligned", "aligned_copy", "load", "run"]
+__all__ = ["LoadedKernel", "aligned", "aligned_copy", "jit", "load", "run"]

@@ -32,7 +32,7 @@ from toolchain.tasks.optimize import prepare_graph, workload_of
 from toolchain.tasks.plan import BuildTasks, Costs, Tuned, graph_digest, target_digest
 from toolchain.tasks.tuning.candidates import scheduled, space_of
 from toolchain.tasks.tuning.kernels import TunedKernel
-from toolchain.tasks.tuning.local import Job
+from toolchain.tasks.tuning.local import Job, cores_for
 from toolchain.tasks.tuning.static import footprint
 from toolchain.te.tune.session import Standing
 
@@ -151,16 +151,21 @@ def distinct(nodes: Sequence[HeavyNode]) -> list[TunedKernel]:
 
 
 def costs(
-    nodes: Sequence[HeavyNode], standings: Mapping[str, Standing], unit: Unit = MICROSECONDS,
+    nodes: Sequence[HeavyNode], standings: Mapping[str, Standing], unit: Unit = MICROSECONDS, all_cores: bool = False,
 ) -> dict[GraphOf, dict[str, dict[str, float]]]:
     """What was measured, by graph: of nodes all of whose ways were. One that failed has no cost. standings: by kernel;
     unit: of theirs. Beside what comes back stand nodes and conversions that nobody measured, by a model in microseconds:
-    cycles become what they take at that model's clock."""
+    cycles become what they take at that model's clock.
+
+    Costs are of all cores together, as those of conversions are. all_cores: kernels were timed so; else, on one thread, what
+    leaves cores idle costs their time as well.
+    """
     scale = 1.0 if unit.is_time else 1 / (CLOCK_GHZ * 1e3)
     found: dict[GraphOf, dict[str, dict[str, float]]] = {}
     for node in nodes:
         of = {name: standings[kernel.key] for name, kernel in node.ways.items()}
-        us = {name: float(f"{s.best_cost * scale * node.idle[name]:.4g}") for name, s in of.items()
+        times = {name: cores_for(kernel.job.target) if all_cores else node.idle[name] for name, kernel in node.ways.items()}
+        us = {name: float(f"{s.best_cost * scale * times[name]:.4g}") for name, s in of.items()
               if math.isfinite(s.best_cost)}
         if len(us) > 1 and all(s.trials for s in of.values()):
             for graph in node.graphs:

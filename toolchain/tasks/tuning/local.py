@@ -46,6 +46,11 @@ class Job:
     flops: int = 0
 
 
+def cores_for(target: Target) -> int:
+    """How many threads a network for a target has here: as many as it is made for, as far as there are cores for them."""
+    return min(target.cores, len(os.sched_getaffinity(0)))
+
+
 class LocalMeasurer:
     """Implements `te.tune.measure.Measurer`. Use as a context manager: the worker ends with it.
 
@@ -54,11 +59,14 @@ class LocalMeasurer:
     """
 
     def __init__(
-        self, jobs: Sequence[Job], timing: Timing = TIMING, builders: int = 0, peak: Callable[[], float] | None = None,
+        self, jobs: Sequence[Job], timing: Timing = TIMING, builders: int = 0, peak: Callable[[], float] | None = None, *,
+        all_cores: bool = False,
     ) -> None:
-        """builders: candidates built side by side (0: one per core). peak: measures the machine's, in GFLOP/s on one thread;
-        asked when a time looks too good."""
+        """builders: candidates built side by side (0: one per core). peak: measures the machine's, in GFLOP/s on as many
+        threads; asked when a time looks too good. all_cores: each kernel is timed on as many threads as a network for its
+        target has here (`cores_for`), else on those that `timing` says."""
         self.jobs, self.timing, self.peak, self._peak_gflops = {job.key: job for job in jobs}, timing, peak, 0.0
+        self.all_cores = all_cores
         self.builders = builders or len(os.sched_getaffinity(0))
         self._folder = tempfile.TemporaryDirectory(prefix="tc-tune-")
         self._process: subprocess.Popen[bytes] | None = None
@@ -125,7 +133,7 @@ class LocalMeasurer:
         if error := next(filter(None, self.build(task, points)), ""):
             raise TuneError(error)
         answer = self._ask("compare", {"key": task, "files": [str(self.file(task, p)) for p in points], "rounds": rounds,
-                                       "timing": asdict(self.timing)}, self.timing.timeout_s * (len(points) + 1))
+                                       "timing": self._timing(task)}, self.timing.timeout_s * (len(points) + 1))
         if answer["error"]:
             raise TuneError(answer["error"])
         samples: list[list[float]] = answer["samples"]
@@ -162,8 +170,12 @@ class LocalMeasurer:
         if error := self._prepare(task):
             return {"times_us": [], "stopped": False, "error": error}
         request = {"key": task, "file": str(file), "best_us": best_us if math.isfinite(best_us) else 1e18,
-                   "timing": asdict(self.timing)}
+                   "timing": self._timing(task)}
         return {"times_us": [], "stopped": False, **self._ask("run", request, 2 * self.timing.timeout_s + 10)}
+
+    def _timing(self, task: str) -> dict[str, Any]:
+        threads = cores_for(self.jobs[task].target) if self.all_cores else self.timing.threads
+        return asdict(replace(self.timing, threads=threads))
 
     def _has_drifted(self, task: str, points: Sequence[Point], times: Sequence[dict[str, Any]]) -> bool:
         """Time the canary: has it become slower? One that has become faster was measured badly before. A new one is timed

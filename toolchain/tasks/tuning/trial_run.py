@@ -25,6 +25,7 @@ from toolchain.graph.ir import Graph
 from toolchain.report.statistics import output_error
 from toolchain.targets.backend import Kernel
 from toolchain.targets.llvm.load import LoadedKernel, aligned, load
+from toolchain.targets.llvm.repeat import Lanes, Repeated
 
 RED_ZONE_BYTES = 256
 RED = 0xA5
@@ -181,37 +182,37 @@ def _compare_storage(t: TensorType, n: int, storage: np.ndarray, inside: np.ndar
 @dataclass(frozen=True, slots=True)
 class Timing:
     """How to time. Known by these names elsewhere: a sample is the mean of `number` calls, at least min_repeat_ms long
-    (number 0: as many as that takes); `repeat` samples at least. Everything ends after timeout_s."""
+    (number 0: as many as that takes); `repeat` samples at least. Everything ends after timeout_s. threads: that run a
+    kernel together, each its part of a phase."""
 
     number: int = 0
     repeat: int = 3
     min_repeat_ms: float = 4.0
     timeout_s: float = 10.0
+    threads: int = 1
 
 
 Clock = Callable[[], float]
 
 
-def spare_memory(kernels: Sequence[Kernel]) -> list[np.ndarray]:
-    """Workspaces and, last, scratch for whichever of the kernels runs: where memory happens to lie then favours none."""
+def spare_memory(kernels: Sequence[Kernel], lanes: int = 1) -> list[np.ndarray]:
+    """Workspaces and, last, each lane's scratch for whichever of the kernels runs: where memory happens to lie then favours
+    none."""
     workspaces = [max(sizes) for sizes in zip_longest(*(k.workspace for k in kernels), fillvalue=0)]
-    return [red_zoned(size) for size in (*workspaces, max(k.scratch_bytes for k in kernels))]
+    return [red_zoned(size) for size in (*workspaces, *[max(k.scratch_bytes for k in kernels)] * lanes)]
 
 
-def caller(loaded: LoadedKernel, workload: Workload, spare: Sequence[np.ndarray]) -> Callable[[int], None]:
-    """call(n): n runs of the whole kernel, each on the next copy of the weights. spare: of `spare_memory`."""
-    workspace = spare[:len(loaded.kernel.workspace)]
-    tables = [loaded.table(buffers, workspace) for buffers in workload.copies]
-    address, position = spare[-1].ctypes.data, 0
+def caller(
+    loaded: LoadedKernel, workload: Workload, spare: Sequence[np.ndarray], lanes: Lanes,
+) -> Callable[[int], None]:
+    """call(n): n runs of the whole kernel on all lanes, each on the next copy of the weights. spare: of `spare_memory`."""
+    repeated = Repeated(loaded, workload.copies, spare[:len(loaded.kernel.workspace)], spare[-lanes.lanes:])
+    position = 0
 
     def call(n: int) -> None:
         nonlocal position
-        phases = loaded.phases              # not outside: the code lives as long as `loaded` does
-        for _ in range(n):
-            table = tables[position]
-            position = (position + 1) % len(tables)
-            for task, extent in phases:
-                task(table, 0, extent, address)
+        lanes.run(repeated, n, position)
+        position = (position + n) % len(workload.copies)
     return call
 
 

@@ -36,7 +36,7 @@ from toolchain.tasks.tuning.confirm import CANDIDATES, Comparing, Confirmed, con
 from toolchain.tasks.tuning.deadline import END_S, Deadline, Estimate
 from toolchain.tasks.tuning.emulated import StaticMeasurer
 from toolchain.tasks.tuning.kernels import TunedKernel
-from toolchain.tasks.tuning.local import Job, LocalMeasurer
+from toolchain.tasks.tuning.local import Job, LocalMeasurer, cores_for
 from toolchain.tasks.tuning.samples import sample_text, teach
 from toolchain.te.tune.measure import Measurer, Trial
 from toolchain.te.tune.model import Analytic, CostModel
@@ -86,8 +86,8 @@ def measurer_of(
         with BoardMeasurer(jobs, boards, told=told) as on_boards:
             yield on_boards
         return
-    peak = (lambda: peak_gflops(jobs[0].target, 1)) if jobs else None
-    with LocalMeasurer(jobs, peak=peak) as measurer:
+    peak = (lambda: peak_gflops(jobs[0].target, max(cores_for(job.target) for job in jobs))) if jobs else None
+    with LocalMeasurer(jobs, peak=peak, all_cores=True) as measurer:
         yield measurer
 
 
@@ -188,6 +188,11 @@ class Tuning:
         model = boosted.Boosted()
         self.taught = teach(model, self.records.samples(learned_from))
         return model
+
+    @property
+    def all_cores(self) -> bool:
+        """Whether kernels are timed on all cores, as networks run; on devices it is one thread."""
+        return not self.boards
 
     @property
     def replayed_s(self) -> float:
@@ -388,7 +393,8 @@ def hints(kernel: TunedKernel, records: Records) -> list[dict[str, str]]:
 def _session_id(kernels: Sequence[TunedKernel], machine: str, options: Options, learns: bool, unit: Unit) -> str:
     """What makes two searches the same one, so that the second goes on where the first ended."""
     model = installed_version("xgboost-cpu") or installed_version("xgboost") if learns else ""
-    return digest_json([[k.key, k.space.default.key if k.space else [], list(k.job.weights), k.uses] for k in kernels]
+    return digest_json([[k.key, k.space.default.key if k.space else [], list(k.job.weights), k.uses,
+                         cores_for(k.job.target)] for k in kernels]
                        + [machine, options.searcher, options.seed, code_digest(*CODE), versions(), model,
                           *of_unit(unit).values()])[:32]
 

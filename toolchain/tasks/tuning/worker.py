@@ -31,6 +31,7 @@ from toolchain.core.target import Target
 from toolchain.graph.ir import Graph
 from toolchain.graph.serialize import from_json
 from toolchain.report.burst import die_with_parent
+from toolchain.targets.llvm.repeat import Lanes
 from toolchain.tasks.tuning.candidates import compile_candidate
 from toolchain.tasks.tuning.static_cost import candidate_cost
 from toolchain.tasks.tuning.trial_run import (
@@ -75,6 +76,7 @@ class Server:
 
     def __init__(self) -> None:
         self.key, self.task = "", None
+        Lanes(1)                                            # compiles what runs kernels: children find it made
 
     task: _Task | None
 
@@ -123,9 +125,11 @@ class Server:
 
         def run() -> dict[str, Any]:
             kernel = _kernel(argument["file"])
-            call = caller(check(kernel, task.workload), task.workload, spare_memory([kernel]))
-            warm_up(call, len(task.workload.copies))
-            times_us, stopped = time_candidate(call, timing, argument["best_us"])
+            loaded, spare = check(kernel, task.workload), spare_memory([kernel], timing.threads)
+            with Lanes(timing.threads) as lanes:
+                call = caller(loaded, task.workload, spare, lanes)
+                warm_up(call, len(task.workload.copies))
+                times_us, stopped = time_candidate(call, timing, argument["best_us"])
             return {"error": "", "times_us": times_us, "stopped": stopped}
         (answer,) = in_children([_catching(run)], 1, timing.timeout_s, "running")
         return {"times_us": [], "stopped": False, **answer}
@@ -135,11 +139,12 @@ class Server:
 
         def compare() -> dict[str, Any]:
             made = [_kernel(file) for file in argument["files"]]
-            spare = spare_memory(made)
-            calls = [caller(check(kernel, task.workload), task.workload, spare) for kernel in made]
-            for call in calls:
-                warm_up(call, len(task.workload.copies))
-            return {"error": "", "samples": interleave(calls, timing, argument["rounds"])}
+            spare, loaded = spare_memory(made, timing.threads), [check(kernel, task.workload) for kernel in made]
+            with Lanes(timing.threads) as lanes:
+                calls = [caller(one, task.workload, spare, lanes) for one in loaded]
+                for call in calls:
+                    warm_up(call, len(task.workload.copies))
+                return {"error": "", "samples": interleave(calls, timing, argument["rounds"])}
         (answer,) = in_children([_catching(compare)], 1, timing.timeout_s * len(argument["files"]), "running")
         return {"samples": [], **answer}
 
