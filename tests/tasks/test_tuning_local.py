@@ -234,6 +234,28 @@ def test_candidates_are_built_and_timed(measured):
     assert [len(s) for s in samples] == [3, 3]
 
 
+def test_a_session_that_goes_on_takes_no_candidate_for_the_default(measured):
+    """Its default's time is in the log; the first point that a new process measures is another one."""
+    _, space = measured
+    other, *_ = (p for p in space.neighbours(space.default) if not p.refused)
+    with LocalMeasurer([Job("task", body(), HOST, (1,))], QUICK) as measurer:
+        (trial,) = measurer.measure("task", [other], math.inf)
+    assert trial.error == "" and trial.default_cost == 0.0
+    with LocalMeasurer([Job("task", body(), HOST, (1,))], QUICK) as measurer:
+        (trial,) = measurer.measure("task", [space.default], math.inf)
+    assert 0 < trial.default_cost <= trial.best_cost
+
+
+def test_all_cores_are_those_a_target_has_here(measured):
+    _, space = measured
+    for cores, threads in ((1, 1), (1000, len(os.sched_getaffinity(0)))):
+        job = Job("task", body(), replace(HOST, cores=cores), (1,))
+        with LocalMeasurer([job], QUICK, all_cores=True) as measurer:
+            assert measurer._timing("task")["threads"] == threads
+            (trial,) = measurer.measure("task", [space.default], math.inf)
+            assert trial.error == "" and [len(s) for s in measurer.compare("task", [space.default] * 2, 3)] == [3, 3]
+
+
 def test_a_refused_build_is_a_failed_trial(measured):
     measurer, space = measured
     (tile,) = (q for q in space.default.questions if q.name == "tile")

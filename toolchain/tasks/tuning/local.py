@@ -62,8 +62,8 @@ class LocalMeasurer:
         self, jobs: Sequence[Job], timing: Timing = TIMING, builders: int = 0, peak: Callable[[], float] | None = None, *,
         all_cores: bool = False,
     ) -> None:
-        """builders: candidates built side by side (0: one per core). peak: measures the machine's, in GFLOP/s on as many
-        threads; asked when a time looks too good. all_cores: each kernel is timed on as many threads as a network for its
+        """builders: candidates built side by side (0: one per core). peak: measures the machine's, in GFLOP/s of all
+        threads that time a kernel; asked when a time looks too good. all_cores: each kernel is timed on as many threads as a network for its
         target has here (`cores_for`), else on those that `timing` says."""
         self.jobs, self.timing, self.peak, self._peak_gflops = {job.key: job for job in jobs}, timing, peak, 0.0
         self.all_cores = all_cores
@@ -74,6 +74,7 @@ class LocalMeasurer:
         self._prepared = ""
         self._files: dict[tuple[str, str], Path] = {}
         self._canary: dict[str, tuple[Path, float]] = {}
+        self._of_default: set[str] = set()                  # tasks whose canary is it: not where a session goes on
 
     def __enter__(self) -> LocalMeasurer:
         return self
@@ -108,7 +109,7 @@ class LocalMeasurer:
         cost_s = (time.monotonic() - begun) / len(points)
         for point, found in zip(points, times, strict=True):
             trial = self._trial(task, point, found, cost_s)
-            yield replace(trial, default_cost=self._canary[task][1]) if task in self._canary else trial
+            yield replace(trial, default_cost=self._canary[task][1]) if task in self._of_default else trial
 
     def _trial(self, task: str, point: Point, found: Mapping[str, Any], cost_s: float) -> Trial:
         trial = Trial(point.answers, tuple(found["times_us"]), found["error"], cost_s, found["stopped"])
@@ -184,6 +185,8 @@ class LocalMeasurer:
             if not times[0]["error"]:
                 times[0]["times_us"] += self._run(task, points[0], 0)["times_us"]
                 self._canary[task] = (self.file(task, points[0]), min(times[0]["times_us"]))
+                if points[0].is_default:
+                    self._of_default.add(task)
             return False
         file, before_us = self._canary[task]
         found = self._run_file(task, file, 0)                # two samples: nothing beats zero

@@ -86,7 +86,7 @@ def measurer_of(
         with BoardMeasurer(jobs, boards, told=told) as on_boards:
             yield on_boards
         return
-    peak = (lambda: peak_gflops(jobs[0].target, max(cores_for(job.target) for job in jobs))) if jobs else None
+    peak = (lambda: peak_gflops(jobs[0].target, 1) * max(cores_for(job.target) for job in jobs)) if jobs else None
     with LocalMeasurer(jobs, peak=peak, all_cores=True) as measurer:
         yield measurer
 

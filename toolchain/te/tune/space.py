@@ -59,6 +59,11 @@ class Point:
         object.__setattr__(self, "expected", cost)
 
     @property
+    def is_default(self) -> bool:
+        """Whether every question has the answer that the program proposes."""
+        return all(q.answer == q.default for q in self.questions)
+
+    @property
     def answers(self) -> dict[str, str]:
         """As records keep it."""
         return dict(self.key)
