@@ -62,9 +62,9 @@ class LocalMeasurer:
         self, jobs: Sequence[Job], timing: Timing = TIMING, builders: int = 0, peak: Callable[[], float] | None = None, *,
         all_cores: bool = False,
     ) -> None:
-        """builders: candidates built side by side (0: one per core). peak: measures the machine's, in GFLOP/s of all
-        threads that time a kernel; asked when a time looks too good. all_cores: each kernel is timed on as many threads as a network for its
-        target has here (`cores_for`), else on those that `timing` says."""
+        """builders: candidates built side by side (0: one per core). peak: measures the machine's, in GFLOP/s of all threads
+        that time a kernel; asked when a time looks too good. all_cores: each kernel is timed on as many threads as a network
+        for its target has here (`cores_for`), else on those that `timing` says."""
         self.jobs, self.timing, self.peak, self._peak_gflops = {job.key: job for job in jobs}, timing, peak, 0.0
         self.all_cores = all_cores
         self.builders = builders or len(os.sched_getaffinity(0))
