@@ -157,7 +157,8 @@ def span(r: random.Random) -> Work:
 WORKS: tuple[Callable[[random.Random], Work], ...] = (matmul, conv, pool, rows, moves, best, span)
 STEPS = ("split", "split", "split", "split", "fuse", "reorder", "reorder", "vectorize", "vectorize", "unroll", "parallel",
          "partition", "partition", "compute_at", "compute_at", "cache_write", "cache_read", "rfactor", "compute_inline",
-         "prefetch", "decompose_reduction", "cache_window", "set_scope", "set_scope")
+         "prefetch", "decompose_reduction", "cache_window", "set_scope", "set_scope", "compute_with", "compute_with",
+         "reuse_buffer")
 
 
 def random_step(r: random.Random, func: te.PrimFunc) -> tuple:
@@ -181,6 +182,10 @@ def random_step(r: random.Random, func: te.PrimFunc) -> tuple:
             return name, tensor, loop.var.name, r.choice(("local", "lane"))
         case "prefetch":
             return name, tensor, loop.var.name, 1
+        case "compute_with":
+            return name, loop.var.name, r.choice(nest).var.name
+        case "reuse_buffer":
+            return name, tensor, r.choice([t.name for t in func.outputs])
     return name, loop.var.name
 
 

@@ -106,7 +106,7 @@ def test_a_reduce_axis_used_by_two_stages():
 STEPS = (
     "split", "split", "fuse", "reorder", "vectorize", "unroll", "parallel", "partition", "compute_at", "compute_at",
     "cache_write", "cache_read", "rfactor", "compute_inline", "prefetch", "decompose_reduction",
-    "cache_window",
+    "cache_window", "compute_with", "reuse_buffer",
 )
 AVX2 = Target("avx2", "x86", features=("+avx2", "+fma"), vector_bits=256)
 
@@ -154,6 +154,10 @@ def random_step(data: st.DataObject, func: te.PrimFunc) -> tuple:
             return name, tensor, loop.var.name, "local"
         case "prefetch":
             return name, tensor, loop.var.name, 1
+        case "compute_with":
+            return name, loop.var.name, data.draw(st.sampled_from(nest)).var.name
+        case "reuse_buffer":
+            return name, tensor, data.draw(st.sampled_from([t.name for t in func.outputs]))
     return name, loop.var.name
 
 

@@ -39,6 +39,7 @@ from toolchain.te.math import (
     cosh,
     erf,
     exp,
+    exp_nonpositive,
     floor,
     fma,
     isinf,
@@ -77,9 +78,9 @@ any = any_of
 __all__ = [
     "Combiner", "Compute", "Expr", "Index", "Intrin", "Placeholder", "PrimFunc", "Reducer", "Schedule", "Stage", "Step",
     "Tensor", "Thread", "TupleReduce", "Var", "abs", "acos", "all", "all_of", "any", "any_of", "asin", "atan", "call",
-    "cast", "ceil", "collapse", "comm_reducer", "compute", "const", "cos", "cosh", "create_schedule", "erf", "exp", "floor",
-    "fma", "if_then_else", "index", "interpret", "intrin", "isinf", "isnan", "log", "max", "max_value", "maximum", "min",
-    "min_value", "minimum", "normal_cdf", "placeholder", "pow", "prod", "reduce_axis", "replay", "round", "rsqrt", "select",
-    "sigmoid", "sin", "sinh", "sqrt", "stages_of", "steps_from_json", "steps_to_json", "sum", "tan", "tanh",
-    "thread_axis", "to_text", "trunc",
+    "cast", "ceil", "collapse", "comm_reducer", "compute", "const", "cos", "cosh", "create_schedule", "erf", "exp",
+    "exp_nonpositive", "floor", "fma", "if_then_else", "index", "interpret", "intrin", "isinf", "isnan", "log", "max",
+    "max_value", "maximum", "min", "min_value", "minimum", "normal_cdf", "placeholder", "pow", "prod", "reduce_axis",
+    "replay", "round", "rsqrt", "select", "sigmoid", "sin", "sinh", "sqrt", "stages_of", "steps_from_json", "steps_to_json",
+    "sum", "tan", "tanh", "thread_axis", "to_text", "trunc",
 ]

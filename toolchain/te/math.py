@@ -13,6 +13,11 @@ def exp(x: ExprLike) -> Expr:
     return call("exp", x)
 
 
+def exp_nonpositive(x: ExprLike) -> Expr:
+    """exp of an x that is not above 0, or NaN: what a softmax takes. Of others it promises nothing."""
+    return call("exp_nonpositive", x)
+
+
 def log(x: ExprLike) -> Expr:
     return call("log", x)
 
@@ -115,7 +120,7 @@ def fma(a: ExprLike, b: ExprLike, c: ExprLike) -> Expr:
 
 
 __all__ = [
-    "abs", "acos", "all_of", "any_of", "asin", "atan", "ceil", "cos", "cosh", "erf", "exp", "floor", "fma", "isinf", "isnan",
-    "log", "maximum", "minimum", "normal_cdf", "pow", "round", "rsqrt", "select", "sigmoid", "sin", "sinh", "sqrt", "tan",
-    "tanh", "trunc",
+    "abs", "acos", "all_of", "any_of", "asin", "atan", "ceil", "cos", "cosh", "erf", "exp", "exp_nonpositive", "floor",
+    "fma", "isinf", "isnan", "log", "maximum", "minimum", "normal_cdf", "pow", "round", "rsqrt", "select", "sigmoid",
+    "sin", "sinh", "sqrt", "tan", "tanh", "trunc",
 ]

@@ -266,6 +266,11 @@ class Stage:
         reader = consumer.tensor if isinstance(consumer, Stage) else consumer
         self.schedule.apply("compute_at", self.tensor.name, self.schedule.loop(axis, reader))
 
+    def compute_with(self, axis: Var | str, other: Stage | Tensor, other_axis: Var | str) -> None:
+        """Run each iteration of `axis` behind the same iteration of `other_axis` of another stage, the loop before it."""
+        before = other.tensor if isinstance(other, Stage) else other
+        self.schedule.apply("compute_with", self.schedule.loop(axis, self.tensor), self.schedule.loop(other_axis, before))
+
     def compute_root(self) -> None:
         """Keep the stage in a root nest of its own: where every stage starts. Raises ScheduleError when it was moved."""
         root_nest(self.schedule.func, self.tensor, "compute_root")
@@ -275,6 +280,11 @@ class Stage:
 
     def set_scope(self, scope: str) -> None:
         self.schedule.apply("set_scope", self.tensor.name, scope)
+
+    def reuse_buffer(self, output: Stage | Tensor) -> None:
+        """Keep this stage in the storage of an output that is made of it, element by element."""
+        reader = output.tensor if isinstance(output, Stage) else output
+        self.schedule.apply("reuse_buffer", self.tensor.name, reader.name)
 
     def tensorize(self, axis: Var | str, intrin: Intrin) -> None:
         """Replace the nest at `axis` by the instruction; both must mean the same."""

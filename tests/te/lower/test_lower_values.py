@@ -127,6 +127,19 @@ def test_the_expansions_themselves_in_the_interpreter(name, low, high, ulps):
     assert error.max() <= ulps + 0.5           # half an ulp more: without fma the polynomials round more often
 
 
+@pytest.mark.parametrize("features", [("+avx2", "+fma"), ("+avx2", "+avx512vl", "+fma")])
+def test_exp_below_zero(features):
+    """To 2 ulp near 0, and as exact as a difference of floats is below; in one rounding where the result is subnormal."""
+    target = replace(TARGET, features=features, has_fma=True)
+    x = np.concatenate([np.linspace(-110, 0, 2045), [-np.inf, np.nan, -0.0]]).astype(np.float32)
+    func = contract_fma(lower_intrinsics(compute(te.exp_nonpositive, "float32", n=len(x)), target), target)
+    got, want = te.interpret(func, {"A0": x})["C"][:-2], np.exp(x[:-2].astype(float))
+    size = np.abs(x[:-2].astype(float))
+    assert got[-1] == 0.0 and np.isnan(te.interpret(func, {"A0": x})["C"][-2]) and te.interpret(func, {"A0": x})["C"][-1] == 1
+    allowed = (2 * 2.0**-23 + 1.5e-8 * np.minimum(size, 104)) * want + 2.0**-149
+    assert (np.abs(got - want) <= allowed).all()
+
+
 def test_the_normal_distribution_keeps_its_tail():
     """Above 0 to 1e-7; below 0 relative to itself, where (1 + erf(x/sqrt(2)))/2 has no digit left; 0 and 1 at the ends."""
     x = np.concatenate([np.linspace(-9, 9, 1021), [-15, 15, np.nan]]).astype(np.float32)

@@ -105,7 +105,7 @@ def celu(x: te.Expr, alpha: float) -> te.Expr:
 
 def softplus(x: te.Expr) -> te.Expr:
     """log(1 + exp(x)), written so that neither end overflows."""
-    return relu(x) + te.log(te.exp(-te.abs(x)) + 1.0)
+    return relu(x) + te.log(te.exp_nonpositive(-te.abs(x)) + 1.0)
 
 
 def thresholded_relu(x: te.Expr, alpha: float) -> te.Expr:

@@ -270,7 +270,8 @@ def softmax(op: Op) -> te.Tensor:
     if not x.shape:
         return te.compute((), lambda: te.exp(x[()] - x[()]), name=op.name(), tag="elementwise")
     top = _axis_reduction(op, x, axis, "top", te.max, lambda i: x[i].astype(kind))
-    e = te.compute(x.shape, lambda *i: te.exp(x[i].astype(kind) - _at(top, i, axis)), name=op.name("exp"), tag="elementwise")
+    e = te.compute(x.shape, lambda *i: te.exp_nonpositive(x[i].astype(kind) - _at(top, i, axis)), name=op.name("exp"),
+                   tag="elementwise")
     total = _axis_reduction(op, e, axis, "total", te.sum, lambda i: e[i])
     inverse = te.compute(total.shape, lambda *i: te.const(1.0, kind) / total[i], name=op.name("inverse"), tag="elementwise")
     return te.compute(x.shape, lambda *i: (e[i] * _at(inverse, i, axis)).astype(op.dtype), name=op.name("softmax"),
@@ -285,7 +286,7 @@ def log_softmax(op: Op) -> te.Tensor:
     def below(i: At) -> te.Expr:
         return x[i].astype(kind) - _at(top, i, axis)
     top = _axis_reduction(op, x, axis, "top", te.max, lambda i: x[i].astype(kind))
-    total = _axis_reduction(op, x, axis, "total", te.sum, lambda i: te.exp(below(i)))
+    total = _axis_reduction(op, x, axis, "total", te.sum, lambda i: te.exp_nonpositive(below(i)))
     log = te.compute(total.shape, lambda *i: te.log(total[i]), name=op.name("log"), tag="elementwise")     # one per row
     return te.compute(x.shape, lambda *i: (below(i) - _at(log, i, axis)).astype(op.dtype),
                       name=op.name("log_softmax"), tag="elementwise")

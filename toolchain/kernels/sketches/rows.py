@@ -25,8 +25,9 @@ whose number depends on the shape alone (so results do not depend on the number 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from toolchain import te
 from toolchain.core import dtype as dtypes
@@ -111,6 +112,7 @@ def _rows(
         common, rest = _several_rows(s, root, members, common, rest, target)
     s[root].reorder(*common, *rest)
     loop = fuse_all(s, root, common)
+    on_the_way = {} if direct or any(a.extent > 1 for a in rest[:-1]) else _reduced_on_the_way(s, members, within)
     if direct:
         rest = [*rest[:-1], *_split_block(s, root, rest[-1], target, asks)]
     for stage in reversed(direct):
@@ -118,15 +120,23 @@ def _rows(
         _vectorize(s, stage, s[stage].op.axis, target, asks, whole=True)
     for stage in reversed([m for m in _in_order(s, members) if m not in direct]):
         _gather_at(s, root, [stage], loop)
-        if stage not in within:
+        if stage in on_the_way:
+            _with_partials(s, stage, on_the_way[stage])
+        elif stage not in within:
             _vectorize(s, stage, s[stage].op.axis, target, asks)
         elif isinstance(inside := within[stage], Partials):
-            s[inside.lanes].compute_at(s[stage], s[stage].op.axis[-1])
+            if inside in on_the_way.values():
+                _gather_at(s, root, [inside.lanes], loop)
+            else:
+                s[inside.lanes].compute_at(s[stage], s[stage].op.axis[-1])
             _near(s, inside.lanes)
-            _vectorize_partial(s, inside)
+            _vectorize_partial(s, inside, whole=inside not in on_the_way.values())
             _join_lanes(s, stage, s[stage].op.reduce_axis[0], inside.width)
         else:
             _in_blocks(s, inside, stage, target, asks)
+    worth_sharing = _is_worth_sharing(
+        s, [root, *members, *(w.lanes if isinstance(w, Partials) else w for w in within.values())])
+    _store_in_place(s, root, members)
     _vectorize(s, root, rest[-1:] if direct else rest, target, asks, whole=bool(direct))
     if direct:
         s[root].partition(rest[-2])
@@ -134,7 +144,7 @@ def _rows(
         for stage, rows in ((root, rest[:-1 - bool(direct)]), *((m, s[m].op.axis[:-1]) for m in within if m in across)):
             for row in (r for r in rows if r.extent > 1):
                 s[stage].partition(row)                     # the places whose windows meet no border
-    if _is_worth_sharing(s, [root, *members, *(w.lanes if isinstance(w, Partials) else w for w in within.values())]):
+    if worth_sharing:
         s[root].parallel(loop)
 
 
@@ -257,6 +267,26 @@ def _columns(
         s[root].parallel(shared)                             # before its tail is peeled: that may be this very loop
     if ragged:
         s[root].partition(block)
+
+
+def _store_in_place(s: te.Schedule, root: Tensor, members: Sequence[Tensor]) -> None:
+    """Stages of a long row lie in the output, in place of scratch that would take as much of the nearest caches again."""
+    kept = {root}
+    for stage in reversed(_in_order(s, members)):
+        definition, users = s.func.stages[stage], readers(s, stage)
+        one_type = root in s.func.params and stage.dtype == root.dtype and stage.shape == root.shape
+        if is_reduction(definition) or not one_type or s.func.buffers[stage].scope != "lane":
+            continue
+        last = [t for t in users if not is_reduction(s.func.stages[t])]
+        reads = [n.index for t in last for n in distinct(s.func.stages[t].body) if isinstance(n, Load) and n.tensor is stage]
+        if len(last) == 1 and last[0] in kept and all(_is_at(i, s.func.stages[last[0]].axis) for i in reads):
+            kept.add(stage)
+    for stage in [t for t in reversed(list(s.func.stages)) if t in kept and t is not root]:
+        s[stage].reuse_buffer(root)
+
+
+def _is_at(place: Sequence[te.Expr], axes: Sequence[te.Var]) -> bool:
+    return all(te.index(i) == te.index(a) for i, a in zip(place, axes, strict=True))
 
 
 def _in_order(s: te.Schedule, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -422,15 +452,52 @@ def _is_float_sum(definition: Compute) -> bool:
     return isinstance(body, Reduce) and body.combiner == "sum" and dtypes.is_float(body.dtype)
 
 
-def _vectorize_partial(s: te.Schedule, partial: Partials) -> None:
-    """Vectors of partial results, the reduction around them; its ragged last step apart."""
+def _vectorize_partial(s: te.Schedule, partial: Partials, whole: bool = True) -> None:
+    """Vectors of partial results, the reduction around them; its ragged last step apart (whole: as far as it is here)."""
     step = s[partial.lanes].op.reduce_axis[-1]
     _in_vectors(s, partial.lanes, s[partial.lanes].op.axis[0], partial.width)
     if partial.blocks is not None:
         s[partial.blocks].compute_at(s[partial.lanes], step)
         s[partial.blocks].set_scope("local")
         _in_vectors(s, partial.blocks, s[partial.blocks].op.axis[1], partial.width)
-    s[partial.lanes].partition(step)
+    if whole:
+        s[partial.lanes].partition(step)
+
+
+def _reduced_on_the_way(
+    s: te.Schedule, members: Sequence[Tensor], within: Mapping[Tensor, Tensor | Partials],
+) -> dict[Tensor, Partials]:
+    """The stages of a long row that are reduced as they are stored, in one pass: each with those partial results."""
+    found: dict[Tensor, Partials] = {}
+    inside = _in_order(s, members)
+    for stage, reader in pairwise(inside):
+        partial = within.get(reader)
+        if is_reduction(s.func.stages[stage]) or not isinstance(partial, Partials):
+            continue
+        lanes = partial.lanes if partial.blocks is None else partial.blocks
+        read = [n for n in distinct(s.func.stages[lanes].body) if isinstance(n, Load) and n.tensor is stage]
+        if len(read) == 1 and _steps(s, read[0], s[lanes].op.axis[0 if partial.blocks is None else 1]) == 1:
+            found[stage] = partial
+    return found
+
+
+def _with_partials(s: te.Schedule, stage: Tensor, partial: Partials) -> None:
+    """A stage in the steps of the reduction behind it, and that reduction in its loops."""
+    last = s[stage].op.axis[-1]
+    lanes, blocks = partial.lanes, partial.blocks
+    outer, inner = s[stage].split(last, factor=math.prod(s.func.buffers[lanes].type.shape))
+    beside, inner = s[stage].split(inner, factor=partial.width)
+    s[stage].unroll(beside)
+    s[stage].vectorize(inner)
+    step = s[lanes].op.reduce_axis[-1]
+    if blocks is not None:
+        around, outer = s[stage].split(outer, factor=s[blocks].op.reduce_axis[-1].extent)
+        s[lanes].compute_with(step, s[stage], around)
+        s[blocks].compute_with(s[blocks].op.reduce_axis[-1], s[stage], outer)
+        s[stage].partition(around)
+    else:
+        s[lanes].compute_with(step, s[stage], outer)
+        s[stage].partition(outer)
 
 
 def _in_vectors(s: te.Schedule, stage: Tensor, lane: te.Var, width: int) -> None:

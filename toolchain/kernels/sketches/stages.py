@@ -14,7 +14,7 @@ from toolchain.te.lower.intrinsics import CALLS
 from toolchain.te.substitute import rewrite_loads
 from toolchain.te.tensor import Compute, Tensor
 
-COSTLY = frozenset(("exp", "log", "tanh", "erf", "normal_cdf", "sigmoid", "pow", "sin", "cos"))
+COSTLY = frozenset(("exp", "exp_nonpositive", "log", "tanh", "erf", "normal_cdf", "sigmoid", "pow", "sin", "cos"))
 
 MAX_REPEATED = 2            # stages of costly functions that inline_behind repeats
 

@@ -10,7 +10,7 @@ from toolchain.core.errors import CodegenError
 from toolchain.core.target import Target
 from toolchain.te.expr import Bin, Call
 from toolchain.te.loop_ir import PrimFunc
-from toolchain.te.lower.intrinsics import CALLS, OPERATORS, ldexp
+from toolchain.te.lower.intrinsics import CALLS, OPERATORS, ldexp, ldexp_down
 from toolchain.te.lower.shared import rewrite_shared
 
 COMPUTED = ("float32", "float64")
@@ -37,12 +37,16 @@ def lower_intrinsics(func: PrimFunc, target: Target) -> PrimFunc:
                 raise CodegenError(f"{func.name}: pow of {n.dtype}", fix="cast the arguments to float64")
         return None
 
-    def in_halves(n: Any) -> Any:
-        return ldexp(*n.args) if isinstance(n, Call) and n.name == "ldexp" else None
+    def scaled(n: Any) -> Any:
+        match n:
+            case Call("ldexp_down", args):
+                return Call("ldexp", args, n.dtype) if instruction else ldexp_down(*args)
+            case Call("ldexp", args) if not instruction:
+                return ldexp(*args)
+        return None
 
-    body = rewrite_shared(func.body, rule)
-    if not target.has("avx512vl"):
-        body = rewrite_shared(body, in_halves)
+    instruction = target.has("avx512vl")
+    body = rewrite_shared(rewrite_shared(func.body, rule), scaled)
     return func if body is func.body else replace(func, body=body)
 
 
