@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from foreign_kernels import RISCV, QemuKernel, cannot_be_emulated, emulated_session
 from operator_cases import CASES, Case, tolerance
@@ -51,3 +52,17 @@ def test_operators(machine: tuple[Target, Session], name: str, part: int):
         for output, got, want in zip(body.outputs, made, expected(body, arrays), strict=True):
             close(got, want, *tolerance(case, body.types[output].dtype), f"{op}, {output}")
     assert beyond <= FLOATS_TO_INTEGERS
+
+
+@pytest.mark.parametrize("name", ["rv64gc", "rv64gcv"])
+def test_float16_without_instructions_for_it(machine: tuple[Target, Session], name: str):
+    """Neither has Zfhmin: halves are converted by integer arithmetic, with and without vectors."""
+    target, session = machine
+    assert not target.has("zfhmin")
+    for op in ("Cast", "IsNaN", "Add", "Softmax", "MatMul"):
+        case: Case = next(c for c in CASES[op] if c.attrs.get("to") == 10 or any(
+            a is not None and a.dtype == np.float16 for a in c.arrays))
+        body, arrays = one_node(op, case.arrays, case.attrs, case.constants, case.outputs)
+        made = compiled(body, arrays, target, called=lambda *k: QemuKernel(*k, session))
+        for output, got, want in zip(body.outputs, made, expected(body, arrays), strict=True):
+            close(got, want, *tolerance(case, body.types[output].dtype), f"{op}, {output}")

@@ -333,10 +333,3 @@ def test_the_host_is_described_by_its_features(tmp_path):
         for name, content in (("level", level), ("type", kind), ("size", size), ("coherency_line_size", "64")):
             (folder / name).write_text(content + "\n")
     assert cache_sizes(tmp_path) == {"l1d_bytes": 48 << 10, "l2_bytes": 2 << 20, "line_bytes": 64}
-
-
-def test_float16_needs_its_conversions():
-    a = te.placeholder((8,), "float16", name="A")
-    c = te.compute((8,), lambda i: a[i] + a[i], name="C")
-    with pytest.raises(CodegenError, match="float16 needs the feature f16c"):
-        compile_kernel(te.create_schedule(c).func, PRESETS["x86-64-v2"])

@@ -79,10 +79,6 @@ def agree(func: te.PrimFunc, target: Target, *arrays: np.ndarray, exact: bool = 
         np.testing.assert_allclose(got.astype(wide), want.astype(wide), rtol=1e-6)     # functions: a few ulp
 
 
-def usable(dtype: str, target: Target) -> bool:
-    return dtype != "float16" or target.has("f16c") or target.kind != "x86"
-
-
 def all_at_once(ops: tuple[str, ...], *dtypes_: str, lanes: int, n: int = 32) -> te.PrimFunc:
     """One kernel with a row per operator: compiling is what takes the time."""
     inputs = [te.placeholder((n,), d, name=f"A{k}") for k, d in enumerate(dtypes_)]
@@ -105,10 +101,6 @@ def all_at_once(ops: tuple[str, ...], *dtypes_: str, lanes: int, n: int = 32) ->
 @pytest.mark.parametrize("dtype", NUMBERS)
 def test_arithmetic(dtype, target):
     a, b = values(dtype, 32), values(dtype, 32, 1)
-    if not usable(dtype, target):
-        with pytest.raises(CodegenError, match="float16 needs the feature f16c"):
-            agree(all_at_once(("+",), dtype, dtype, lanes=0), target, a, b)
-        return
     for lanes in (0, 16):
         agree(all_at_once(("+", "-", "*", "max", "min"), dtype, dtype, lanes=lanes), target, a, b)
         agree(all_at_once(("<", "<=", ">", ">=", "==", "!="), dtype, dtype, lanes=lanes), target, a, b)
@@ -139,6 +131,35 @@ def test_conversions(source):
         keep = x if dtypes.bits(to) >= 16 or not dtypes.is_float(source) else np.minimum(x, np.array(100).astype(x.dtype))
         for lanes in (0, 16):
             agree(elementwise(lambda v, to=to: v.astype(to), source, lanes=lanes), HOST, keep)
+
+
+@pytest.mark.parametrize("lanes", [0, 4, 16])
+def test_every_float16_is_widened(target, lanes):
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    func = elementwise(lambda v: v.astype("float32"), "float16", n=2**16, lanes=lanes)
+    got, want = run(func, target, {"A0": halves})["C"], halves.astype(np.float32)
+    nan = np.isnan(halves)
+    np.testing.assert_array_equal(np.isnan(got), nan)
+    np.testing.assert_array_equal(got[~nan].view(np.uint32), want[~nan].view(np.uint32))
+
+
+@pytest.mark.parametrize("lanes", [0, 4, 16])
+def test_narrowing_to_float16_rounds_to_even(target, lanes):
+    """Each float16, each tie between two of them, the floats beside both, and floats of all sizes, with both signs."""
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    edges = np.concatenate([halves, (halves[:-1] + halves[1:]) / 2, [65520, 65536, 1e-45, 2.0**-25, 2.0**-26, 3e38, np.inf]])
+    beside = [np.nextafter(edges, np.float32(to), dtype=np.float32) for to in (-np.inf, np.inf)]
+    random = np.random.default_rng(0).integers(0, 0x7F800000, 100_000, np.uint32).view(np.float32)
+    nans = np.array([0x7F800001, 0x7FC00000, 0x7FFFFFFF], np.uint32).view(np.float32)
+    x = np.concatenate([edges.astype(np.float32), *beside, random, nans])
+    x = np.concatenate([x, -x])
+    x = np.resize(x, -(-len(x) // 16) * 16)
+    with np.errstate(over="ignore"):
+        want = x.astype(np.float16)
+    got = run(elementwise(lambda v: v.astype("float16"), "float32", n=len(x), lanes=lanes), target, {"A0": x})["C"]
+    nan = np.isnan(x)
+    np.testing.assert_array_equal(np.isnan(got), nan)
+    np.testing.assert_array_equal(got[~nan].view(np.uint16), want[~nan].view(np.uint16))
 
 
 def test_bfloat16_rounds_to_even_and_keeps_nan():

@@ -1,4 +1,4 @@
-"""Operands -> LLVM text: arithmetic, conversions, moving lanes. Knows instructions and dtypes, not the loop IR."""
+"""Operands -> LLVM text: arithmetic, moving lanes. Knows instructions and dtypes, not the loop IR."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from toolchain.targets.llvm.spelling import constant, intrinsic, is_nan, value_t
 FLOAT_OPS = {"+": "fadd", "-": "fsub", "*": "fmul", "/": "fdiv"}
 INT_OPS = {"+": "add", "-": "sub", "*": "mul", "and": "and", "or": "or", "xor": "xor", "<<": "shl"}
 ELEMENT_BITS = {"float": 32, "double": 64, "i8": 8, "i16": 16, "i32": 32, "i64": 64}
-FLOAT16 = {"x86": "f16c", "riscv64": "zfhmin"}      # kind -> the feature that converts; others have it in every CPU
 ORDER = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
 
 
@@ -166,62 +165,3 @@ class Arithmetic:
                 less = self.emit(f"sub {type} {quotient}, {one}")
                 quotient = self.emit(f"select {bit} {lower}, {type} {less}, {type} {quotient}")
         return self.emit(f"select {bit} {none}, {type} {zero}, {type} {rest if op == '%' else quotient}")
-
-    def convert(self, name: str, source: str, to: str, lanes: int) -> str:
-        """A value of dtype `source` as `to`, as te's Cast means it; float16 and bfloat16 by way of float32. Raises
-        CodegenError: this target has no conversions of float16.
-        """
-        if source == to:
-            return name
-        a, b = value_type(source, lanes), value_type(to, lanes)
-        half = ("float16", "bfloat16")
-        if source in half and to != "float32":
-            return self.convert(self.convert(name, source, "float32", lanes), "float32", to, lanes)
-        if to in half and source != "float32":
-            return self.convert(self.convert(name, source, "float32", lanes), "float32", to, lanes)
-        if "float16" in (source, to) and self.target.kind == "wasm32":
-            raise CodegenError("WebAssembly has no conversions of float16", fix="store the model's values as float32")
-        needed = FLOAT16.get(self.target.kind, "")
-        if "float16" in (source, to) and needed and not self.target.has(needed):
-            raise CodegenError(f"float16 needs the feature {needed}, which {self.target.name} does not have",
-                               fix=f"where the CPU has it, `features: [+{needed}]` of the target")
-        if source == "bfloat16":
-            return self.widen_bfloat16(name, lanes)
-        if to == "bfloat16":
-            return self.narrow_to_bfloat16(name, lanes)
-        if dtypes.is_float(source) and dtypes.is_float(to):
-            return self.emit(f"{'fpext' if dtypes.bits(source) < dtypes.bits(to) else 'fptrunc'} {a} {name} to {b}")
-        if to == "bool":
-            zero = constant(0, source, lanes)
-            return self.emit(f"{'fcmp une' if dtypes.is_float(source) else 'icmp ne'} {a} {name}, {zero}")
-        if dtypes.is_float(to):
-            return self.emit(f"{'sitofp' if source in dtypes.INTS else 'uitofp'} {a} {name} to {b}")
-        if dtypes.is_float(source):
-            return self.emit(f"{'fptosi' if to in dtypes.INTS else 'fptoui'} {a} {name} to {b}")
-        wide, narrow = (1 if source == "bool" else dtypes.bits(source)), dtypes.bits(to)
-        if wide == narrow:
-            return name
-        if wide > narrow:
-            return self.emit(f"trunc {a} {name} to {b}")
-        return self.emit(f"{'sext' if source in dtypes.INTS else 'zext'} {a} {name} to {b}")
-
-    def widen_bfloat16(self, bits: str, lanes: int) -> str:
-        word = vector("i32", lanes)
-        wide = self.emit(f"zext {vector('i16', lanes)} {bits} to {word}")
-        shifted = self.emit(f"shl {word} {wide}, {constant(16, 'int32', lanes)}")
-        return self.emit(f"bitcast {word} {shifted} to {vector('float', lanes)}")
-
-    def narrow_to_bfloat16(self, name: str, lanes: int) -> str:
-        """Round to nearest, ties to even, on the bits; a NaN stays a NaN."""
-        word, short = vector("i32", lanes), vector("i16", lanes)
-
-        def k(n: int) -> str:
-            return constant(n, "int32", lanes)
-
-        bits = self.emit(f"bitcast {vector('float', lanes)} {name} to {word}")
-        odd = self.emit(f"and {word} {self.emit(f'lshr {word} {bits}, {k(16)}')}, {k(1)}")
-        rounded = self.emit(f"add {word} {self.emit(f'add {word} {bits}, {k(0x7FFF)}')}, {odd}")
-        is_nan = self.emit(f"fcmp uno {vector('float', lanes)} {name}, {name}")
-        quiet = self.emit(f"or {word} {bits}, {k(0x400000)}")
-        chosen = self.emit(f"select {vector('i1', lanes)} {is_nan}, {word} {quiet}, {word} {rounded}")
-        return self.emit(f"trunc {word} {self.emit(f'lshr {word} {chosen}, {k(16)}')} to {short}")

@@ -14,6 +14,7 @@ from toolchain.core.errors import CodegenError
 from toolchain.core.target import Target
 from toolchain.targets.llvm.addresses import Place
 from toolchain.targets.llvm.arithmetic import ORDER
+from toolchain.targets.llvm.conversions import convert
 from toolchain.targets.llvm.hold_sums import holding, needs_holding
 from toolchain.targets.llvm.loads import Guard, Loads
 from toolchain.targets.llvm.scale import scale
@@ -230,4 +231,4 @@ class Values(Loads):
     def cast(self, e: Cast) -> str:
         if isinstance(e.value, Ramp) and e.dtype == "int32":
             return self.ramp(e.value, "i32")
-        return self.convert(self.value(e.value), e.value.dtype, e.dtype, self.lanes(e))
+        return convert(self, self.value(e.value), e.value.dtype, e.dtype, self.lanes(e))
