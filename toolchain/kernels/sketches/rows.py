@@ -25,7 +25,7 @@ whose number depends on the shape alone (so results do not depend on the number 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -35,7 +35,7 @@ from toolchain.core.errors import ScheduleError
 from toolchain.core.target import Target
 from toolchain.kernels.sketches.asks import Asks
 from toolchain.kernels.sketches.pointwise import PARALLEL_ELEMENTS, pointwise_nest
-from toolchain.kernels.sketches.stages import SCAN, definitions, fuse_all, is_reduction, layout_of, readers
+from toolchain.kernels.sketches.stages import SCAN, definitions, fuse_all, is_costly, is_reduction, layout_of, readers
 from toolchain.kernels.tiling import largest_divisor
 from toolchain.te.expr import Load, Reduce, distinct, variables
 from toolchain.te.tensor import Compute, Tensor
@@ -101,18 +101,20 @@ def _rows(
     across = _reduced_across(s, root, members, common, target)
     direct = [m for m in members if m in across and rest and _is_read_in_place(s, root, m, rest[-1])]
     within: dict[Tensor, Tensor | Partials] = {}            # stages that others compute on the way
+    terms = {} if direct else _reduced_as_stored(s, members)
     for m in members:
         if m in direct:
             continue
         if m in across and m.shape[-1] > target.lanes(dtypes.bits(m.dtype)):
             within[m] = s.cache_write(m, "local")
-        elif m not in across and (partial := lane_partials(s, m, target, asks)) is not None:
+        elif m not in across and (partial := lane_partials(s, m, target, asks, terms.get(m))) is not None:
             within[m] = partial
     if any(isinstance(w, Partials) for w in within.values()):
         common, rest = _several_rows(s, root, members, common, rest, target)
     s[root].reorder(*common, *rest)
     loop = fuse_all(s, root, common)
-    on_the_way = {} if direct or any(a.extent > 1 for a in rest[:-1]) else _reduced_on_the_way(s, members, within)
+    one_row = all(a.extent == 1 for a in rest[:-1])
+    on_the_way = {terms[m]: w for m, w in within.items() if one_row and m in terms and isinstance(w, Partials)}
     if direct:
         rest = [*rest[:-1], *_split_block(s, root, rest[-1], target, asks)]
     for stage in reversed(direct):
@@ -275,7 +277,7 @@ def _store_in_place(s: te.Schedule, root: Tensor, members: Sequence[Tensor]) -> 
     for stage in reversed(_in_order(s, members)):
         definition, users = s.func.stages[stage], readers(s, stage)
         one_type = root in s.func.params and stage.dtype == root.dtype and stage.shape == root.shape
-        if is_reduction(definition) or not one_type or s.func.buffers[stage].scope != "lane":
+        if is_reduction(definition) or not one_type or not _is_long(stage):
             continue
         last = [t for t in users if not is_reduction(s.func.stages[t])]
         reads = [n.index for t in last for n in distinct(s.func.stages[t].body) if isinstance(n, Load) and n.tensor is stage]
@@ -419,12 +421,15 @@ class Partials:
     blocks: Tensor | None
 
 
-def lane_partials(s: te.Schedule, stage: Tensor, target: Target, asks: Asks) -> Partials | None:
+def lane_partials(
+    s: te.Schedule, stage: Tensor, target: Target, asks: Asks, terms: Tensor | None = None,
+) -> Partials | None:
     """Split a reduction to a scalar per row into one partial result per lane (rfactor); short ones stay as they are.
 
         total[i] = sum_r x[i, r]   ->   total.rf[l, i] = sum_o x[i, o*L + l];   total[i] = sum_l total.rf[l, i]
 
-    L: several vectors when the row is long, because each step of an accumulator waits for the one before.
+    L: several vectors when the row is long, because each step of an accumulator waits for the one before; one where a costly
+    function's terms take longer, and its constants fill the registers. terms: the stage that is stored in the same steps.
     """
     definition = s.func.stages[stage]
     if not is_reduction(definition):
@@ -436,6 +441,8 @@ def lane_partials(s: te.Schedule, stage: Tensor, target: Target, asks: Asks) -> 
             return None
         last = _fused_reduction(s, stage)
     most = max(1, asks.vectors() // len(definition.values)) if last.extent >= 4 * width else 1
+    if target.vector_registers < 32 and is_costly(definition if terms is None else s.func.stages[terms]):
+        most = 1
     vectors = max((v for v in (most, 4, 2, 1) if v <= most and last.extent >= 2 * v * width), default=1)
     length = last.extent
     _, lane = s[stage].split(last, factor=vectors * width)
@@ -464,21 +471,22 @@ def _vectorize_partial(s: te.Schedule, partial: Partials, whole: bool = True) ->
         s[partial.lanes].partition(step)
 
 
-def _reduced_on_the_way(
-    s: te.Schedule, members: Sequence[Tensor], within: Mapping[Tensor, Tensor | Partials],
-) -> dict[Tensor, Partials]:
-    """The stages of a long row that are reduced as they are stored, in one pass: each with those partial results."""
-    found: dict[Tensor, Partials] = {}
-    inside = _in_order(s, members)
-    for stage, reader in pairwise(inside):
-        partial = within.get(reader)
-        if is_reduction(s.func.stages[stage]) or not isinstance(partial, Partials):
+def _reduced_as_stored(s: te.Schedule, members: Sequence[Tensor]) -> dict[Tensor, Tensor]:
+    """The reductions whose terms are a stage of a long row, stored just before: one pass does both. Each with its terms."""
+    found: dict[Tensor, Tensor] = {}
+    for terms, stage in pairwise(_in_order(s, members)):
+        definition = s.func.stages[stage]
+        if is_reduction(s.func.stages[terms]) or not is_reduction(definition) or not _is_long(terms):
             continue
-        lanes = partial.lanes if partial.blocks is None else partial.blocks
-        read = [n for n in distinct(s.func.stages[lanes].body) if isinstance(n, Load) and n.tensor is stage]
-        if len(read) == 1 and _steps(s, read[0], s[lanes].op.axis[0 if partial.blocks is None else 1]) == 1:
-            found[stage] = partial
+        read = [n for n in distinct(definition.body) if isinstance(n, Load) and n.tensor is terms]
+        if len(definition.values) == len(read) == 1 and _steps(s, read[0], definition.reduce_axis[-1]) == 1:
+            found[stage] = terms
     return found
+
+
+def _is_long(stage: Tensor) -> bool:
+    """Whether a row of a stage is too long for the stack."""
+    return bool(stage.shape) and stage.shape[-1] * dtypes.itemsize(stage.dtype) > STACK_BYTES
 
 
 def _with_partials(s: te.Schedule, stage: Tensor, partial: Partials) -> None:
