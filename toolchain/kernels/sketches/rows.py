@@ -26,28 +26,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 
 from toolchain import te
 from toolchain.core import dtype as dtypes
 from toolchain.core.errors import ScheduleError
 from toolchain.core.target import Target
 from toolchain.kernels.sketches.asks import Asks
+from toolchain.kernels.sketches.partials import (
+    STACK_BYTES,
+    Partials,
+    fused_reduction,
+    in_order,
+    is_long,
+    join_lanes,
+    lane_partials,
+    reduced_as_stored,
+    steps_along,
+    vectorize_partial,
+    with_partials,
+)
 from toolchain.kernels.sketches.pointwise import PARALLEL_ELEMENTS, pointwise_nest
-from toolchain.kernels.sketches.stages import SCAN, definitions, fuse_all, is_costly, is_reduction, layout_of, readers
+from toolchain.kernels.sketches.stages import SCAN, definitions, fuse_all, is_reduction, layout_of, readers
 from toolchain.kernels.tiling import largest_divisor
-from toolchain.te.expr import Load, Reduce, distinct, variables
+from toolchain.te.expr import Load, distinct, variables
 from toolchain.te.tensor import Compute, Tensor
 from toolchain.te.tune.choices import Choices
 
-STACK_BYTES = 4096           # larger stages of a row live in the lane's scratch instead of on the stack
 WINDOW_BYTES = 12 * 1024     # of rows that windows are read from: a good part of a first-level cache
 PARTS = 16                   # of a reduction that is all there is to share
 FEW_ROWS = 4
 ROWS = 8                     # short ones at a time: enough to hide what each of them waits for
 FEW = 4                      # columns that make a vector of their own: the alternative to gathering each column's elements
-LONG_SUM = 128               # steps of one accumulator from which on a sum is taken in blocks
 
 
 def rows(s: te.Schedule, target: Target, choices: Choices) -> None:
@@ -101,7 +110,7 @@ def _rows(
     across = _reduced_across(s, root, members, common, target)
     direct = [m for m in members if m in across and rest and _is_read_in_place(s, root, m, rest[-1])]
     within: dict[Tensor, Tensor | Partials] = {}            # stages that others compute on the way
-    terms = {} if direct else _reduced_as_stored(s, members)
+    terms = {} if direct else reduced_as_stored(s, members)
     for m in members:
         if m in direct:
             continue
@@ -120,10 +129,10 @@ def _rows(
     for stage in reversed(direct):
         _gather_at(s, root, [stage], rest[-2])
         _vectorize(s, stage, s[stage].op.axis, target, asks, whole=True)
-    for stage in reversed([m for m in _in_order(s, members) if m not in direct]):
+    for stage in reversed([m for m in in_order(s, members) if m not in direct]):
         _gather_at(s, root, [stage], loop)
         if stage in on_the_way:
-            _with_partials(s, stage, on_the_way[stage])
+            with_partials(s, stage, on_the_way[stage])
         elif stage not in within:
             _vectorize(s, stage, s[stage].op.axis, target, asks)
         elif isinstance(inside := within[stage], Partials):
@@ -132,8 +141,8 @@ def _rows(
             else:
                 s[inside.lanes].compute_at(s[stage], s[stage].op.axis[-1])
             _near(s, inside.lanes)
-            _vectorize_partial(s, inside, whole=inside not in on_the_way.values())
-            _join_lanes(s, stage, s[stage].op.reduce_axis[0], inside.width)
+            vectorize_partial(s, inside, whole=inside not in on_the_way.values())
+            join_lanes(s, stage, s[stage].op.reduce_axis[0], inside.width)
         else:
             _in_blocks(s, inside, stage, target, asks)
     worth_sharing = _is_worth_sharing(
@@ -218,7 +227,7 @@ def _reduced_across(
     s: te.Schedule, root: Tensor, members: Sequence[Tensor], common: Sequence[te.Var], target: Target,
 ) -> set[Tensor]:
     """The reductions whose results make a wide row: lanes cross that row instead of the reduction, if none has to gather."""
-    known = {t: s.func.stages[t] for t in (*_in_order(s, members), root)}
+    known = {t: s.func.stages[t] for t in (*in_order(s, members), root)}
     fixed = {root: {d for d, a in enumerate(known[root].axis) if a in common}}      # dimensions with one value per row
     found: set[Tensor] = set()
     for tensor in reversed(list(known)):
@@ -232,16 +241,9 @@ def _reduced_across(
         last = len(definition.axis) - 1
         wide = is_reduction(definition) and len(definition.values) == 1 and last not in fixed[tensor] and (
             definition.axis[last].extent >= target.lanes(dtypes.bits(tensor.dtype)))
-        if wide and all(_steps(s, load, definition.axis[last]) in range(5) for load in loads):
+        if wide and all(steps_along(s, load, definition.axis[last]) in range(5) for load in loads):
             found.add(tensor)
     return found
-
-
-def _steps(s: te.Schedule, load: Load, axis: te.Var) -> int | None:
-    """How many elements apart the places are that a load reads for neighbours along an axis; None: it depends."""
-    at = te.index(layout_of(s, load.tensor).offset(load.tensor.shape, load.index))
-    others = [te.Index(((atom, 1),)) for atom, _ in at.terms if atom is not axis]
-    return None if any(axis in variables(o) for o in others) else at.coefficient(axis)
 
 
 def _columns(
@@ -259,7 +261,7 @@ def _columns(
     first = ragged and math.prod(a.extent for a in outer) < 2 * FEW_ROWS
     order = [block, *outer] if first else [*outer, block]
     s[root].reorder(*order, *rest, inner)
-    inside = _in_order(s, members)
+    inside = in_order(s, members)
     _gather_at(s, root, inside, order[-1])
     for stage in inside:
         _vectorize(s, stage, s[stage].op.axis, target, asks, whole=is_reduction(s.func.stages[stage]))
@@ -274,10 +276,10 @@ def _columns(
 def _store_in_place(s: te.Schedule, root: Tensor, members: Sequence[Tensor]) -> None:
     """Stages of a long row lie in the output, in place of scratch that would take as much of the nearest caches again."""
     kept = {root}
-    for stage in reversed(_in_order(s, members)):
+    for stage in reversed(in_order(s, members)):
         definition, users = s.func.stages[stage], readers(s, stage)
         one_type = root in s.func.params and stage.dtype == root.dtype and stage.shape == root.shape
-        if is_reduction(definition) or not one_type or not _is_long(stage):
+        if is_reduction(definition) or not one_type or not is_long(stage):
             continue
         last = [t for t in users if not is_reduction(s.func.stages[t])]
         reads = [n.index for t in last for n in distinct(s.func.stages[t].body) if isinstance(n, Load) and n.tensor is stage]
@@ -289,11 +291,6 @@ def _store_in_place(s: te.Schedule, root: Tensor, members: Sequence[Tensor]) -> 
 
 def _is_at(place: Sequence[te.Expr], axes: Sequence[te.Var]) -> bool:
     return all(te.index(i) == te.index(a) for i, a in zip(place, axes, strict=True))
-
-
-def _in_order(s: te.Schedule, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Producers first."""
-    return [t for t in s.func.stages if t in tensors]
 
 
 def _gather_at(s: te.Schedule, root: Tensor, members: Sequence[Tensor], loop: te.Var) -> None:
@@ -379,20 +376,12 @@ def _alone(s: te.Schedule, stage: Tensor, target: Target, asks: Asks) -> None:
     elif len(definition.values) > 1:
         _in_lanes(s, stage, target, asks)
     elif math.prod(stage.shape) < FEW_ROWS and length >= 2 * PARALLEL_ELEMENTS:
-        fused = _fused_reduction(s, stage)
+        fused = fused_reduction(s, stage)
         block = asks.vectors() * target.lanes(dtypes.bits(stage.dtype))
         outer, _ = s[stage].split(fused, factor=-(-length // (PARTS * block)) * block)
         _nest(s, s.rfactor(stage, outer), [], target, asks)
     else:
         _nest(s, stage, [], target, asks)
-
-
-def _fused_reduction(s: te.Schedule, stage: Tensor) -> te.Var:
-    axes = list(s[stage].op.reduce_axis)
-    fused = axes[-1]
-    for axis in reversed(axes[:-1]):
-        fused = s[stage].fuse(axis, fused)
-    return fused
 
 
 def _in_lanes(s: te.Schedule, stage: Tensor, target: Target, asks: Asks) -> None:
@@ -405,125 +394,10 @@ def _in_lanes(s: te.Schedule, stage: Tensor, target: Target, asks: Asks) -> None
     loop = fuse_all(s, stage, s[stage].op.axis)
     s[partial.lanes].compute_at(s[stage], loop)
     _near(s, partial.lanes)
-    _vectorize_partial(s, partial)
-    _join_lanes(s, stage, s[stage].op.reduce_axis[0], partial.width)
+    vectorize_partial(s, partial)
+    join_lanes(s, stage, s[stage].op.reduce_axis[0], partial.width)
     if _is_worth_sharing(s, [partial.lanes]):
         s[stage].parallel(loop)
-
-
-@dataclass(frozen=True, slots=True)
-class Partials:
-    """The partial results of a reduction: `lanes` has one per lane of some vectors, `blocks` (of long sums) one per block of
-    steps and lane, which `lanes` adds up."""
-
-    lanes: Tensor
-    width: int
-    blocks: Tensor | None
-
-
-def lane_partials(
-    s: te.Schedule, stage: Tensor, target: Target, asks: Asks, terms: Tensor | None = None,
-) -> Partials | None:
-    """Split a reduction to a scalar per row into one partial result per lane (rfactor); short ones stay as they are.
-
-        total[i] = sum_r x[i, r]   ->   total.rf[l, i] = sum_o x[i, o*L + l];   total[i] = sum_l total.rf[l, i]
-
-    L: several vectors when the row is long, because each step of an accumulator waits for the one before; one where a costly
-    function's terms take longer, and its constants fill the registers. terms: the stage that is stored in the same steps.
-    """
-    definition = s.func.stages[stage]
-    if not is_reduction(definition):
-        return None
-    width = target.lanes(dtypes.bits(stage.dtype))
-    last = list(s[stage].op.reduce_axis)[-1]
-    if last.extent < 2 * width:                                 # rows of a few elements: the lanes cross them
-        if math.prod(a.extent for a in definition.reduce_axis) < 2 * width:
-            return None
-        last = _fused_reduction(s, stage)
-    most = max(1, asks.vectors() // len(definition.values)) if last.extent >= 4 * width else 1
-    if target.vector_registers < 32 and is_costly(definition if terms is None else s.func.stages[terms]):
-        most = 1
-    vectors = max((v for v in (most, 4, 2, 1) if v <= most and last.extent >= 2 * v * width), default=1)
-    length = last.extent
-    _, lane = s[stage].split(last, factor=vectors * width)
-    lanes = s.rfactor(stage, lane)
-    steps = -(-length // (vectors * width))
-    if steps < LONG_SUM or not _is_float_sum(definition):
-        return Partials(lanes, width, None)
-    block, _ = s[lanes].split(s[lanes].op.reduce_axis[-1], factor=1 << round(math.log2(steps) / 2))
-    return Partials(lanes, width, s.rfactor(lanes, block))
-
-
-def _is_float_sum(definition: Compute) -> bool:
-    body = definition.body
-    return isinstance(body, Reduce) and body.combiner == "sum" and dtypes.is_float(body.dtype)
-
-
-def _vectorize_partial(s: te.Schedule, partial: Partials, whole: bool = True) -> None:
-    """Vectors of partial results, the reduction around them; its ragged last step apart (whole: as far as it is here)."""
-    step = s[partial.lanes].op.reduce_axis[-1]
-    _in_vectors(s, partial.lanes, s[partial.lanes].op.axis[0], partial.width)
-    if partial.blocks is not None:
-        s[partial.blocks].compute_at(s[partial.lanes], step)
-        s[partial.blocks].set_scope("local")
-        _in_vectors(s, partial.blocks, s[partial.blocks].op.axis[1], partial.width)
-    if whole:
-        s[partial.lanes].partition(step)
-
-
-def _reduced_as_stored(s: te.Schedule, members: Sequence[Tensor]) -> dict[Tensor, Tensor]:
-    """The reductions whose terms are a stage of a long row, stored just before: one pass does both. Each with its terms."""
-    found: dict[Tensor, Tensor] = {}
-    for terms, stage in pairwise(_in_order(s, members)):
-        definition = s.func.stages[stage]
-        if is_reduction(s.func.stages[terms]) or not is_reduction(definition) or not _is_long(terms):
-            continue
-        read = [n for n in distinct(definition.body) if isinstance(n, Load) and n.tensor is terms]
-        if len(definition.values) == len(read) == 1 and _steps(s, read[0], definition.reduce_axis[-1]) == 1:
-            found[stage] = terms
-    return found
-
-
-def _is_long(stage: Tensor) -> bool:
-    """Whether a row of a stage is too long for the stack."""
-    return bool(stage.shape) and stage.shape[-1] * dtypes.itemsize(stage.dtype) > STACK_BYTES
-
-
-def _with_partials(s: te.Schedule, stage: Tensor, partial: Partials) -> None:
-    """A stage in the steps of the reduction behind it, and that reduction in its loops."""
-    last = s[stage].op.axis[-1]
-    lanes, blocks = partial.lanes, partial.blocks
-    outer, inner = s[stage].split(last, factor=math.prod(s.func.buffers[lanes].type.shape))
-    beside, inner = s[stage].split(inner, factor=partial.width)
-    s[stage].unroll(beside)
-    s[stage].vectorize(inner)
-    step = s[lanes].op.reduce_axis[-1]
-    if blocks is not None:
-        around, outer = s[stage].split(outer, factor=s[blocks].op.reduce_axis[-1].extent)
-        s[lanes].compute_with(step, s[stage], around)
-        s[blocks].compute_with(s[blocks].op.reduce_axis[-1], s[stage], outer)
-        s[stage].partition(around)
-    else:
-        s[lanes].compute_with(step, s[stage], outer)
-        s[stage].partition(outer)
-
-
-def _in_vectors(s: te.Schedule, stage: Tensor, lane: te.Var, width: int) -> None:
-    rest = [a for a in s[stage].op.axis if a is not lane]
-    several = [] if lane.extent == width else [lane]
-    if several:
-        several[0], lane = s[stage].split(lane, factor=width)
-        s[stage].unroll(several[0])
-    s[stage].reorder(*rest, *s[stage].op.reduce_axis, *several, lane)
-    s[stage].vectorize(lane)
-
-
-def _join_lanes(s: te.Schedule, stage: Tensor, lane: te.Var, width: int) -> None:
-    """The end of what lane_partials began: vectors joined with each other, then one horizontal step."""
-    if lane.extent > width:
-        several, lane = s[stage].split(lane, factor=width)
-        s[stage].unroll(several)
-    s[stage].vectorize(lane)
 
 
 def _vectorize(
