@@ -98,11 +98,11 @@ def running(world: World, way: Cable | None = None) -> Iterator[Session]:
         session.close()
 
 
-def long_work(session: Session) -> None:
-    """A second of work in requests of 50 ms; disturbed within it."""
+def long_work(session: Session, limit_s: float = 4.0) -> None:
+    """A second of work in requests of 50 ms, each allowed so long; disturbed within it."""
     sampling = Sampling(number=1, repeat=5, min_repeat_ms=10, warmup=0)
     for _ in range(40):
-        RemoteModel.benchmark(_model(session), sampling, limit_s=4)
+        RemoteModel.benchmark(_model(session), sampling, limit_s)
 
 
 def _model(session: Session) -> RemoteModel:
