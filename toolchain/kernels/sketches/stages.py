@@ -86,10 +86,16 @@ def chooses(s: te.Schedule, stage: Tensor, axis: te.Var) -> bool:
 
 
 def inline_injective(s: te.Schedule, keep: Sequence[Tensor] = ()) -> None:
-    """Inline every stage without a reduction into its readers, unless it is an output or costly work would be repeated."""
+    """Inline every stage without a reduction into its readers, unless it is an output or costly work would be repeated.
+
+    Where the result is in blocks of channels, whole vectors of them are mixed: a step that is stored so that vectors can run
+    along a row (see compute/resize.py) would only be turned and turned back. Tables of one dimension stay.
+    """
+    blocked = any(channel_lanes(s, out) > 1 for out in s.func.outputs)
     for tensor in reversed(definitions(s)):
         definition = s.func.stages[tensor]
-        kept = tensor in keep or is_reduction(definition) or definition.tag in (SCAN, STORED)
+        stored = definition.tag == STORED and not (blocked and len(tensor.shape) > 1)
+        kept = tensor in keep or is_reduction(definition) or definition.tag == SCAN or stored
         if kept or any(t in s.func.params for t in s.func.computed_with(tensor)):
             continue
         users = readers(s, tensor)
