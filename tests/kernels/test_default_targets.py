@@ -217,3 +217,17 @@ def test_loops_are_fused_only_where_cores_would_idle(tmp_path: Path) -> None:
         return max(phase.parallel for phase in split_tasks(func).phases)
 
     assert chunks(2) == chunks(4) < 64 <= chunks(64)
+
+
+@pytest.mark.parametrize(("layer", "cores", "order"), [
+    (conv(1024, 256, 64, 1), 2, "rows"), (conv(1024, 256, 64, 1), 32, "groups"), (conv(512, 512, 14, 1), 2, "groups"),
+])
+def test_an_input_that_no_l2_holds_is_read_once(layer: Layer, cores: int, order: str, tmp_path: Path):
+    """One group of output channels after the other would read all of it from L3 each time."""
+    target = replace(V4, cores=cores, l2_bytes=1 << 20, l3_bytes=32 << 20)
+    layer(tmp_path / "model.onnx")
+    _, workloads = optimize_graph(import_onnx(tmp_path / "model.onnx"), target)
+    choices = [Choices() for _ in workloads]
+    for workload, asked in zip(workloads.values(), choices, strict=True):
+        schedule(workload.body, target, SKETCHES[0], asked)
+    assert [c.asked["order"].default for c in choices if "order" in c.asked] == [order]

@@ -74,7 +74,7 @@ def conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> No
     ov, ol = s[out].split(o, factor=lanes)
     outer, inner = _tile_spatial(s, out, spatial, tile, ragged)
     shared = conv_share(n, g, outer, *operands(s, acc), target, choices)
-    order = share_first(shared, ragged, _order(n, g, outer, choices))
+    order = share_first(shared, ragged, _order(n, g, outer, _outgrows_l2(*operands(s, acc), target), choices))
     s[out].reorder(*order, *inner, ov, ol)
     shared, order = share_more(s, out, shared, ragged, order, target.cores)
     s[acc].compute_at(s[out], order[-1])
@@ -100,13 +100,20 @@ def _tile(
     return ask_tile(choices, tiles)
 
 
-def _order(n: te.Var, g: te.Var, outer: Sequence[te.Var], choices: Choices) -> list[te.Var]:
-    """Loops around a register tile: all columns of a row with the weights of one group, or all groups at one place."""
+def _outgrows_l2(x: Tensor, w: Tensor, target: Target) -> bool:
+    """Whether a core's share of the input has left its L2 when the next group of channels reads it, but no weights have."""
+    x_bytes, w_bytes = (math.prod(t.shape) * dtypes.itemsize(t.dtype) for t in (x, w))
+    return x_bytes > target.cores * target.l2_bytes and w_bytes <= target.l2_bytes
+
+
+def _order(n: te.Var, g: te.Var, outer: Sequence[te.Var], far: bool, choices: Choices) -> list[te.Var]:
+    """Loops around a register tile: all columns of a row with the weights of one group, or all groups at one place. far: one
+    group after the other would read all of the input from L3 each time."""
     *rows, columns = outer
     orders = {"groups": [n, g, *rows, columns], "rows": [n, *rows, g, columns], "columns": [n, *rows, columns, g]}
     if g.extent == 1:
         return orders["groups"]
-    return orders[choices.one_of("order", tuple(orders), "groups")]
+    return orders[choices.one_of("order", tuple(orders), "rows" if far else "groups")]
 
 
 def _tile_spatial(

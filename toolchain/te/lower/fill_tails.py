@@ -35,9 +35,9 @@ def fill_tails(func: PrimFunc, target: Target) -> PrimFunc:
 def _covers(s: Stmt, tensor: Tensor, d: int, padded: int, guarded: frozenset[Var]) -> bool:
     """Whether a store reaches the last element of the tail, under no condition on that index."""
     match s:
-        case Store():
+        case Store() if s.tensor is tensor:
             i = s.index[d]
-            return s.tensor is tensor and isinstance(i, Index) and i.range()[1] == padded - 1 and not variables(i) & guarded
+            return isinstance(i, Index) and i.range()[1] == padded - 1 and not variables(i) & guarded
         case If(condition, body):
             return _covers(body, tensor, d, padded, guarded | variables(condition))
         case For(body=body):
