@@ -19,7 +19,7 @@ WEIGHTS: dict[Proposal, int] = {
     layers.conv: 14, layers.conv_transpose: 4, layers.pool: 8, layers.matmul: 8, layers.einsum: 2,
     layers.normalization: 8, layers.reduce: 6, layers.arg_reduce: 2, layers.recurrent: 3, layers.quantized: 3,
     selections.non_zero: 2, selections.compress: 2, selections.compress_rows_twice: 2, selections.unique: 2,
-    selections.non_max_suppression: 2,
+    selections.non_max_suppression: 2, selections.counted: 2, selections.selected_twice: 2,
 }
 FOCUS = 0.5                 # of the networks draw from a few proposals only: longer chains of the same kind
 MOST_NODES = 14
