@@ -103,3 +103,7 @@ def test_reuse_buffer_refuses():
     windows["Q"].compute_inline()
     with pytest.raises(ScheduleError, match="or several elements of it"):
         windows["P"].reuse_buffer(windows["D"])
+    again = te.create_schedule(row_statistics(1, 7).output)
+    again["S"].compute_at(again["D"], again["D"].op.axis[1])
+    with pytest.raises(ScheduleError, match="somebody uses it again in the loops that store the output"):
+        again["E"].reuse_buffer(again["D"])

@@ -92,6 +92,8 @@ def _place_within(func: PrimFunc, t: Tensor, out: Tensor) -> list[Index]:
     shared = set.intersection(*around)
     if any((_loops_around(func.body, leaf) & around[-1]) - shared for leaf in others[1:] if out in leaf.tensors):
         raise refusal("the output is stored again before all of it is read")
+    if any((loops & around[-1]) - shared for loops in around[:-1]):
+        raise refusal("somebody uses it again in the loops that store the output")
     own = [span(index(i), around[-1] - shared) for i in store.index]
     box = [Span(by, 0, extent - 1, 1, True) for by, extent in zip(shift, func.buffers[t].type.shape, strict=True)]
     if any(variables(by) - shared for by in shift) or any(a.relation(b) != "inside" for a, b in zip(box, own, strict=True)):
