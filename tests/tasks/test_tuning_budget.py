@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 
-from toolchain.build.records import Records
+from toolchain.build.records import Records, TrialRow
 from toolchain.core.layout import TensorType
 from toolchain.core.target import Target
+from toolchain.core.unit import MICROSECONDS
 from toolchain.graph.ir import Graph, Node
 from toolchain.targets.presets import PRESETS
 from toolchain.tasks.tuning import boosted
 from toolchain.tasks.tuning.confirm import MOST_NETWORK_ROUNDS, NETWORK_ROUNDS
 from toolchain.tasks.tuning.deadline import END_S, Deadline, Estimate
+from toolchain.tasks.tuning.earlier import BY_CHANCE, trial_of
 from toolchain.tasks.tuning.kernels import TunedKernel
 from toolchain.tasks.tuning.local import Job
 from toolchain.tasks.tuning.tune import Options, Tuning
 from toolchain.te.tune.choices import Choices
-from toolchain.te.tune.measure import Trial
+from toolchain.te.tune.measure import CAUSES, Trial
 from toolchain.te.tune.space import Made, Point, Space
 
 TARGET: Target = PRESETS["x86-64-v3"]
@@ -164,6 +167,34 @@ def test_a_run_that_goes_on_has_what_is_left_and_a_new_one_a_new_budget(tmp_path
         tuning, _ = tuned(records, third, 80.0)
         assert third.now - 100 == pytest.approx(80, abs=1.6)
         assert tuning.session is not None and tuning.session.replayed == 100 + again.trials
+
+
+def test_a_changed_layer_is_tuned_alone(tmp_path):
+    """What earlier runs measured of the other kernels is known: in the same circumstances, and in no others."""
+    def trials(names: range, seed: int = 0) -> tuple[int, int]:
+        machine = Machine(gain=1.5)
+        some = [kernels(max(names) + 1)[n] for n in names]
+        options = Options(trials=9, seed=seed)
+        tuning = Tuning(some, 1, records, options, deadline=Deadline(None, machine.clock))
+        tuning.search(machine)
+        assert all(f.gain > 1 for f in tuning.confirm_and_go_on(machine))
+        return machine.trials, len(tuning.known)
+
+    with Records(tmp_path) as records:
+        assert trials(range(3)) == (27, 0)
+        assert trials(range(1, 4)) == (9, 18)               # k1 and k2 are known, k3 is new
+        measured, known = trials(range(2), seed=5)          # another search asks for other schedules, too
+        assert measured < 18 and known == 18
+        far = [replace(k, job=Job(k.key, BODY, TARGET, weights=(1,))) for k in kernels(2)]
+        assert not Tuning(far, 1, records, Options(trials=9)).known
+
+
+def test_what_failed_by_chance_is_measured_again():
+    def row(error: str) -> TrialRow:
+        return TrialRow("k0", {"a": "1"}, (), error, 0.1, False, "")
+    assert set(CAUSES) > BY_CHANCE
+    assert trial_of(row("wrong: by far"), MICROSECONDS).cause not in BY_CHANCE
+    assert trial_of(row("timeout: 10 s"), MICROSECONDS).cause in BY_CHANCE
 
 
 def test_without_a_budget_it_ends_with_the_trials(tmp_path):

@@ -191,10 +191,22 @@ def test_a_killed_session_goes_on_as_if_nothing_had_happened(name):
         _killed_and_resumed(name, limits, lives, whole, whole_log)
 
 
-def _killed_and_resumed(name: str, limits: Limits, lives: int, whole: Session, whole_log: Memory) -> None:
+def test_so_does_one_that_knows_trials_of_others():
+    before, limits, whole_log = Memory(), Limits(budget_s=1.5), Memory()
+    session(Machine(), before, seed=2, limits=Limits(trials=5)).run()
+    whole = session(Machine(), whole_log, seed=1, limits=limits, known=before.kept)
+    whole.run()
+    assert whole.reused and whole_log.kept
+    for lives in range(0, len(whole_log.kept), 7):
+        _killed_and_resumed("auto", limits, lives, whole, whole_log, before.kept)
+
+
+def _killed_and_resumed(
+    name: str, limits: Limits, lives: int, whole: Session, whole_log: Memory, known: Sequence[Entry] = (),
+) -> None:
     log = Memory()
     with pytest.raises(KeyboardInterrupt):
-        session(Machine(lives), log, searcher=name, seed=1, limits=limits).run()
+        session(Machine(lives), log, searcher=name, seed=1, limits=limits, known=known).run()
     assert len(log.kept) == lives
     costs = [e.trial.cost_s for e in whole_log.kept[len(log.kept):]]
 
@@ -203,7 +215,7 @@ def _killed_and_resumed(name: str, limits: Limits, lives: int, whole: Session, w
             for trial in super().measure(task, points, best_cost):
                 yield Trial(trial.answers, trial.samples, trial.error, costs.pop(0))
 
-    resumed = session(SameClock(), log, searcher=name, seed=1, limits=limits)
+    resumed = session(SameClock(), log, searcher=name, seed=1, limits=limits, known=known)
     resumed.run()
     assert results(resumed) == results(whole) and log.kept == whole_log.kept
 
@@ -225,6 +237,20 @@ def test_hints_come_next_to_the_default():
               for t in tasks(1)]
     Session(hinted, machine, Memory(), limits=Limits(trials=3)).run()
     assert [point for _, point in machine.measured[:2]] == ["tile=4 order=ij flag=False", "tile=8 order=ji flag=False"]
+
+
+def test_what_others_have_measured_is_not_measured_again():
+    """It counts as trials of its task, and costs the budget nothing."""
+    before, first = Memory(), Machine()
+    session(first, before, seed=1, limits=Limits(trials=8)).run()
+    known = [e for e in before.kept if e.task != "kk"]              # the second kernel has changed since
+    machine, log = Machine(), Memory()
+    again = session(machine, log, seed=1, limits=Limits(trials=8), known=known)
+    again.run()
+    assert {task for task, _ in machine.measured} == {e.task for e in log.kept} == {"kk"}
+    assert again.reused == len(known) == 16
+    assert [x.trials for x in again.standings()] == [8, 8, 8]
+    assert again.spent_s == pytest.approx(sum(e.trial.cost_s for e in log.kept))
 
 
 def test_all_tasks_teach_one_model():

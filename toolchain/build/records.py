@@ -175,6 +175,13 @@ class Records:
             "json_insert(coalesce(json_extract(provenance, '$.runs'), '[]'), '$[#]', json(?))) where id = ?",
             (spent_s, _json(list(limits)), session))])
 
+    def sessions(self) -> Iterator[tuple[str, dict[str, Any], int]]:
+        """Those with trials: name, provenance, and how many trials; the oldest first."""
+        rows = self._db.rows("select s.id, s.provenance, count(*) from sessions s join trials t on t.session = s.id "
+                             "group by s.id order by json_extract(s.provenance, '$.begun_s'), s.id")
+        for session, provenance, trials in rows:
+            yield session, json.loads(provenance), trials
+
     def trials(self, session: str) -> list[TrialRow]:
         """In the order they were measured."""
         rows = self._db.rows(

@@ -120,8 +120,9 @@ def _tune(
     records: Records, options: Any, deadline: Deadline,
 ) -> int:
     from toolchain.cli.networks import Networks, boards_of
+    from toolchain.tasks.tuning.earlier import versions
     from toolchain.tasks.tuning.kernels import kernels, together
-    from toolchain.tasks.tuning.tune import Tuning, keep_reproducer, require_time, tuned_answers, versions
+    from toolchain.tasks.tuning.tune import Tuning, keep_reproducer, require_time, tuned_answers
 
     found_kernels = kernels(default, artifacts, store)
     screen = Screen(style_of(sys.stderr, settings(), os.environ.get("TERM", "")), options.budget_s)
@@ -147,6 +148,8 @@ def _tune(
     screen.begin({k.key: k.name for k in tuning.open}, len(found_kernels))
     screen.note(f"candidates are ranked by a model that learns, so far from {count(tuning.taught, 'earlier trials')}"
                 if tuning.learns else NO_MODEL)
+    if tuning.known:
+        screen.note(f"{count(len(tuning.known), 'schedules')} were measured by earlier runs, and are not measured again")
     interrupted = False
     with tuning.measurer(screen.note) as measurer, screen.shown():
         try:

@@ -17,8 +17,9 @@ from toolchain.report.plot import Curve, Panel, svg
 from toolchain.tasks.code import code_digest
 from toolchain.tasks.plan import machine_name
 from toolchain.tasks.tuning import boosted
+from toolchain.tasks.tuning.earlier import CODE, versions
 from toolchain.tasks.tuning.kernels import TunedKernel
-from toolchain.tasks.tuning.tune import CODE, RecordLog, of_unit, versions
+from toolchain.tasks.tuning.tune import RecordLog, of_unit
 from toolchain.te.tune.compare import Run, Shared, compare, quality, trials_to
 from toolchain.te.tune.measure import Measurer
 from toolchain.te.tune.model import Analytic

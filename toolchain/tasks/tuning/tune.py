@@ -5,6 +5,7 @@
     local.py      how it is measured here             confirm.py          what may take the place of a default
     boards.py     how on devices                      emulated.py   by static cycles, where a device is emulated
     boosted.py    what ranks candidates               autotvm.py    hints from other compilers' logs
+    earlier.py    what sessions before have measured
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from toolchain.tasks.tuning import autotvm, boosted
 from toolchain.tasks.tuning.boards import BoardMeasurer
 from toolchain.tasks.tuning.confirm import CANDIDATES, Comparing, Confirmed, confirm
 from toolchain.tasks.tuning.deadline import END_S, Deadline, Estimate
+from toolchain.tasks.tuning.earlier import CODE, conditions, known_trials, sessions_with, trial_of, versions
 from toolchain.tasks.tuning.emulated import StaticMeasurer
 from toolchain.tasks.tuning.kernels import TunedKernel
 from toolchain.tasks.tuning.local import Job, LocalMeasurer, cores_for
@@ -43,7 +45,6 @@ from toolchain.te.tune.model import Analytic, CostModel
 from toolchain.te.tune.session import Entry, Limits, Session, Standing, TuneTask
 from toolchain.te.tune.space import Point
 
-CODE = ("core", "te", "kernels", "targets", "tasks/tuning")      # decides which schedules there are and how fast they run
 RESERVE = 0.5                   # of the budget, at most, for confirming winners and comparing networks
 MARGIN = 1.2                    # of what is kept at first by guesses: what is not needed goes into more trials
 CONFIRM_S = 0.8                 # what confirming one kernel takes, until it is known better, and
@@ -98,8 +99,7 @@ class RecordLog:
         self.records, self.session, self.unit = records, session, unit
 
     def entries(self) -> Sequence[Entry]:
-        return [Entry(t.workload, Trial(t.answers, t.samples, t.error, t.cost_s, t.stopped, unit=self.unit))
-                for t in self.records.trials(self.session)]
+        return [Entry(t.workload, trial_of(t, self.unit)) for t in self.records.trials(self.session)]
 
     def append(self, entry: Entry) -> None:
         t = entry.trial
@@ -165,14 +165,17 @@ class Tuning:
         self.machine = machine_name([board.name for board in boards])
         self.learns, self.taught = boosted.is_installed(), 0        # earlier trials that the model knows
         self.session_id = _session_id(self.open, self.machine, options, self.learns, unit)
+        same = conditions(self.open, self.machine, unit)
         self.earlier_s, begun_with = records.begin(self.session_id, {
             "machine": self.machine, "versions": versions(), "searcher": options.searcher, "seed": options.seed,
             "kernels": {k.key: k.name for k in self.open}, "begun_s": time.time(),
+            "conditions": same, "known_from": sessions_with(same, records),
             "learned_from": records.trial_counts(unit) if self.learns else {}, **of_unit(unit),
             "hints": {k.key: found for k in self.open if (found := hints(k, records))}})
         self.earlier = [Limits(math.inf if budget_s is None else budget_s, int(trials))
                         for budget_s, trials in begun_with.get("runs", [])]
         self.model, self.hints = self._model(begun_with.get("learned_from", {})), begun_with.get("hints", {})
+        self.known = known_trials(same, begun_with.get("known_from", {}), records, unit)
         self.log = RecordLog(records, self.session_id, unit)
         self.networks, self.others, self._confirming = networks, others, Estimate(CONFIRM_S)
         self.limits = Limits(math.inf, options.trials)
@@ -234,7 +237,7 @@ class Tuning:
         self.limits = replace(self.limits, budget_s=self.earlier_s + self._search_s())
         self.session = Session(tasks, measurer, self.log, searcher=self.options.searcher, seed=self.options.seed,
                                limits=self.limits, on_trial=self._on_trial, clock=self.deadline.clock, model=self.model,
-                               earlier=self.earlier)
+                               earlier=self.earlier, known=self.known)
         try:
             self.session.run()
         finally:                                    # what an earlier process took is of this run's budget, too
@@ -402,7 +405,3 @@ def _session_id(kernels: Sequence[TunedKernel], machine: str, options: Options, 
 def of_unit(unit: Unit) -> dict[str, str]:
     """What provenances say of it: nothing of microseconds."""
     return {} if unit.is_time else {"unit": str(unit)}
-
-
-def versions() -> dict[str, str]:
-    return {package: installed_version(package) or "" for package in ("toolchain", "llvmlite", "numpy")}

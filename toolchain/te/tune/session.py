@@ -121,6 +121,13 @@ class _Search:
         return self.task.uses * (RECENT * recent + (1 - RECENT) * best / max(self.spent_s, 1e-9))
 
 
+_Place = tuple[str, frozenset[tuple[str, str]]]         # a task's key, a point's answers
+
+
+def _by_place(entries: Iterable[Entry]) -> dict[_Place, Trial]:
+    return {(e.task, frozenset(e.trial.answers.items())): e.trial for e in entries}
+
+
 class Session:
     """Runs once. `standings` may be asked at any time, after an exception too."""
 
@@ -128,10 +135,12 @@ class Session:
         self, tasks: Sequence[TuneTask], measurer: Measurer, log: Log, *, searcher: str = "auto", seed: int = 0,
         limits: Limits = Limits(), on_trial: Callable[[TuneTask, Trial], None] = lambda task, trial: None,
         clock: Callable[[], float] = lambda: 0.0, model: CostModel | None = None, earlier: Sequence[Limits] = (),
+        known: Sequence[Entry] = (),
     ) -> None:
         """clock: seconds; what passes between two batches (proposing takes time) is a cost of the second one's first trial.
         model: learns from the trials of all tasks; None: the analytic one. earlier: limits of the runs that came to their
         end before, which are gone through again (the log has all of it): what follows then follows from the same state.
+        known: what others have measured of these tasks: not measured again, not in the log, and no cost of the budget.
         """
         self.earlier = tuple(earlier)
         self._clock, self._since_s = clock, clock()
@@ -143,11 +152,13 @@ class Session:
         self.spent_s = 0.0
         self.unit: Unit | None = None                   # of all costs; the first trial tells
         self.replayed, self.replayed_s = 0, 0.0         # trials that the log had, and what they have cost once
-        self._known: dict[tuple[str, frozenset[tuple[str, str]]], Trial] = {}
+        self.reused = 0                                 # trials that others had measured
+        self._logged: dict[_Place, Trial] = {}
+        self._known = _by_place(known)
 
     def run(self) -> None:
         """Raises TuneError: the first candidates all fail for one reason."""
-        self._known = {(e.task, frozenset(e.trial.answers.items())): e.trial for e in self.log.entries()}
+        self._logged = _by_place(self.log.entries())
         for limits in (*self.earlier, self.limits):
             self.limits = limits
             self._until_spent()
@@ -202,7 +213,7 @@ class Session:
 
     def _mean_cost_s(self) -> float:
         trials = sum(s.trials for s in self.searches.values())
-        return self.spent_s / trials if trials else 0.0
+        return sum(s.spent_s for s in self.searches.values()) / trials if trials else 0.0
 
     # -- measuring ----------------------------------------------------------------------------------------------------
 
@@ -216,7 +227,6 @@ class Session:
             learned.append((point, trial))
             search.trials += 1
             search.spent_s += trial.cost_s
-            self.spent_s += trial.cost_s
             if trial.default_cost:
                 search.again_cost = min(search.again_cost, trial.default_cost)
             if trial.error:
@@ -227,17 +237,25 @@ class Session:
         search.history.append((search.spent_s, search.best_cost))
 
     def _trials(self, search: _Search, points: Sequence[Point]) -> Iterator[tuple[Point, Trial]]:
-        key = search.task.key
-        known = {p: self._known.get((key, frozenset(p.key))) for p in points}
-        measured = self._measured(search, [p for p in points if known[p] is None])
-        for point in points:
-            if (trial := known[point]) is not None:
+        places = [(search.task.key, frozenset(p.key)) for p in points]
+        measured = self._measured(search, [p for p, place in zip(points, places, strict=True)
+                                           if place not in self._logged and place not in self._known])
+        reused = 0
+        for point, place in zip(points, places, strict=True):
+            if (trial := self._logged.get(place)) is not None:
                 self.replayed += 1
                 self.replayed_s += trial.cost_s
+            elif (trial := self._known.get(place)) is not None:
+                reused += 1
+                yield point, trial
+                continue
             else:
                 trial = next(measured)
+            self.spent_s += trial.cost_s
             yield point, trial
-        self._since_s = self._clock()
+        self.reused += reused
+        if reused < len(points):            # else the time that proposing took is a cost of the next that is measured
+            self._since_s = self._clock()
 
     def _measured(self, search: _Search, points: Sequence[Point]) -> Iterator[Trial]:
         """For real: each is in the log before it is given out."""
