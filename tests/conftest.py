@@ -1,8 +1,10 @@
-"""Fixtures of every test: `golden` compares text with a file, and `pytest --update-golden` writes those files."""
+"""Fixtures of every test: `golden` compares text with a file, and `pytest --update-golden` writes those files; what `tally`
+is told of many cases stands, added up, at the end of the run."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ settings.register_profile("project", deadline=None)      # no test asserts a tim
 settings.load_profile("project")
 
 GOLDEN = Path(__file__).parent / "golden"
+TALLY = "tally of "
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,3 +52,19 @@ def golden(request: pytest.FixtureRequest) -> Callable[..., None]:
         compare(text, GOLDEN / file / (f"{test}.{name}.txt" if name else f"{test}.txt"), update=update)
 
     return check
+
+
+@pytest.fixture
+def tally(record_property: Callable[[str, object], None]) -> Callable[[str, Counter[str]], None]:
+    """tally(cases, verdicts) counts for the end of the run."""
+    return lambda cases, verdicts: record_property(f"{TALLY}{cases}", dict(verdicts))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    tallies: dict[str, Counter[str]] = defaultdict(Counter)
+    calls = (r for reports in terminalreporter.stats.values() for r in reports if getattr(r, "when", "") == "call")
+    for name, verdicts in (told for call in calls for told in call.user_properties if told[0].startswith(TALLY)):
+        tallies[name.removeprefix(TALLY)].update(verdicts)
+    for cases, verdicts in tallies.items():
+        each = ", ".join(f"{n} {verdict}" for verdict, n in verdicts.most_common())
+        terminalreporter.write_line(f"{verdicts.total()} {cases}: {each}")

@@ -17,10 +17,6 @@ EXPECTED = Path(__file__).with_name("expected_failures.txt")
 CLOSE = Path(__file__).with_name("close.txt")
 NEAR = {"rtol": 2e-3, "atol": 1e-6}         # two units in the last place of a float16; the noise of a float32 transform
 CATEGORIES = ("NodeModel", "SimpleModel", "PyTorchConvertedModel", "PyTorchOperatorModel", "RealModel")
-LONG = frozenset((
-    "test_bvlc_alexnet", "test_densenet121", "test_inception_v1", "test_inception_v2", "test_resnet50", "test_shufflenet",
-    "test_vgg19", "test_zfnet512"))
-"""Whole networks: some seconds each. The summary runs them, the tests run the ninth, SqueezeNet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +44,10 @@ def _items() -> dict[str, Any]:
             if name.endswith("_cpu")}
 
 
-def case_names(*, long: bool = False) -> list[str]:
-    """The cases, with those of LONG or without. All of them are the 2,033 that the official runner counts."""
-    return sorted(name for name in _items() if long or name not in LONG)
+def case_names() -> list[str]:
+    """The 2,033 cases that the official runner counts, nine whole networks among them."""
+    return sorted(_items())
+
 
 
 class _Recording(onnx_backend.ToolchainBackend):

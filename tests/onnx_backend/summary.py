@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--write-expected", action="store_true", help="write the refusals to expected_failures.txt")
     options = parser.parse_args()
     started = time.perf_counter()
-    names = [n for n in case_names(long=True) if re.search(options.match, n)]
+    names = [n for n in case_names() if re.search(options.match, n)]
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("fork")) as pool:       # which notices a crash
         outcomes = list(pool.map(run_case, names, chunksize=4))
     show(outcomes, options.cases)

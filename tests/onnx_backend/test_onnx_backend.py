@@ -7,6 +7,9 @@ cases whose recorded result itself is inexact by more than the case's tolerance.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import pytest
@@ -23,11 +26,12 @@ PASSES_AT_LEAST = 1927
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))
-def test_public_suite(shard: int):
+def test_public_suite(shard: int, tally: Callable[[str, Counter[str]], None]):
     expected, close = expected_failures(), expected_failures(CLOSE)
-    problems = []
+    problems, verdicts = [], Counter[str]()
     for name in case_names()[shard::SHARDS]:
         outcome, reason = run_case(name), expected.get(name)
+        verdicts[outcome.verdict] += 1
         if (outcome.verdict == "close") != (name in close):
             listed = "" if name in close else "not "
             problems.append(f"{name} is {outcome.verdict}, {listed}listed in close.txt: {outcome.detail}")
@@ -39,11 +43,12 @@ def test_public_suite(shard: int):
             problems.append(f"{name} is refused for another reason: {outcome.reason}")
         elif outcome.verdict == "pass" and reason is not None:
             problems.append(f"{name} passes now: take it out of expected_failures.txt")
+    tally("cases of the ONNX backend test suite", verdicts)
     assert not problems, "\n".join(problems)
 
 
 def test_expected_failures_are_cases_of_the_suite():
-    names = set(case_names(long=True))
+    names = set(case_names())
     failing = {*expected_failures(), *expected_failures(CLOSE)}
     assert len(names) == 2033 and not failing - names
     assert len(names - failing) >= PASSES_AT_LEAST
