@@ -41,7 +41,6 @@ from toolchain.te.tune.measure import Trial
 from toolchain.te.tune.space import Point
 
 BATCH = 4                       # candidates in one round trip
-CANARY = BATCH                  # the slot of the default
 MOST_TRIES = 2                  # of a candidate that was there when its board was lost
 RECONNECT_S = (0.0, 5.0, 15.0)  # waits before a lost board is tried again: one that reboots is back by then, or set aside
 NAME = "candidate"
