@@ -1,4 +1,5 @@
-"""The recipes as things to measure: their builds, made up to any task in the user's store; and projects of one model."""
+"""The recipes as things to measure: their builds with default schedules, made up to any task in the user's store; and
+projects of one model."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from toolchain.cli.project import Project, open_project
 from toolchain.core.artifact import Artifact
 from toolchain.core.settings import settings
 from toolchain.tasks.data import RECORDED
-from toolchain.tasks.plan import BucketTasks, BuildTasks
+from toolchain.tasks.plan import UNTUNED, BucketTasks, BuildTasks
 from toolchain.tasks.steps import MODEL
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
@@ -54,7 +55,8 @@ class RecipeBuild:
 
 
 def recipe_builds(recipes: Sequence[str], models: Sequence[str], root: Path = RECIPES) -> list[RecipeBuild]:
-    """Those builds of the recipes that `models` mean (names or patterns; none: all), a bucket at a time.
+    """Those builds of the recipes that `models` mean (names or patterns; none: all), a bucket at a time. Schedules are the
+    default ones, whatever `tc tune` found on this machine.
 
     Raises UsageError, DeployfileError.
     """
@@ -62,7 +64,7 @@ def recipe_builds(recipes: Sequence[str], models: Sequence[str], root: Path = RE
     for recipe in recipes:
         project = open_project(None, root / recipe)
         known = [b for b in project.deployfile.all_builds() if not models or _means(b.model, models)]
-        for t in project.tasks([b.name for b in known]) if known else ():
+        for t in project.tasks([b.name for b in known], UNTUNED) if known else ():
             labels = project.deployfile.models[t.build.model].bindings()
             found += [RecipeBuild(project, t, bucket, label) for bucket, label in zip(t.buckets, labels, strict=True)]
     return found

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import random
 import shutil
 import statistics
@@ -213,7 +214,7 @@ def show_networks(names: Sequence[str], budget: str, folder: Path, screen: Conso
         if not place.exists():
             shutil.copytree(RECIPE, place)
         done = subprocess.run([sys.executable, "-m", "toolchain", "tune", name, "--budget", budget], cwd=place,
-                              capture_output=True, text=True)
+                              env={**os.environ, "TC_STORE": str(place.absolute() / "store")}, capture_output=True, text=True)
         lines = [line for line in done.stdout.splitlines() if line.startswith((f"{name}:", "tuned "))]
         screen.print(f"{name}, --budget {budget}: {'; '.join(lines) or done.stderr[-500:]}", highlight=False)
 
