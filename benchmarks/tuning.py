@@ -213,8 +213,9 @@ def show_networks(names: Sequence[str], budget: str, folder: Path, screen: Conso
         place = folder / name.replace("@", "-")
         if not place.exists():
             shutil.copytree(RECIPE, place)
-        done = subprocess.run([sys.executable, "-m", "toolchain", "tune", name, "--budget", budget], cwd=place,
-                              env={**os.environ, "TC_STORE": str(place.absolute() / "store")}, capture_output=True, text=True)
+        own = {**os.environ, "TC_STORE": str(place.absolute() / "store")}
+        done = subprocess.run([sys.executable, "-m", "toolchain", "tune", name, "--budget", budget], cwd=place, env=own,
+                              capture_output=True, text=True)
         lines = [line for line in done.stdout.splitlines() if line.startswith((f"{name}:", "tuned "))]
         screen.print(f"{name}, --budget {budget}: {'; '.join(lines) or done.stderr[-500:]}", highlight=False)
 
