@@ -134,7 +134,7 @@ def _problem(tree: Node, error: Any) -> Problem:
         return _unknown_key(tree, keys)
     found = tree.find(keys)
     if kind in _EXPECTED:
-        return _at(tree, keys, f"expected {_EXPECTED[kind]}, found {_describe(found)}", fix=_type_fix(kind, found))
+        return _at(tree, keys, f"expected {_EXPECTED[kind]}, found {_describe(found)}", fix=_type_fix(kind, found, keys))
     if kind in _BOUNDS:
         return _at(tree, keys, f"must be {_BOUNDS[kind].format(**ctx)}, found {_describe(found)}")
     if kind == "literal_error":
@@ -175,7 +175,7 @@ def _describe(node: Node) -> str:
     return f"'{clip(node.plain if node.plain is not None else str(node.value))}'"
 
 
-def _type_fix(kind: str, found: Node) -> str:
+def _type_fix(kind: str, found: Node, keys: Keys) -> str:
     scalar = not isinstance(found.value, (dict, list)) and found.value is not None
     if kind == "string_type" and scalar and found.plain is not None:
         return f"quote it: '{clip(found.plain)}'"
@@ -183,7 +183,7 @@ def _type_fix(kind: str, found: Node) -> str:
         return f"write a list: [{clip(str(found.value))}]"
     if found.value is None:
         return "give it a value, or remove the key"
-    return ""
+    return f"write here: {_meaning(keys)}" if _names_a_field(keys) else ""
 
 
 def _at(tree: Node, keys: Keys, what: str, *, fix: str = "", at_key: bool = False) -> Problem:
@@ -297,6 +297,11 @@ def _meaning(keys: Keys) -> str:
     if get_origin(annotation) is not Literal or len(offered) < 2:
         return str(metadata["description"])
     return f"{metadata['description'].partition(' (not yet')[0]}: {', '.join(offered[:-1])} or {offered[-1]}"
+
+
+def _names_a_field(keys: Keys) -> bool:
+    """Whether a key of a section is meant, and no element or name below one."""
+    return bool(keys) and is_dataclass(section := _section_at(keys[:-1])) and keys[-1] in dict(keys_of(section))
 
 
 def _metadata(keys: Keys) -> Mapping[str, Any]:
