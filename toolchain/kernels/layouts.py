@@ -283,7 +283,8 @@ def _integer_conv(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOp
         packed = weights(axes, [(0, 0), (1, 0), *spatial, (0, lanes)])
         return [_option(node, graph, target, DEPTHWISE, (blocked(rank, lanes), packed, *_bias(node, graph, lanes)),
                         blocked(rank, lanes))]
-    group, panel, block = _group(node, graph, target), node.attrs["panel"], min(lanes, x.shape[1])
+    group, panel = _group(node, graph, target), node.attrs["panel"]
+    block = max(group, min(lanes, x.shape[1]))
     inner = [(1, block // group)] if block > group else []
     packed = weights(axes, [(0, 0), (1, 0), *spatial, *inner, (0, panel), (1, group)])
     return [_option(node, graph, target, BLOCKED * group, (blocked(rank, block), packed), blocked(rank, lanes))]
@@ -291,7 +292,8 @@ def _integer_conv(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOp
 
 def _group(node: Node, graph: Graph, target: Target) -> int:
     """How many factors one lane of the target's dot product takes."""
-    kind = dot_of(graph.types[node.inputs[0]].dtype, graph.types[node.inputs[1]].dtype, target)
+    x, w = (graph.types[v].dtype for v in node.inputs[:2])
+    kind = dot_of(x, w, target, node.attrs.get("pairs", False))
     assert kind is not None, "a target without such products does not have the node"
     return kind.group
 

@@ -92,7 +92,7 @@ def _lane_cycles(points: int, vectors: int, target: Target, vector_loads: int, s
     return (max(fma, STEPS * FMA_LATENCY) + LANE_LOAD_CYCLES * loads + bursts * BURST_CYCLES + LOOP_CYCLES + waits) / STEPS
 
 
-def _pieces(extent: int, size: int) -> Iterator[tuple[int, int]]:
+def pieces(extent: int, size: int) -> Iterator[tuple[int, int]]:
     """(size, how many) of the whole tiles and of the tail."""
     if extent // size:
         yield size, extent // size
@@ -104,12 +104,14 @@ def cycles(
     height: int, width: int, blocks: int, tile: Tile, target: Target, vector_loads: int = 1, streamed: float = 0,
 ) -> float:
     """Cycles per reduction step of the whole output (height x width points, `blocks` vectors of channels)."""
-    total = 0.0
-    for v, nv in _pieces(blocks, tile.vectors):
-        for r, nr in _pieces(height, tile.rows):
-            for c, nc in _pieces(width, tile.columns):
-                total += nv * nr * nc * tile_cycles(r * c, v, target, vector_loads, streamed)
-    return total
+    return over_tiles(height, width, blocks, tile, lambda points, vectors: tile_cycles(
+        points, vectors, target, vector_loads, streamed))
+
+
+def over_tiles(height: int, width: int, blocks: int, tile: Tile, step: Callable[[int, int], float]) -> float:
+    """The sum of what whole and ragged tiles take, given the points and vectors of each."""
+    return sum(nv * nr * nc * step(r * c, v) for v, nv in pieces(blocks, tile.vectors)
+               for r, nr in pieces(height, tile.rows) for c, nc in pieces(width, tile.columns))
 
 
 @lru_cache(4096)
@@ -141,7 +143,7 @@ def conv_tiles(
             total *= max(1.0, target.cores / (pieces * along))
             ragged += along > 1
         return total * (1 + 0.04 * ragged), loads, -tile.accumulators
-    return tuple(_ranked(candidates, cost))
+    return tuple(ranked(candidates, cost))
 
 
 def matmul_tiles(
@@ -173,14 +175,14 @@ def matmul_tiles(
         if row_bytes and tile.columns > _rows_in_l1(row_bytes, target):
             steps = max(steps, rows * -(-blocks // tile.vectors) * target.line_bytes / target.l2_bytes_per_cycle)
         return steps * (1 + 0.04 * ragged), loads, -tile.accumulators
-    return _ranked(candidates, cost)
+    return ranked(candidates, cost)
 
 
 def _first_reads(rows: int, blocks: int, tile: Tile, target: Target) -> float:
     """Cycles per reduction step that the first row tile of each panel waits for weights from memory."""
     points = min(rows, tile.columns)
     vector = target.vector_bits / 8 / target.memory_bytes_per_cycle
-    return sum(count * max(0.0, v * vector - tile_cycles(points, v, target)) for v, count in _pieces(blocks, tile.vectors))
+    return sum(count * max(0.0, v * vector - tile_cycles(points, v, target)) for v, count in pieces(blocks, tile.vectors))
 
 
 def _rows_in_l1(row_bytes: int, target: Target) -> int:
@@ -231,13 +233,13 @@ def plane_tiles(height: int, vectors: int, target: Target, column: Column = Colu
     def cost(tile: Tile) -> tuple[float, int]:
         shared = column.fits(tile.rows, tile.vectors, target)
         total = sum(nr * nv * column.cycles(r, v, target, shared)
-                    for r, nr in _pieces(height, tile.rows) for v, nv in _pieces(vectors, tile.vectors))
+                    for r, nr in pieces(height, tile.rows) for v, nv in pieces(vectors, tile.vectors))
         ragged = (height % tile.rows != 0) + (vectors % tile.vectors != 0)
         return total * (1 + 0.04 * ragged), -tile.accumulators
-    return _ranked(candidates, cost)
+    return ranked(candidates, cost)
 
 
-def _ranked(tiles: Sequence[Tile], cost: Callable[[Tile], tuple[float, ...]]) -> list[Tile]:
+def ranked(tiles: Sequence[Tile], cost: Callable[[Tile], tuple[float, ...]]) -> list[Tile]:
     """Tiles with their cost (the first of its numbers), the cheapest first."""
     costs = {tile: cost(tile) for tile in tiles}
     return [replace(tile, cost=costs[tile][0]) for tile in sorted(tiles, key=costs.__getitem__)]

@@ -10,6 +10,9 @@ factors to a lane, zero points subtracted before.
 
 The sum of weights, -zx' times it and the bias are the start of the sum: constants wherever weights and zero points are.
 
+Armv8.0 adds two products of bytes in 16 bits, which cannot wrap where no two weights of a column are -128: weights that are
+known say so of a node ("pairs").
+
 A depthwise convolution has no sums that a dot product could take. Its few products are exact in float32, so that a kernel
 multiplies and adds there, and each sum becomes an int32 once.
 """
@@ -32,25 +35,44 @@ from toolchain.graph.passes.rewriting import Rewriting, rewrite_graph
 class Form:
     """How a target takes a product: types of the factors, how many of them share a lane (the summed extent is a multiple of
     it), lanes of a vector of sums, and how many columns (output channels) a register tile has (the columns are a multiple
-    of it)."""
+    of it). pairs: two products of a column are added in 16 bits."""
 
     left: str
     right: str
     group: int
     lanes: int
     panel: int
+    pairs: bool = False
 
     @property
     def in_bytes(self) -> bool:
         return self.left in ("uint8", "int8")
 
+    @property
+    def attrs(self) -> dict[str, bool]:
+        """What a node has to say of its weights."""
+        return {"pairs": True} if self.pairs else {}
+
     def block(self, channels: int) -> int:
         """The channels of a convolution that lie together: as many as there are lanes; of a few, whole groups."""
-        return min(self.lanes, -(-channels // self.group) * self.group)
+        return max(self.group, min(self.lanes, -(-channels // self.group) * self.group))
 
 
-Forms: TypeAlias = Callable[[int, int, int, bool], Form | None]
-"""What kernels answer about a product of height x width points by so many columns; the flag: bytes will do."""
+@dataclass(frozen=True, slots=True)
+class Product:
+    """What kernels are asked about: height x width points by so many columns, each a sum of `depth` products (a convolution's
+    for each of its taps). in_bytes: zero points allow bytes. pairs: any two products of a column add up within 16 bits."""
+
+    height: int
+    width: int
+    columns: int
+    depth: int
+    in_bytes: bool
+    pairs: bool
+
+
+Forms: TypeAlias = Callable[[Product], Form | None]
+"""In which form kernels want a product; None: they have no instruction for it."""
 
 
 InFloats: TypeAlias = Callable[[Node, Graph], bool]
@@ -140,6 +162,19 @@ def _bytes_suffice(state: Rewriting, w: str, zero: str, x_zero: str) -> bool:
     return state.uniform(zero) == (FLIP if unsigned else 0)
 
 
+def pairs_fit(state: Rewriting, w: str, axis: int) -> bool:
+    """Whether the sum of any two products of a column fits 16 bits, once weights are signed bytes: 128 * (128 + 127) does,
+    so one weight of a column may be -128. axis: that of the columns. Weights that are computed may be anything."""
+    turned = state.made_by(w, "Transpose")
+    array = state.constant(turned.inputs[0] if turned is not None else w)
+    if array is None or array.dtype not in (np.int8, np.uint8):
+        return False
+    if turned is not None:
+        axis = turned.attrs["perm"][axis]
+    lowest = array == (np.iinfo(array.dtype).min)
+    return bool((lowest.sum(axis=tuple(d for d in range(array.ndim) if d != axis)) <= 1).all())
+
+
 def _bytes_of(make: _Maker, x: str, dtype: str) -> str:
     """x as unsigned or signed bytes: with the sign bit turned where it is the other."""
     if make.state.types[x].dtype == dtype:
@@ -195,7 +230,7 @@ def _product(node: Node, state: Rewriting, forms: Forms, at: Sequence[int]) -> t
     if (several[0] and len(left) > 2) or (several[1] and (batched or len(state.shape(b_zero)) > 1)):
         return None
     rows, columns = left[-2] if batched else math.prod(left[:-1]), right[-1]
-    form = forms(1, rows, columns, not any(several))
+    form = forms(Product(1, rows, columns, left[-1], not any(several), pairs_fit(state, b, rank - 1)))
     if form is None:
         return None
     padding = [*(0 for _ in right[:-2]), -columns % form.panel, -left[-1] % form.group]
@@ -209,7 +244,7 @@ def _product(node: Node, state: Rewriting, forms: Forms, at: Sequence[int]) -> t
     w = make.add("Transpose", w, perm=(*range(rank - 2), rank - 1, rank - 2))
     w = make.padded(w, padding)
     x = make.padded(x, [*(0 for _ in left[:-1]), padding[-1]])
-    made = make.add("IntegerMatMul", x, w, *((start,) if start else ()), columns=columns, panel=form.panel)
+    made = make.add("IntegerMatMul", x, w, *((start,) if start else ()), columns=columns, panel=form.panel, **form.attrs)
     if form.in_bytes and not _bytes_suffice(state, b, b_zero, a_zero):
         made = make.add("Sub", made, _of_rows(make, form, x, (a, a_zero), (b, b_zero), left[-1]))
     return make, made
@@ -271,7 +306,8 @@ def _convolution(
         return _depthwise(node, state, at, bias)
     if group > 1:
         return None
-    form = forms(math.prod(result[2:-1]), result[-1], kernel[0], _bytes_suffice(state, w, w_zero, x_zero))
+    narrow, pairs = _bytes_suffice(state, w, w_zero, x_zero), pairs_fit(state, w, 0)
+    form = forms(Product(math.prod(result[2:-1]), result[-1], kernel[0], image[1], narrow, pairs))
     if form is None:
         return None
     make, spatial = _Maker(node, state), len(image) - 2
@@ -291,7 +327,7 @@ def _convolution(
     right = make.padded(right, [spare, channels, *(0 for _ in range(spatial))])
     bias = make.padded(bias, [spare]) if bias else ""
     start = _start(make, form, right, range(1, len(kernel)), x, x_zero, bias) if form.in_bytes else bias
-    made = make.add("IntegerConv", left, right, *((start,) if start else ()), columns=kernel[0], panel=form.panel,
+    made = make.add("IntegerConv", left, right, *((start,) if start else ()), columns=kernel[0], panel=form.panel, **form.attrs,
                     strides=tuple(node.attrs.get("strides") or (1,) * spatial),
                     dilations=tuple(node.attrs.get("dilations") or (1,) * spatial))
     return make, made

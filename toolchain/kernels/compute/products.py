@@ -1,7 +1,8 @@
 """Products and convolutions of small integers with int32 sums, as `graph/passes/integer_products.py` writes them.
 
 The tag "dot" says that a schedule may take groups of the summed index by one instruction (`kernels/instructions.py`); the
-definitions know nothing of groups. Columns beyond the result's are padding of the weights and computed for nobody.
+definitions know nothing of groups. The attribute "pairs": the weights were looked at, and the sum of any two products of a
+column fits 16 bits. Columns beyond the result's are padding of the weights and computed for nobody.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def integer_matmul(op: Op) -> te.Tensor:
         start = op.tensor(2)[(*batch, i[-1])] if op.has(2) else None
         product = x[(*i[:-1], k)].astype("int32") * w[(*batch, i[-1], k)].astype("int32")
         return te.sum(product, axis=k, init=start)
-    total = te.compute((*op.shape[:-1], w.shape[-2]), value, name=op.name(), tag="dot", attrs={"k": k.extent})
+    total = te.compute((*op.shape[:-1], w.shape[-2]), value, name=op.name(), tag="dot", attrs={"k": k.extent, **_pairs(op)})
     return _kept(op, total)
 
 
@@ -38,7 +39,8 @@ def _rows_matmul(op: Op, x: te.Tensor, w: te.Tensor) -> te.Tensor:
     def value(r: Any, n: Any) -> te.Expr:
         product = x[(*unflatten_index(r, outer), k)].astype("int32") * w[n, k].astype("int32")
         return te.sum(product, axis=k, init=op.tensor(2)[n] if op.has(2) else None)
-    total = te.compute((math.prod(outer), w.shape[0]), value, name=op.name("rows"), tag="dot", attrs={"k": k.extent})
+    total = te.compute((math.prod(outer), w.shape[0]), value, name=op.name("rows"), tag="dot",
+                       attrs={"k": k.extent, **_pairs(op)})
     return te.compute(op.shape, lambda *i: total[row_major(i[:-1], outer), i[-1]], name=op.name("kept"), tag="elementwise")
 
 
@@ -57,7 +59,7 @@ def integer_conv(op: Op) -> te.Tensor:
         product = x[(n, ic, *where)].astype("int32") * w[(o, ic, *taps)].astype("int32")
         return te.sum(product, axis=(ic, *taps), init=op.tensor(2)[o] if op.has(2) else None)
     total = te.compute((op.shape[0], w.shape[0], *op.shape[2:]), value, name=op.name(), tag="dot_conv",
-                       attrs={"strides": strides, "kernel": kernel})
+                       attrs={"strides": strides, "kernel": kernel, **_pairs(op)})
     return _kept(op, total)
 
 
@@ -77,6 +79,11 @@ def _depthwise(op: Op) -> te.Tensor:
         made = total[i].astype("int32")
         return made + op.tensor(2)[i[1]] if op.has(2) else made
     return te.compute(op.shape, whole, name=op.name("whole"), tag="elementwise")
+
+
+def _pairs(op: Op) -> dict[str, bool]:
+    """What a schedule may know of the weights: that any two products of a column add up within 16 bits."""
+    return {"pairs": True} if op.attr("pairs", False) else {}
 
 
 def _kept(op: Op, total: te.Tensor) -> te.Tensor:

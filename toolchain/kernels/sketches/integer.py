@@ -6,15 +6,26 @@
         store epilogue(tile)
 
 A convolution does the same for each of its taps, over channels in blocks.
+
+Where the instruction multiplies sixteen bytes of a row by those of one column, a vector is four partial sums of that column
+(rfactor), and those of four columns become one vector before they are stored:
+
+    for panel x row tiles:
+        for sixteens of k:
+            sums[row, column, lane] += two pairs of x * w
+        tile[row, vector of columns] = start + sum over lanes of sums[row, column, lane]
+        store epilogue(tile)
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from toolchain import te
 from toolchain.core.errors import ScheduleError
 from toolchain.core.layout import Layout, default_axes
 from toolchain.core.target import Target
-from toolchain.kernels.instructions import Dot, accumulates, dot, dot_of
+from toolchain.kernels.instructions import Dot, accumulates, dot, dot_of, join
 from toolchain.kernels.integer_forms import dot_tiles
 from toolchain.kernels.sketches.conv import conv_share
 from toolchain.kernels.sketches.stages import (
@@ -37,7 +48,7 @@ UNROLLED_GROUPS = 4
 
 def _instruction(s: te.Schedule, anchor: Tensor, target: Target) -> Dot:
     x, w = operands(s, anchor)
-    if (kind := dot_of(x.dtype, w.dtype, target)) is None:
+    if (kind := dot_of(x.dtype, w.dtype, target, s.func.stages[anchor].attrs.get("pairs", False))) is None:
         raise ScheduleError(f"{target.name} has no dot product of {x.dtype} and {w.dtype}")
     summed = len(w.shape) - 1 if s.func.stages[anchor].tag == "dot" else 1
     if layout_of(s, w).dims[-1] != (summed, kind.group):
@@ -46,8 +57,9 @@ def _instruction(s: te.Schedule, anchor: Tensor, target: Target) -> Dot:
 
 
 def _unrolled(groups: te.Var, tile: Tile, kind: Dot, target: Target, choices: Choices) -> int:
-    """Groups in one basic block; one where products are added apart, for LLVM multiplies ahead until it spills."""
-    default = UNROLLED_GROUPS if accumulates(kind, target) else 1
+    """Groups in one basic block; one where products are added apart, for LLVM multiplies ahead until it spills, and one of
+    pairs, which is long."""
+    default = UNROLLED_GROUPS if accumulates(kind, target) and not kind.pairs else 1
     return ask_unroll(choices, groups.extent, default, tile.accumulators)
 
 
@@ -60,6 +72,7 @@ def integer_matmul(s: te.Schedule, anchor: Tensor, target: Target, choices: Choi
     rows, columns = anchor.shape[-2:]
     panel = layout_of(s, w).dims[-2][1]
     tile = ask_tile(choices, dot_tiles(1, rows, columns // lanes, panel // lanes, kind, target))
+    sums = _partial_sums(s, anchor, s[anchor].op.reduce_axis[0], kind, lanes) if kind.pairs else None
     acc, out = accumulator(s, anchor)
     *outer, i, j = s[out].op.axis
     if outer and len(anchor.shape) == 2:                       # rows of all batches together
@@ -80,30 +93,61 @@ def integer_matmul(s: te.Schedule, anchor: Tensor, target: Target, choices: Choi
     shared, order = share_more(s, out, shared, ragged, order, target.cores)
     s[acc].compute_at(s[out], order[-1])
     *an, aj = s[acc].op.axis
-    (k,) = s[acc].op.reduce_axis
     av, al = s[acc].split(aj, factor=lanes)
-    groups, ki = s[acc].split(k, factor=kind.group)
-    ko, unrolled = s[acc].split(groups, factor=_unrolled(groups, tile, kind, target, choices))
-    s[acc].reorder(ko, unrolled, *an, av, al, ki)
     s.set_layout(acc, row_registers(len(anchor.shape), lanes))
-    for axis in (unrolled, *an, av):
-        s[acc].unroll(axis)
+    if sums is None:
+        (k,) = s[acc].op.reduce_axis
+        groups, ki = s[acc].split(k, factor=kind.group)
+        ko, unrolled = s[acc].split(groups, factor=_unrolled(groups, tile, kind, target, choices))
+        _by_instruction(s, acc, (ko,), (unrolled, *an, av), (al, ki), dot(kind, lanes))
+    else:
+        s[sums].compute_at(s[out], order[-1])
+        _joined(s, acc, (*an, av), al, lanes)
+        *at, lane = s[sums].op.axis
+        groups, *terms = s[sums].op.reduce_axis
+        ko, unrolled = s[sums].split(groups, factor=_unrolled(groups, tile, kind, target, choices))
+        _by_instruction(s, sums, (ko,), (unrolled, *at), (lane, *terms), dot(kind, lanes))
     for axis in (ii, jv):
         s[out].unroll(axis)
+    summed = acc if sums is None else sums
     if choices.one_of("prefetch", (False, True), False):              # bytes stream fast enough: a search may find otherwise
-        for lines in s[acc].prefetch(w, ko, ko.extent, level=2):      # the same place in the next panel
-            s[acc].unroll(lines)
-    _finish(s, acc, out, al, jl, kind, lanes, shared, ragged)
+        for lines in s[summed].prefetch(w, ko, ko.extent, level=2):   # the same place in the next panel
+            s[summed].unroll(lines)
+    _finish(s, out, jl, shared, ragged)
 
 
-def _finish(
-    s: te.Schedule, acc: Tensor, out: Tensor, al: te.Var, ol: te.Var, kind: Dot, lanes: int, shared: te.Var,
-    ragged: list[te.Var],
+def _partial_sums(s: te.Schedule, anchor: Tensor, axis: te.Var, kind: Dot, lanes: int) -> Tensor:
+    """A tensor of `lanes` partial sums of each point, in registers, as the paired instruction adds them up along `axis`; the
+    anchor adds these. Its reduction begins with the groups of the axis."""
+    groups, inside = s[anchor].split(axis, factor=kind.group)
+    _, half = s[anchor].split(inside, factor=kind.group // 2)
+    lane, _ = s[anchor].split(half, factor=kind.group // 2 // lanes)
+    sums = s.rfactor(anchor, lane, position=-1)
+    s[sums].set_scope("local")
+    return sums
+
+
+def _by_instruction(
+    s: te.Schedule, stage: Tensor, loops: Sequence[te.Var], unrolled: Sequence[te.Var], inside: Sequence[te.Var],
+    instruction: te.Intrin,
 ) -> None:
-    """The instruction in place of the innermost loops, lanes, cores, and tails."""
-    s[acc].vectorize(al)                        # stays on the nest that starts the sums
-    s[acc].tensorize(al, dot(kind, lanes))
-    s[out].vectorize(ol)
+    """The instruction in place of the loops `inside`, the first of which is a vector's lanes; the others stand around it."""
+    lane = inside[0]
+    s[stage].reorder(*loops, *unrolled, *inside)
+    for axis in unrolled:
+        s[stage].unroll(axis)
+    s[stage].vectorize(lane)                    # stays on the nest that starts the sums
+    s[stage].tensorize(lane, instruction)
+
+
+def _joined(s: te.Schedule, stage: Tensor, unrolled: Sequence[te.Var], lane: te.Var, lanes: int) -> None:
+    """Columns from their partial sums, a vector of them at a time."""
+    _by_instruction(s, stage, (), unrolled, (lane, *s[stage].op.reduce_axis), join(lanes))
+
+
+def _finish(s: te.Schedule, out: Tensor, lane: te.Var, shared: te.Var, ragged: list[te.Var]) -> None:
+    """Lanes, cores, and tails of what is stored."""
+    s[out].vectorize(lane)
     s[out].parallel(shared)
     peel(s, out, ragged)
 
@@ -116,6 +160,7 @@ def integer_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choice
     block, height = layout_of(s, x).block(1), anchor.shape[2] if len(anchor.shape) == 4 else 1
     tiles = dot_tiles(height, anchor.shape[-1], -(-anchor.shape[1] // lanes), panel // lanes, kind, target)
     tile = ask_tile(choices, tiles)
+    sums = _partial_sums(s, anchor, s[anchor].op.reduce_axis[0], kind, lanes) if kind.pairs else None
     acc, out = accumulator(s, anchor)
     n, o, *spatial = s[out].op.axis
     ragged: list[te.Var] = []
@@ -134,16 +179,23 @@ def integer_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choice
     shared, order = share_more(s, out, shared, ragged, order, target.cores)
     s[acc].compute_at(s[out], order[-1])
     _, ao, *at = s[acc].op.axis
-    ic, *taps = s[acc].op.reduce_axis
     av, al = s[acc].split(ao, factor=lanes)
-    blocks, channel = s[acc].split(ic, factor=block)
-    groups, ki = s[acc].split(channel, factor=kind.group)
-    rolled, unrolled = s[acc].split(groups, factor=_unrolled(groups, tile, kind, target, choices))
-    s[acc].reorder(blocks, *taps, rolled, unrolled, *at, av, al, ki)
     rank = len(anchor.shape)
     s.set_layout(acc, Layout(default_axes(rank), (*((d, 0) for d in (0, *range(2, rank), 1)), (1, lanes)), ((0, 0),) * rank))
-    for axis in (unrolled, *at, av):
-        s[acc].unroll(axis)
+    if sums is None:
+        ic, *taps = s[acc].op.reduce_axis
+        blocks, channel = s[acc].split(ic, factor=block)
+        groups, ki = s[acc].split(channel, factor=kind.group)
+        rolled, unrolled = s[acc].split(groups, factor=_unrolled(groups, tile, kind, target, choices))
+        _by_instruction(s, acc, (blocks, *taps, rolled), (unrolled, *at, av), (al, ki), dot(kind, lanes))
+    else:
+        s[sums].compute_at(s[out], order[-1])
+        s.set_layout(sums, Layout(default_axes(rank + 1), tuple((d, 0) for d in (0, *range(2, rank), 1, rank)),
+                                  ((0, 0),) * (rank + 1)))
+        _joined(s, acc, (*at, av), al, lanes)
+        _, column, *at, lane = s[sums].op.axis
+        groups, half, pair, *taps = s[sums].op.reduce_axis
+        _by_instruction(s, sums, (groups, *taps), (*at, column), (lane, half, pair), dot(kind, lanes))
     for axis in (*inner, ov):
         s[out].unroll(axis)
-    _finish(s, acc, out, al, ol, kind, lanes, shared, ragged)
+    _finish(s, out, ol, shared, ragged)

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from toolchain.core import dtype as dtypes
 from toolchain.targets.llvm.addresses import PAIR_BYTES, Base
-from toolchain.targets.llvm.dot_products import FACTORS, is_dot, lanes_of
+from toolchain.targets.llvm.dot_products import FACTORS, PAIRS, UNDER_WAY, is_dot, lanes_of
 from toolchain.targets.llvm.spelling import MEMORY, vector
 from toolchain.targets.llvm.values import Values
 from toolchain.te.expr import Broadcast, Call, Dynamic, Expr, Index, Load, Ramp, Select, Var, index
@@ -54,6 +54,7 @@ class _Reads:
     vectors: dict[Key, Fetch] = field(default_factory=dict)
     accumulators: set[tuple[Tensor, int]] = field(default_factory=set)
     multiply_adds: int = 0
+    beside: int = 0             # registers that multiply-adds take on their way
 
 
 class _Irregular(Exception):
@@ -75,7 +76,7 @@ def bursts(values: Values, loop: For, registers: int) -> dict[int, list[Fetch]] 
     fetches = [*reads.vectors.values(), *(f for at in reads.scalars.values() for f in _windows(at, values))]
     if reads.multiply_adds < FEWEST or not fetches:
         return None
-    steps, room = loop.extent, registers - len(reads.accumulators)
+    steps, room = loop.extent, registers - len(reads.accumulators) - reads.beside
     for size in range(steps, 0, -1):
         starts = range(0, steps, size)
         if all(_alive(fetches, s, min(s + size, steps) - 1) <= room for s in starts):
@@ -143,17 +144,24 @@ def _collect_store(values: Values, store: Store, known: Known, step: int, reads:
 
 
 def _collect_dot(values: Values, call: Call, known: Known, step: int, reads: _Reads) -> None:
-    """c += a . b: `a` is a scalar that becomes a lane, `b` a vector."""
+    """c += a . b: `a` is a scalar that becomes a lane, `b` a vector; of pairs both are vectors."""
     c, a, b = call.args
     if not (isinstance(c, Load) and isinstance(a, Load) and isinstance(b, Load) and values.places[c.tensor].local):
         raise _Irregular
     ends = [values.linear(index(e.index[0])) for e in (c, a, b)]
     (c_terms, c_total), (a_terms, a_total), (b_terms, b_total) = ends
-    _, group = FACTORS[call.name.partition(".")[0]]
+    kind = call.name.partition(".")[0]
+    _, group = FACTORS[kind]
     if c_terms or a_total % group:
         raise _Irregular
     reads.accumulators.add((c.tensor, c_total))
     reads.multiply_adds += 1
+    if kind == PAIRS:
+        reads.multiply_adds += 1                        # two instructions multiply
+        reads.beside = UNDER_WAY
+        for load, terms, total in ((a, a_terms, a_total), (b, b_terms, b_total)):
+            _note(reads.vectors, (load.tensor, tuple(terms), total, call.name), load, known, step, dot=call.name)
+        return
     scalars = reads.scalars.setdefault((a.tensor, tuple(a_terms), group), {})
     _note(scalars, a_total // group, a, known, step, group=group)
     _note(reads.vectors, (b.tensor, tuple(b_terms), b_total, call.name), b, known, step, dot=call.name)

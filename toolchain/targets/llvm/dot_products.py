@@ -1,19 +1,44 @@
-"""Dot products of small integers -> LLVM text: what `kernels/instructions.py` means by dot4, dot2, sdot4 and dot1.
+"""Dot products of small integers -> LLVM text: what `kernels/instructions.py` means by dot4, dot2, sdot4, dot1 and pairs.
 
     dot4.16(c[..], a[..], b[..])     c += four products of bytes per lane          vpdpbusd
     dot2.16(c[..], a[..], b[..])     c += two products of words per lane           vpdpwssd, or vpmaddwd and vpaddd
     sdot4.4(c[..], a[..], b[..])     c += four products of signed bytes per lane   sdot
     dot1.4(c[..], a[..], b[..])      c += one product of words per lane            smlal
+    pairs.4(c[..], a[..], b[..])     c += four products of signed bytes per lane   smull, smlal2, sadalp
+    join.4(c[..], r[..])             c[j] += the lanes of vector j of four         addp
+
+The three instructions of `pairs` wait for each other. An in-order core runs them as they stand, so those of several products
+stand between (`Staggered`):
+
+    smull  t0, x0, w0
+    smull  t1, x0, w1
+    ...
+    smlal2 t0, x0, w0
+    smull  t3, x0, w3
+    ...
+    sadalp c0, t0
+    smlal2 t3, x0, w3
+    smull  t6, x1, w2
+
+LLVM would take fewer registers, and wait: an empty instruction behind each keeps the order (see hold_sums).
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
+
 from toolchain.core.errors import CodegenError
 from toolchain.core.target import Target
 from toolchain.targets.llvm.arithmetic import Arithmetic
+from toolchain.targets.llvm.hold_sums import holding
 from toolchain.targets.llvm.spelling import vector
 
-FACTORS = {"dot4": ("i8", 4), "dot2": ("i16", 2), "sdot4": ("i8", 4), "dot1": ("i16", 1)}
+FACTORS = {"dot4": ("i8", 4), "dot2": ("i16", 2), "sdot4": ("i8", 4), "dot1": ("i16", 1), "pairs": ("i8", 4)}
+PAIRS = "pairs"
+JOIN = "join"
+APART = 3                          # products between two instructions of one: an A53's multiplications take four cycles
+UNDER_WAY = 2 * APART + 1          # registers of these
 _MULTIPLY_ADD = {4: "x86.sse2.pmadd.wd", 8: "x86.avx2.pmadd.wd", 16: "x86.avx512.pmaddw.d.512"}
 
 
@@ -56,4 +81,61 @@ def accumulate(to: Arithmetic, target: Target, name: str, c: str, a: str, b: str
     raise CodegenError(f"{target.name} has no instruction for {name}")
 
 
-__all__ = ["FACTORS", "accumulate", "group_type", "is_dot", "lanes_of"]
+def paired(to: Arithmetic, pointer: str, alignment: int, a: str, b: str) -> Iterator[None]:
+    """c += four products per lane, of sixteen bytes of a row and of a column, c at a place of a register tile: one instruction
+    after the other, each when the iterator is asked to go on. Arm's NEON only."""
+    word, half, narrow, all_ = vector("i32", 4), vector("i16", 8), vector("i8", 8), range(16)
+
+    def product(chosen: range) -> str:
+        factors = [(narrow, to.pick(v, "i8", 16, chosen)) for v in (a, b)]
+        return to.emit(to.intrinsic(half, "aarch64.neon.smull.v8i16", (), factors))
+    total = product(all_[:8])
+    to.lines.append(f" {holding(half, (total,), to.target)}")
+    yield
+    total = to.emit(f"add {half} {total}, {product(all_[8:])}")
+    to.lines.append(f" {holding(half, (total,), to.target)}")
+    yield
+    before = to.emit(f"load {word}, ptr {pointer}, align {alignment}")
+    added = to.emit(to.intrinsic(word, "aarch64.neon.saddlp.v4i32.v8i16", (), ((half, total),)))
+    after = to.emit(f"add {word} {before}, {added}")
+    to.lines += [f" {holding(word, (after,), to.target)}", f" store {word} {after}, ptr {pointer}, align {alignment}"]
+
+
+class Staggered:
+    """Products under way, the instructions of each `APART` products from each other."""
+
+    def __init__(self) -> None:
+        self._under_way: deque[tuple[Iterator[None], int]] = deque()        # each with the step it goes on in
+        self._step = 0
+
+    def begin(self, product: Iterator[None]) -> None:
+        """The next instructions of earlier products that are due, and the first of this one."""
+        self._advance()
+        self._go_on(product)
+
+    def finish(self) -> None:
+        """All that is left."""
+        while self._under_way:
+            self._advance()
+
+    def _advance(self) -> None:
+        self._step += 1
+        while self._under_way and self._under_way[0][1] == self._step:
+            self._go_on(self._under_way.popleft()[0])
+
+    def _go_on(self, product: Iterator[None]) -> None:
+        for _ in product:
+            self._under_way.append((product, self._step + APART))
+            break
+
+
+def joined(to: Arithmetic, c: str, rows: list[str]) -> str:
+    """The operand of c + the lanes of each of four vectors, added up: pairs of neighbours, twice."""
+    word = vector("i32", 4)
+    while len(rows) > 1:
+        rows = [to.emit(to.intrinsic(word, "aarch64.neon.addp.v4i32", (), ((word, x), (word, y))))
+                for x, y in zip(rows[::2], rows[1::2], strict=True)]
+    return to.emit(f"add {word} {c}, {rows[0]}")
+
+
+__all__ = ["FACTORS", "JOIN", "PAIRS", "UNDER_WAY", "Staggered", "accumulate", "group_type", "is_dot", "joined", "lanes_of", "paired"]

@@ -19,7 +19,18 @@ from toolchain.core.target import Target
 from toolchain.targets.llvm.addresses import LINE_BYTES, Place
 from toolchain.targets.llvm.arithmetic import ELEMENT_BITS
 from toolchain.targets.llvm.bursts import bursts, emit_burst
-from toolchain.targets.llvm.dot_products import FACTORS, accumulate, group_type, is_dot, lanes_of
+from toolchain.targets.llvm.dot_products import (
+    FACTORS,
+    JOIN,
+    PAIRS,
+    Staggered,
+    accumulate,
+    group_type,
+    is_dot,
+    joined,
+    lanes_of,
+    paired,
+)
 from toolchain.targets.llvm.spelling import FALSE, MEMORY, SPLAT_TRUE, TRUE, value_type, vector
 from toolchain.targets.llvm.split_tasks import Phase, Tasks
 from toolchain.targets.llvm.tiles import Tiles
@@ -115,6 +126,7 @@ class _Task(Values):
         self.tiles = tiles
         self.bursts = 0                                 # how often loads were placed together
         self.in_burst = 0                               # loops around whose loads were placed together
+        self.staggered = Staggered()
         self.overlaps: dict[For, bool] = {}             # asked once per loop, however often an outer one repeats it
 
     def overlapping(self, loop: For) -> bool:
@@ -164,6 +176,8 @@ class _Task(Values):
                 emit_burst(self, planned[n], next((fetches for at, fetches in planned.items() if at > n), []))
             self.stmt(s.body)
         self.in_burst -= planned is not None
+        if not self.in_burst:
+            self.staggered.finish()
 
     def loop(self, s: For, low: str, high: str) -> None:
         """`do { body } while (++i < high)`: extents are at least one, and a task does not run an empty range."""
@@ -311,12 +325,18 @@ class _Task(Values):
                     ("ptr", pointer), ("i32", "0"), ("i32", str(locality)), ("i32", "1"))))
             case Call(name, (Load() as c, Load() as a, Load() as b)) if is_dot(name):
                 self.dot(name, c, a, b)
+            case Call(name, (Load() as c, Load() as r)) if name.partition(".")[0] == JOIN:
+                self.join(lanes_of(name), c, r)
             case _:
                 raise CodegenError(f"no instruction for {call.name}")
 
     def dot(self, name: str, c: Load, a: Load, b: Load) -> None:
         """c += a . b: a register tile's vector, one group of factors for all lanes, the factors of each lane."""
-        lanes, (element, group) = lanes_of(name), FACTORS[name.partition(".")[0]]
+        kind, lanes = name.partition(".")[0], lanes_of(name)
+        element, group = FACTORS[kind]
+        if kind == PAIRS:
+            self.pairs(c, *(self.fragment(e, element, lanes * group, element) for e in (a, b)))
+            return
         wide = self.splat_group(a, group_type(name), element, lanes)
         right = self.fragment(b, element, lanes * group, element)
         place, (at,) = self.places[c.tensor], c.index
@@ -324,6 +344,24 @@ class _Task(Values):
         before = self.emit(f"load {vector('i32', lanes)}, ptr {pointer}, align {alignment}")
         after = accumulate(self, self.target, name, before, wide, right)
         self.lines.append(f" store {vector('i32', lanes)} {after}, ptr {pointer}, align {alignment}")
+
+    def pairs(self, c: Load, a: str, b: str) -> None:
+        """c += a . b in pairs, beside other products where their loads stand before."""
+        pointer, alignment = self.address(self.places[c.tensor], "i32", 4, *self.linear(index(c.index[0])))
+        self.staggered.begin(paired(self, pointer, alignment, a, b))
+        if not self.in_burst:
+            self.staggered.finish()
+
+    def join(self, lanes: int, c: Load, r: Load) -> None:
+        """c[j] += the sum over l of r[j, l]."""
+        type, (terms, total) = vector("i32", lanes), self.linear(index(r.index[0]))
+        rows = []
+        for n in range(lanes):
+            pointer, alignment = self.address(self.places[r.tensor], "i32", 4, terms, total + n * lanes)
+            rows.append(self.emit(f"load {type}, ptr {pointer}, align {alignment}"))
+        pointer, alignment = self.address(self.places[c.tensor], "i32", 4, *self.linear(index(c.index[0])))
+        before = self.emit(f"load {type}, ptr {pointer}, align {alignment}")
+        self.lines.append(f" store {type} {joined(self, before, rows)}, ptr {pointer}, align {alignment}")
 
     def splat_group(self, e: Load, type: str, element: str, lanes: int) -> str:
         """One group of factors in all lanes: a lane of a vector that a burst has loaded, or loaded by itself."""

@@ -51,7 +51,7 @@ def _base(load: Load) -> Index | None:
 
 def holding(type: str, operands: Sequence[str], target: Target) -> str:
     """The empty instruction that reads vectors of an LLVM type."""
-    register = "v" if target.has("avx512f") else "x"   # all of AVX-512's, or the first sixteen
+    register = "w" if target.has("neon") else "v" if target.has("avx512f") else "x"   # of x86 all of AVX-512's, or sixteen
     read = ", ".join(f"{type} {operand}" for operand in operands)
     return f'call void asm sideeffect "", "{",".join(register for _ in operands)}"({read})'
 
