@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from typing import Any
@@ -18,9 +19,19 @@ from toolchain.core.layout import TensorType
 from toolchain.core.target import Target
 from toolchain.graph.infer import infer
 from toolchain.graph.ir import Graph, Node, array_type
+from toolchain.graph.passes import Form
 from toolchain.kernels.build import schedule
-from toolchain.kernels.instructions import BYTES, DOTS, SIGNED_BYTES, SINGLE_WORDS, WORDS, Dot, dot, has_dot
-from toolchain.kernels.integer_forms import integer_forms, panel_vectors
+from toolchain.kernels.instructions import (
+    BYTES,
+    PAIRED_BYTES,
+    SIGNED_BYTES,
+    SINGLE_WORDS,
+    WORDS,
+    Dot,
+    bytes_and_words,
+    dot,
+)
+from toolchain.kernels.integer_forms import panel_vectors
 from toolchain.kernels.layouts import layout_options
 from toolchain.kernels.sketches.select import sketch
 from toolchain.targets.base import compile_kernel
@@ -55,28 +66,46 @@ def packed(graph: Graph, target: Target) -> Graph:
 
 
 def kinds(target: Target) -> list[Dot]:
-    return [kind for kind in DOTS if has_dot(kind, target)]
+    return [kind for kind in bytes_and_words(target, pairs=True) if kind is not None]
+
+
+def weights(rng: np.random.Generator, shape: tuple[int, ...], kind: Dot) -> np.ndarray:
+    """Where products are added in pairs: as far from zero as they may be, but for a few; in every column one -128."""
+    drawn = draw(rng, shape, kind.right)
+    if kind.pairs:
+        drawn = np.where(rng.random(shape) < 0.7, np.where(drawn < 0, -127, 127), np.maximum(drawn, -127)).astype("int8")
+        drawn.reshape(-1, math.prod(shape[1:]) if len(shape) == 4 else shape[-1])[:, 0] = -128
+    return drawn
+
+
+def activations(rng: np.random.Generator, shape: tuple[int, ...], kind: Dot) -> np.ndarray:
+    drawn = draw(rng, shape, kind.left)
+    return np.where(rng.random(shape) < 0.7, np.where(drawn < 0, -128, 127), drawn).astype("int8") if kind.pairs else drawn
+
+
+def said(kind: Dot) -> dict[str, bool]:
+    return {"pairs": True} if kind.pairs else {}
 
 
 def product(target: Target, kind: Dot, m: int, n: int, k: int, batch: tuple[int, ...] = (), start: bool = True):
     rng = np.random.default_rng(0)
     panel = panel_vectors(1, m, n, kind, target) * target.lanes(32)
     rows, depth = -(-n // panel) * panel, -(-k // kind.group) * kind.group
-    x, w = draw(rng, (*batch, m, depth), kind.left), draw(rng, (*batch, rows, depth), kind.right)
+    x, w = activations(rng, (*batch, m, depth), kind), weights(rng, (*batch, rows, depth), kind)
     first = draw(rng, (*batch, rows), "int32") if start else None
-    graph, arrays = one_node("IntegerMatMul", [x, w, first], {"columns": n, "panel": panel})
+    graph, arrays = one_node("IntegerMatMul", [x, w, first], {"columns": n, "panel": panel, **said(kind)})
     return packed(graph, target), arrays
 
 
 def convolution(target: Target, kind: Dot, channels: int, outputs: int, size: tuple[int, int], **attrs: Any):
     rng = np.random.default_rng(0)
-    form = integer_forms(target)(size[0], size[1], outputs, kind.left != "int16")
-    assert form is not None
+    lanes = target.lanes(32)
+    form = Form(kind.left, kind.right, kind.group, lanes, panel_vectors(*size, outputs, kind, target) * lanes)
     block = form.block(channels)
     channels, rows = -(-channels // block) * block, -(-outputs // form.panel) * form.panel
-    x, w = draw(rng, (1, channels, *size), kind.left), draw(rng, (rows, channels, 3, 3), kind.right)
+    x, w = activations(rng, (1, channels, *size), kind), weights(rng, (rows, channels, 3, 3), kind)
     graph, arrays = one_node("IntegerConv", [x, w, draw(rng, (rows,), "int32")],
-                             {"columns": outputs, "panel": form.panel, **attrs})
+                             {"columns": outputs, "panel": form.panel, **said(kind), **attrs})
     return packed(graph, target), arrays
 
 
@@ -125,13 +154,16 @@ def test_sums_wrap_and_never_saturate(target):
     for kind in kinds(target):
         depth, largest = (140_000, -128) if kind.left == "int8" else (70_000, 255)
         graph, arrays = product(target, kind, 1, 16, depth)
-        arrays = {name: np.full_like(a, value) for (name, a), value in zip(arrays.items(), (largest, -128, 3), strict=True)}
+        lowest = -127 if kind.pairs else -128
+        values = dict(zip(arrays, (largest, lowest, 3), strict=True))
+        arrays = {name: np.full_like(a, values[name]) for name, a in arrays.items()}
         (made,) = compiled(graph, arrays, target, (sketch,))
         depth = arrays["v0"].shape[-1]
-        assert set(made.reshape(-1)) == {np.asarray(depth * largest * -128 + 3).astype("int32").item()}
+        assert set(made.reshape(-1)) == {np.asarray(depth * largest * lowest + 3).astype("int32").item()}
 
 
-@pytest.mark.parametrize("kind,target", [(BYTES, WITH_VNNI), (WORDS, PRESETS["x86-64-v3"])], ids=lambda x: x.name)
+@pytest.mark.parametrize("kind,target", [(BYTES, WITH_VNNI), (WORDS, PRESETS["x86-64-v3"]), (PAIRED_BYTES, BOARD)],
+                         ids=lambda x: x.name)
 def test_the_schedule(golden, kind, target):
     """A small product, tensorized and lowered; the interpreter runs both."""
     graph, arrays = product(target, kind, 10, 16, 8)
@@ -174,7 +206,8 @@ def code(graph: Graph, target: Target) -> str:
     (BYTES, WITH_VNNI, r"vpdpbusd\s.*%zmm"), (WORDS, WITH_VNNI, r"vpdpwssd\s.*%zmm"), (BYTES, AVX_VNNI, r"vpdpbusd\s.*%ymm"),
     (WORDS, PRESETS["x86-64-v4"], r"vpmaddwd\s.*%zmm"), (WORDS, PRESETS["x86-64-v3"], r"vpmaddwd\s.*%ymm"),
     (WORDS, PRESETS["x86-64-v2"], r"\spmaddwd\s.*%xmm"), (SINGLE_WORDS, BOARD, r"\ssmlal2?\s.*\.h\["),
-    (SIGNED_BYTES, DOTPROD, r"\ssdot\s.*\.4b\["),
+    (SIGNED_BYTES, DOTPROD, r"\ssdot\s.*\.4b\["), (PAIRED_BYTES, BOARD, r"\ssadalp\s"),
+    (PAIRED_BYTES, PRESETS["armv8-a"], r"\ssadalp\s"),
 ], ids=lambda x: getattr(x, "name", ""))
 def test_hot_loops_have_the_instruction_and_no_spill(kind, target, instruction):
     for graph, _ in (product(target, kind, 128, 192, 256),
@@ -184,6 +217,18 @@ def test_hot_loops_have_the_instruction_and_no_spill(kind, target, instruction):
         hot = [loop for loop in innermost_loops(text) if any(re.search(instruction, line) for line in loop)]
         assert hot, "no dot products in a loop"
         assert not any("pmaddubsw" in line for line in text.splitlines())          # saturates
+
+
+def test_bytes_in_pairs_take_three_instructions_per_sixteen_products() -> None:
+    """In a loop: no instruction that moves or widens, as many additions as sums, each multiplied twice."""
+    for graph, _ in (product(BOARD, PAIRED_BYTES, 128, 192, 256),
+                     convolution(BOARD, PAIRED_BYTES, 64, 64, (30, 30), strides=(1, 1), dilations=(1, 1))):
+        hot = [loop for loop in innermost_loops(code(graph, BOARD)) if any("sadalp" in line for line in loop)]
+        words = [[line.split()[0] for line in loop if line.strip() and line.split()[0][0] not in "/."] for loop in hot]
+        most = max(words, key=lambda loop: loop.count("sadalp"))
+        assert most.count("sadalp") == most.count("smull") == most.count("smlal2") == 16
+        loads = sum(2 if word == "ldp" else word.startswith("ldr") for word in most)
+        assert loads == 8 and len(most) <= 3 * 16 + 8 + 6
 
 
 def test_a_target_without_the_instruction_is_told() -> None:

@@ -20,7 +20,7 @@ from toolchain.graph.passes.separate_pools import gains
 from toolchain.graph.winograd import tiles
 from toolchain.kernels.algorithms import Geometry, winograd_parts
 from toolchain.kernels.flops import flops
-from toolchain.kernels.instructions import dot_of
+from toolchain.kernels.instructions import bytes_and_words, dot_of
 from toolchain.kernels.loops import LOOPS
 from toolchain.kernels.tiling import conv_tiles, matmul_tiles
 
@@ -275,7 +275,8 @@ def _integer_matmul(node: Node, graph: Graph, target: Target) -> Sequence[Layout
 
 
 def _integer_conv(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
-    """Channels in blocks of as many as a vector has sums, read a group at a time."""
+    """Channels in blocks of as many as a vector has sums, read a group at a time. Where a group is longer, blocks are as
+    long as that, and what reads the result decides which of the two it has."""
     x = graph.types[node.inputs[0]]
     lanes, rank, axes = target.lanes(32), len(x.shape), "OI" + default_axes(len(x.shape))[2:]
     spatial = [(d, 0) for d in range(2, rank)]
@@ -287,7 +288,8 @@ def _integer_conv(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOp
     block = max(group, min(lanes, x.shape[1]))
     inner = [(1, block // group)] if block > group else []
     packed = weights(axes, [(0, 0), (1, 0), *spatial, *inner, (0, panel), (1, group)])
-    return [_option(node, graph, target, BLOCKED * group, (blocked(rank, block), packed), blocked(rank, lanes))]
+    return [_option(node, graph, target, BLOCKED * group, (blocked(rank, block), packed), blocked(rank, n))
+            for n in dict.fromkeys((lanes, max(lanes, group)))]
 
 
 def _group(node: Node, graph: Graph, target: Target) -> int:
@@ -301,11 +303,14 @@ def _group(node: Node, graph: Graph, target: Target) -> int:
 def _pad(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
     """Of spatial dimensions: blocked as its data is."""
     types = [graph.types[v] for v in (node.inputs[0], node.output)]
-    rank, lanes = len(types[0].shape), target.lanes(32)
+    rank, blocks = len(types[0].shape), [target.lanes(32)]
+    if types[0].dtype in BYTES and (kind := bytes_and_words(target, pairs=True)[0]) is not None and kind.pairs:
+        blocks.append(kind.group)
     plain = [_option(node, graph, target, 1.0)]
-    if rank < 3 or types[0].shape[:2] != types[1].shape[:2] or types[0].shape[1] % lanes:
+    if rank < 3 or types[0].shape[:2] != types[1].shape[:2]:
         return plain
-    return [*plain, _option(node, graph, target, 1.0, (blocked(rank, lanes),), blocked(rank, lanes))]
+    return [*plain, *(_option(node, graph, target, 1.0, (blocked(rank, n),), blocked(rank, n))
+                      for n in blocks if types[0].shape[1] % n == 0)]
 
 
 INTEGER_RULES: dict[str, Rule] = {

@@ -13,23 +13,38 @@ from toolchain.core.errors import ImportModelError
 from toolchain.graph.infer import infer
 from toolchain.graph.interpret import interpret
 from toolchain.graph.ir import Graph, Node, array_type
-from toolchain.graph.passes import Form, dequantized_products, integer_products, narrowing_dequantized, narrowing_products
+from toolchain.graph.passes import (
+    Form,
+    Product,
+    dequantized_products,
+    integer_products,
+    narrowing_dequantized,
+    narrowing_products,
+)
 from toolchain.graph.text import to_text
 
 WORDS = Form("int16", "int16", 2, 4, 8)
 BYTES = Form("uint8", "int8", 4, 4, 8)
 
 
-def both(height: int, width: int, columns: int, narrow: bool) -> Form:
-    return BYTES if narrow else WORDS
+PAIRS = Form("int8", "int8", 16, 4, 8, pairs=True)
 
 
-def arm(height: int, width: int, columns: int, narrow: bool) -> Form:
+def both(product: Product) -> Form:
+    return BYTES if product.in_bytes else WORDS
+
+
+def arm(product: Product) -> Form:
     """Bytes signed on both sides; words one by one."""
-    return Form("int8", "int8", 4, 4, 8) if narrow else Form("int16", "int16", 1, 4, 8)
+    return Form("int8", "int8", 4, 4, 8) if product.in_bytes else Form("int16", "int16", 1, 4, 8)
 
 
-def words(height: int, width: int, columns: int, narrow: bool) -> Form:
+def old_arm(product: Product) -> Form:
+    """Bytes whose products are added in pairs, or words."""
+    return PAIRS if product.in_bytes and product.pairs else Form("int16", "int16", 1, 4, 8)
+
+
+def words(product: Product) -> Form:
     return WORDS
 
 
@@ -51,6 +66,7 @@ def draw_bytes(seed: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     return np.random.default_rng(seed).integers(limits.min, limits.max + 1, shape).astype(dtype)
 
 
+FORMS = st.sampled_from((both, words, arm, old_arm))
 KINDS = st.sampled_from(("uint8", "int8"))
 ZEROS = st.sampled_from((None, 0, 128, 3))
 
@@ -61,7 +77,7 @@ def zero(value: int | None, dtype: str) -> np.ndarray | None:
 
 @settings(max_examples=60)
 @given(m=st.integers(1, 7), k=st.integers(1, 9), n=st.integers(2, 9), a=KINDS, b=KINDS, za=ZEROS, zb=ZEROS,
-       batch=st.sampled_from(((), (2,))), paired=st.booleans(), forms=st.sampled_from((both, words, arm)),
+       batch=st.sampled_from(((), (2,))), paired=st.booleans(), forms=FORMS,
        computed=st.sampled_from(((0,), (0, 1), (0, 2), (0, 1, 2, 3))), seed=st.integers(0, 99))
 def test_products_mean_the_same(m, k, n, a, b, za, zb, batch, paired, forms, computed, seed):
     left = draw_bytes(seed, (*batch, m, k), a)
@@ -74,7 +90,7 @@ def test_products_mean_the_same(m, k, n, a, b, za, zb, batch, paired, forms, com
 
 @settings(max_examples=40)
 @given(channels=st.integers(1, 9), outputs=st.integers(2, 9), x=KINDS, w=KINDS, zx=ZEROS, zw=ZEROS,
-       forms=st.sampled_from((both, words, arm)), pads=st.tuples(*[st.integers(0, 2)] * 4), stride=st.integers(1, 2),
+       forms=FORMS, pads=st.tuples(*[st.integers(0, 2)] * 4), stride=st.integers(1, 2),
        dilation=st.integers(1, 2), computed=st.sampled_from(((0,), (0, 2), (0, 1, 2, 3))), seed=st.integers(0, 99))
 def test_convolutions_mean_the_same(
     channels, outputs, x, w, zx, zw, forms, pads, stride, dilation, computed, seed
@@ -98,6 +114,31 @@ def test_depthwise_convolutions_mean_the_same(channels, x, w, zx, zw, pads, comp
     (node,) = [node for node in after.nodes if node.op == "IntegerConv"]
     assert after.types[node.inputs[1]].dtype == "float32"
     np.testing.assert_array_equal(interpret(after, arrays)["y"], interpret(graph, arrays)["y"])
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8"])
+@pytest.mark.parametrize("lowest, fits", [((), True), ((0,), True), ((3, 5), False)])
+@pytest.mark.parametrize("op", ["ConvInteger", "MatMulInteger"])
+def test_pairs_are_taken_where_a_column_has_one_weight_of_minus_128_at_most(op, kind, lowest, fits):
+    """Two of them, times -128 each, are 32768. Elsewhere words; a network's other columns may have one each."""
+    low = np.iinfo(kind).min
+    w = np.full((4, 8, 1, 1), low + 255, kind)
+    w[:, 0] = low                                                       # of each column
+    w[1, list(lowest)] = low
+    x = np.full((1, 8, 2, 2), -128, "int8")
+    w, x = (w, x) if op == "ConvInteger" else (w[:, :, 0, 0].T.copy(), np.full((3, 8), -128, "int8"))
+    graph, arrays = one(op, [x, w, None, np.asarray(128 if kind == "uint8" else 0, kind)], (0,))
+    after = narrowing_products(old_arm)(graph)
+    (node,) = [n for n in after.nodes if n.op.startswith("Integer")]
+    assert (node.attrs.get("pairs", False), after.types[node.inputs[0]].dtype) == (
+        (True, "int8") if fits else (False, "int16"))
+    np.testing.assert_array_equal(interpret(after, arrays)["y"], interpret(graph, arrays)["y"])
+
+
+def test_weights_that_are_computed_may_be_anything():
+    graph, _ = one("MatMulInteger", [draw_bytes(0, (3, 6), "int8"), np.ones((6, 5), "int8"), None, None], (0, 1))
+    (node,) = [n for n in narrowing_products(old_arm)(graph).nodes if n.op.startswith("Integer")]
+    assert "pairs" not in node.attrs
 
 
 def quantized_conv(**attrs: Any) -> tuple[Graph, dict[str, np.ndarray]]:
@@ -201,7 +242,7 @@ def assert_in_integers(graph: Graph, arrays: dict[str, np.ndarray], forms: Any, 
 @settings(max_examples=40)
 @given(channels=st.integers(1, 9), outputs=st.integers(2, 9), x=KINDS, w=KINDS, zx=ZEROS, zw=ZEROS, scale=SCALES,
        many=st.booleans(), bias=st.booleans(), pads=st.tuples(*[st.integers(0, 2)] * 4),
-       forms=st.sampled_from((both, words, arm)), depthwise=st.booleans(), seed=st.integers(0, 99))
+       forms=FORMS, depthwise=st.booleans(), seed=st.integers(0, 99))
 def test_dequantized_convolutions_mean_the_same(
     channels, outputs, x, w, zx, zw, scale, many, bias, pads, forms, depthwise, seed
 ):
@@ -218,7 +259,7 @@ def test_dequantized_convolutions_mean_the_same(
 @settings(max_examples=40)
 @given(m=st.integers(1, 7), k=st.integers(1, 9), n=st.integers(2, 9), a=KINDS, b=KINDS, za=ZEROS, zb=ZEROS, scale=SCALES,
        many=st.booleans(), kind=st.sampled_from(("MatMul", "rows", "Gemm", "turned", "biased")),
-       forms=st.sampled_from((both, words, arm)), seed=st.integers(0, 99))
+       forms=FORMS, seed=st.integers(0, 99))
 def test_dequantized_matrix_products_mean_the_same(m, k, n, a, b, za, zb, scale, many, kind, forms, seed):
     turned = kind in ("turned", "biased")
     left = draw_bytes(seed, (2, m, k) if kind == "rows" else (m, k), a)

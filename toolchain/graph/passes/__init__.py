@@ -29,7 +29,7 @@ from toolchain.graph.passes.fold_batch_norm import fold_batch_norm
 from toolchain.graph.passes.fold_constants import fold_constants
 from toolchain.graph.passes.fold_empty import fold_empty
 from toolchain.graph.passes.fuse_operators import fuse_operators
-from toolchain.graph.passes.integer_products import Form, Forms, InFloats, dequantized_products, integer_products
+from toolchain.graph.passes.integer_products import Form, Forms, InFloats, Product, dequantized_products, integer_products
 from toolchain.graph.passes.layout_options import ANY, LayoutOption, Options, pass_through
 from toolchain.graph.passes.memory_plan import MemoryPlan, Slot, Weight
 from toolchain.graph.passes.plan_layouts import plan_layouts
@@ -199,6 +199,7 @@ __all__ = [
     "MemoryPlan",
     "Options",
     "PassRun",
+    "Product",
     "Slot",
     "Weight",
     "apply_pass",

@@ -60,8 +60,8 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """What kernels are asked about: height x width points by so many columns, each a sum of `depth` products (a convolution's
-    for each of its taps). in_bytes: zero points allow bytes. pairs: any two products of a column add up within 16 bits."""
+    """What kernels are asked about: height x width points by so many columns, each a sum of `depth` products (of a
+    convolution: for each of its taps). in_bytes: zero points allow bytes. pairs: weights allow sums of two in 16 bits."""
 
     height: int
     width: int
@@ -327,8 +327,8 @@ def _convolution(
     right = make.padded(right, [spare, channels, *(0 for _ in range(spatial))])
     bias = make.padded(bias, [spare]) if bias else ""
     start = _start(make, form, right, range(1, len(kernel)), x, x_zero, bias) if form.in_bytes else bias
-    made = make.add("IntegerConv", left, right, *((start,) if start else ()), columns=kernel[0], panel=form.panel, **form.attrs,
-                    strides=tuple(node.attrs.get("strides") or (1,) * spatial),
+    made = make.add("IntegerConv", left, right, *((start,) if start else ()), columns=kernel[0], panel=form.panel,
+                    **form.attrs, strides=tuple(node.attrs.get("strides") or (1,) * spatial),
                     dilations=tuple(node.attrs.get("dilations") or (1,) * spatial))
     return make, made
 
@@ -472,4 +472,4 @@ DEQUANTIZED_RULES: dict[str, DequantizedRule] = {
     "MatMul": _dequantized_matmul,
 }
 
-__all__ = ["Form", "Forms", "dequantized_products", "integer_products"]
+__all__ = ["Form", "Forms", "Product", "dequantized_products", "integer_products", "pairs_fit"]

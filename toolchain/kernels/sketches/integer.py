@@ -119,7 +119,7 @@ def integer_matmul(s: te.Schedule, anchor: Tensor, target: Target, choices: Choi
 def _partial_sums(s: te.Schedule, anchor: Tensor, axis: te.Var, kind: Dot, lanes: int) -> Tensor:
     """A tensor of `lanes` partial sums of each point, in registers, as the paired instruction adds them up along `axis`; the
     anchor adds these. Its reduction begins with the groups of the axis."""
-    groups, inside = s[anchor].split(axis, factor=kind.group)
+    _, inside = s[anchor].split(axis, factor=kind.group)
     _, half = s[anchor].split(inside, factor=kind.group // 2)
     lane, _ = s[anchor].split(half, factor=kind.group // 2 // lanes)
     sums = s.rfactor(anchor, lane, position=-1)

@@ -82,17 +82,17 @@ def accumulate(to: Arithmetic, target: Target, name: str, c: str, a: str, b: str
 
 
 def paired(to: Arithmetic, pointer: str, alignment: int, a: str, b: str) -> Iterator[None]:
-    """c += four products per lane, of sixteen bytes of a row and of a column, c at a place of a register tile: one instruction
-    after the other, each when the iterator is asked to go on. Arm's NEON only."""
-    word, half, narrow, all_ = vector("i32", 4), vector("i16", 8), vector("i8", 8), range(16)
+    """c += four products per lane, of sixteen bytes of a row and of a column (c: a place in a register tile). One
+    instruction each time the iterator is asked to go on."""
+    word, half, narrow = vector("i32", 4), vector("i16", 8), vector("i8", 8)
 
     def product(chosen: range) -> str:
         factors = [(narrow, to.pick(v, "i8", 16, chosen)) for v in (a, b)]
         return to.emit(to.intrinsic(half, "aarch64.neon.smull.v8i16", (), factors))
-    total = product(all_[:8])
+    total = product(range(8))
     to.lines.append(f" {holding(half, (total,), to.target)}")
     yield
-    total = to.emit(f"add {half} {total}, {product(all_[8:])}")
+    total = to.emit(f"add {half} {total}, {product(range(8, 16))}")
     to.lines.append(f" {holding(half, (total,), to.target)}")
     yield
     before = to.emit(f"load {word}, ptr {pointer}, align {alignment}")
@@ -138,4 +138,5 @@ def joined(to: Arithmetic, c: str, rows: list[str]) -> str:
     return to.emit(f"add {word} {c}, {rows[0]}")
 
 
-__all__ = ["FACTORS", "JOIN", "PAIRS", "UNDER_WAY", "Staggered", "accumulate", "group_type", "is_dot", "joined", "lanes_of", "paired"]
+__all__ = ["FACTORS", "JOIN", "PAIRS", "UNDER_WAY", "Staggered", "accumulate", "group_type", "is_dot", "joined", "lanes_of",
+           "paired"]
