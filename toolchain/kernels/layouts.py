@@ -52,7 +52,7 @@ Rule = Callable[[Node, Graph, Target], Sequence[LayoutOption]]
 def layout_options(target: Target) -> Callable[[Node, Graph], Sequence[LayoutOption]]:
     """The `options` callback of `plan_layouts` for a target with vector registers."""
     def options(node: Node, graph: Graph) -> Sequence[LayoutOption]:
-        if node.op in LOOPS:
+        if node.op in LOOPS and not (node.op == "Pad" and node.attrs.get("mode", "constant") == "constant"):
             return (LayoutOption((None,) * len(node.inputs), (None,) * len(node.outputs), 0.0, bare=True),)
         if (integers := INTEGER_RULES.get(node.op)) is not None:
             return integers(node, graph, target)
@@ -282,14 +282,21 @@ def _integer_conv(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOp
     spatial = [(d, 0) for d in range(2, rank)]
     if node.attrs.get("group", 1) > 1:
         packed = weights(axes, [(0, 0), (1, 0), *spatial, (0, lanes)])
-        return [_option(node, graph, target, DEPTHWISE, (blocked(rank, lanes), packed, *_bias(node, graph, lanes)),
-                        blocked(rank, lanes))]
+        bias = _bias(node, graph, lanes)
+        return [_option(node, graph, target, DEPTHWISE, (blocked(rank, n), packed, *bias), blocked(rank, n))
+                for n in _blocks(target)]
     group, panel = _group(node, graph, target), node.attrs["panel"]
     block = max(group, min(lanes, x.shape[1]))
     inner = [(1, block // group)] if block > group else []
     packed = weights(axes, [(0, 0), (1, 0), *spatial, *inner, (0, panel), (1, group)])
     return [_option(node, graph, target, BLOCKED * group, (blocked(rank, block), packed), blocked(rank, n))
             for n in dict.fromkeys((lanes, max(lanes, group)))]
+
+
+def _blocks(target: Target) -> tuple[int, ...]:
+    """Channels that lie together in activations of bytes: as many as a vector has sums, or as one instruction multiplies."""
+    lanes, kind = target.lanes(32), bytes_and_words(target, pairs=True)[0]
+    return (lanes, kind.group) if kind is not None and kind.pairs else (lanes,)
 
 
 def _group(node: Node, graph: Graph, target: Target) -> int:
@@ -303,9 +310,8 @@ def _group(node: Node, graph: Graph, target: Target) -> int:
 def _pad(node: Node, graph: Graph, target: Target) -> Sequence[LayoutOption]:
     """Of spatial dimensions: blocked as its data is."""
     types = [graph.types[v] for v in (node.inputs[0], node.output)]
-    rank, blocks = len(types[0].shape), [target.lanes(32)]
-    if types[0].dtype in BYTES and (kind := bytes_and_words(target, pairs=True)[0]) is not None and kind.pairs:
-        blocks.append(kind.group)
+    rank = len(types[0].shape)
+    blocks = _blocks(target) if types[0].dtype in BYTES else (target.lanes(32),)
     plain = [_option(node, graph, target, 1.0)]
     if rank < 3 or types[0].shape[:2] != types[1].shape[:2]:
         return plain

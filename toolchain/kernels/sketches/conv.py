@@ -190,11 +190,11 @@ def conv_share(
 
 
 def depthwise(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> None:
-    """One vector of channels at a time: depthwise convolution and pooling in NCHW<l>c."""
-    lanes = channel_lanes(s, s.func.outputs[0])
+    """One vector of channels at a time: depthwise convolution and pooling in NCHW<l>c, or in blocks of several vectors."""
+    stage = s.func.stages[anchor]
+    lanes = packed_columns(s, anchor) if stage.tag == "depthwise" else channel_lanes(s, s.func.outputs[0])
     registers = target.vector_registers
     width = anchor.shape[-1]
-    stage = s.func.stages[anchor]
     masked = target.lane_multiply and stage.tag == "pool"       # a border's masks are in vector registers, too
     limit = max(1, registers // (4 if masked else 2) - 2)
     window, stride = _taps(stage.reduce_axis)[-1].extent, stage.attrs.get("strides", [1])[-1]
