@@ -11,9 +11,8 @@ and no memory.
     convolutions  direct ones and depthwise ones, default schedules
     Winograd      the loops of its transforms and of its products
     packing       from row-major to blocks of channels, and back
-    8 bits        a product by smlal, as builds have it; and a loop that no build has, by hand: smull and smlal2 of sixteen
-                  bytes, sadalp into four sums along the rows, which is exact where no weight is -128. A multiply-add is one
-                  of four products there as well
+    8 bits        a product in pairs (smull, smlal2 and sadalp of sixteen bytes; a multiply-add is one of four products there
+                  as well), and by smlal, as where weights of a column are -128 twice
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from toolchain.kernels.layouts import weights
 from toolchain.kernels.sketches.select import SKETCHES
 from toolchain.kernels.tiling import matmul_tiles
 from toolchain.targets.llvm.backend import LLVM
-from toolchain.targets.llvm.mca import loop_cycles, static_cycles
+from toolchain.targets.llvm.mca import loop_cycles
 from toolchain.targets.llvm.object import assembly, spills
 from toolchain.targets.presets import target
 from toolchain.tasks.optimize import optimize_graph
@@ -86,45 +85,25 @@ def product(rows: int, inner: int, columns: int, vectors: int, on: Target) -> Gr
     return Graph("product", (Node("MatMul", ("a", "b"), ("y",)),), ("a", "b"), ("y",), types)
 
 
-def small_product() -> onnx.ModelProto:
-    """MatMulInteger of 192x384 and 384x384 signed bytes."""
+def small_product(lowest: int) -> onnx.ModelProto:
+    """MatMulInteger of 192x384 and 384x384 signed bytes, of which weights are no lower than that."""
     value = helper.make_tensor_value_info
-    w = np.random.default_rng(0).integers(-127, 128, (384, 384)).astype(np.int8)
+    w = np.random.default_rng(0).integers(lowest, 128, (384, 384)).astype(np.int8)
     graph = helper.make_graph([helper.make_node("MatMulInteger", ["x", "w"], ["y"])], "net",
                               [value("x", TensorProto.INT8, [192, 384])], [value("y", TensorProto.INT32, None)],
                               [numpy_helper.from_array(w, "w")])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
 
 
-def by_pairs(rows: int, columns: int, apart: int) -> list[str]:
-    """Sixteen bytes of each row by those of each column; the three instructions of a pair stand `apart` pairs from each
-    other, so that an in-order core does not wait for the one before."""
-    sums, w = rows * columns, rows * columns + columns
-    pairs = [(n // columns, n % columns) for n in range(rows * columns)]
-    spare = 32 - w - 2
-    lines = []
-    for n in range(len(pairs) + 2 * apart):
-        if n < len(pairs):
-            r, c = pairs[n]
-            lines.append(f"smull v{w + 2 + n % spare}.8h, v{w + r % 2}.8b, v{sums + c}.8b")
-        if 0 <= (m := n - apart) < len(pairs):
-            r, c = pairs[m]
-            lines.append(f"smlal2 v{w + 2 + m % spare}.8h, v{w + r % 2}.16b, v{sums + c}.16b")
-            lines += [f"ldr q{w + r % 2}, [x1, #{16 * r}]"] * (c == columns - 1)
-            lines += [f"ldr q{sums + c}, [x0, #{16 * c}]"] * (r == rows - 1)
-        if 0 <= (m := n - 2 * apart) < len(pairs):
-            lines.append(f"sadalp v{m}.4s, v{w + 2 + m % spare}.8h")
-    return lines
-
-
 def loops(body: Graph, on: Target, answers: dict[str, str] | None = None) -> Iterator[str]:
-    """Lines of a kernel: its loops with multiply-adds, or all of them where there are none."""
+    """Lines of a kernel: its loops with multiply-adds, or all of them where there are none. Of pairs four per smlal2."""
+    each = 4 if any(node.attrs.get("pairs") for node in body.nodes) else 1
     func = lower(schedule(body, on, SKETCHES[0], Choices(answers or {})).func, on, LLVM.passes)
     code = assembly(str(LLVM.stages[0].run(func, "k", {}, on)), on)
     found, spilled = loop_cycles(code, on), len(spills(code))
     for loop in [f for f in found if f.multiply_adds] or found:
-        per = f"{loop.per_multiply_add:.2f}" if loop.multiply_adds else ""
-        yield f"{loop.instructions:>13}{loop.multiply_adds:>15}{spilled:>8}{loop.cycles:>9.1f}{per:>18}"
+        per = f"{loop.per_multiply_add / each:.2f}" if loop.multiply_adds else ""
+        yield f"{loop.instructions:>13}{loop.multiply_adds * each:>15}{spilled:>8}{loop.cycles:>9.1f}{per:>18}"
 
 
 def layer(model: onnx.ModelProto, on: Target) -> list[Graph]:
@@ -151,14 +130,10 @@ def lines(on: Target) -> Iterator[str]:
 
 
     yield "\n8 bits, 192x384 and 384x384"
-    (body,) = [b for b in layer(small_product(), on) if "matmul" in anchor_name(b)]
-    for line in loops(body, on):
-        yield f"  {'by ' + ('sdot' if on.has('dotprod') else 'smlal'):32}{line}"
-    by_hand = by_pairs(4, 4, 2)
-    (cycles,) = static_cycles([by_hand], on)
-    products = 4 * 4 * 16 / 4
-    per = f"{0:>8}{cycles:>9.1f}{cycles / products:>18.2f}"
-    yield f"  {'smull, smlal2, sadalp, by hand':32}{len(by_hand):>13}{products:>15.0f}{per}"
+    for name, lowest in (("sdot" if on.has("dotprod") else "pairs", -127), ("smlal", -128)):
+        (body,) = [b for b in layer(small_product(lowest), on) if "matmul" in anchor_name(b)]
+        for line in loops(body, on):
+            yield f"  {'by ' + name:32}{line}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,19 +16,12 @@ from toolchain.graph.passes.choose_algorithms import taps_of
 from toolchain.graph.passes.integer_products import Form, Forms, InFloats, Product
 from toolchain.kernels.algorithms import algorithms
 from toolchain.kernels.instructions import Dot, accumulates, bytes_and_words
-from toolchain.kernels.tiling import (
-    LANE_LOAD_CYCLES,
-    LOOP_CYCLES,
-    Tile,
-    conv_tiles,
-    cycles,
-    matmul_tiles,
-    over_tiles,
-    ranked,
-)
+from toolchain.kernels.tiling import Tile, conv_tiles, cycles, matmul_tiles, over_tiles, ranked
 
 MOST_VECTORS = 6
-PAIR_VECTORS = 3            # the same, where each column takes registers of its own
+PAIR_VECTORS = 2            # the same, where each column takes registers of its own
+PAIR_LOAD_CYCLES = 1.3      # an in-order core's load between their instructions, and what a step of few of them waits
+PAIR_STEP_CYCLES = 2.0
 UNDER_WAY = 7               # registers of products between multiplication and sum (targets/llvm/dot_products.py)
 SPARE = 8                   # of the registers that give lanes: LLVM keeps sums in them, too
 
@@ -103,7 +96,7 @@ def dot_tiles(height: int, width: int, blocks: int, vectors: int, kind: Dot, tar
 def _pair_tiles(height: int, width: int, blocks: int, vectors: int, target: Target) -> list[Tile]:
     """As dot_tiles, where each sum is a register, and so are the bytes of each point and of each column."""
     columns = vectors * target.lanes(32)
-    most = max(1, (target.vector_registers - UNDER_WAY - columns) // (columns + 1))
+    most = max(1, (target.vector_registers - 1 - UNDER_WAY - columns) // (columns + 1))
     tiles = [Tile(rows, width if rows > 1 else points, vectors)
              for rows in range(1, min(height, most) + 1)
              for points in range(1, min(width, most) + 1) if rows == 1 or (points == width and rows * width <= most)]
@@ -114,10 +107,8 @@ def _pair_tiles(height: int, width: int, blocks: int, vectors: int, target: Targ
 def _pair_cycles(points: int, vectors: int, target: Target) -> float:
     """Cycles of a step of a tile: sixteen products of each sum."""
     columns = vectors * target.lanes(32)
-    loads = LANE_LOAD_CYCLES * (points + columns)
-    if target.in_order:
-        return 3 * points * columns / target.fma_per_cycle + loads + LOOP_CYCLES
-    return max(2 * points * columns / target.fma_per_cycle, loads / LANE_LOAD_CYCLES)
+    products, loads = points * columns / target.fma_per_cycle, points + columns
+    return 3 * products + PAIR_LOAD_CYCLES * loads + PAIR_STEP_CYCLES if target.in_order else max(2 * products, loads)
 
 
 __all__ = ["dot_cycles", "dot_tiles", "in_floats", "integer_forms", "panel_vectors"]

@@ -57,9 +57,10 @@ def _instruction(s: te.Schedule, anchor: Tensor, target: Target) -> Dot:
 
 
 def _unrolled(groups: te.Var, tile: Tile, kind: Dot, target: Target, choices: Choices) -> int:
-    """Groups in one basic block; one where products are added apart, for LLVM multiplies ahead until it spills, and one of
-    pairs, which is long."""
-    default = UNROLLED_GROUPS if accumulates(kind, target) and not kind.pairs else 1
+    """Groups in one basic block; one where products are added apart, for LLVM multiplies ahead until it spills."""
+    default = UNROLLED_GROUPS if accumulates(kind, target) else 1
+    if kind.pairs:                              # not all: what is the same for all tiles would be kept in registers
+        default = next((n for n in (4, 3, 2) if groups.extent % n == 0 and groups.extent > n), 1)
     return ask_unroll(choices, groups.extent, default, tile.accumulators)
 
 
@@ -195,7 +196,11 @@ def integer_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choice
         _joined(s, acc, (*at, av), al, lanes)
         _, column, *at, lane = s[sums].op.axis
         groups, half, pair, *taps = s[sums].op.reduce_axis
-        _by_instruction(s, sums, (groups, *taps), (*at, column), (lane, half, pair), dot(kind, lanes))
+        unrolled = [taps.pop()] if 1 < taps[-1].extent <= UNROLLED_GROUPS else []
+        if not unrolled:
+            groups, inner_groups = s[sums].split(groups, factor=_unrolled(groups, tile, kind, target, choices))
+            unrolled = [inner_groups]
+        _by_instruction(s, sums, (groups, *taps), (*unrolled, *at, column), (lane, half, pair), dot(kind, lanes))
     for axis in (*inner, ov):
         s[out].unroll(axis)
     _finish(s, out, ol, shared, ragged)

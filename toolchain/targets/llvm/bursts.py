@@ -8,6 +8,9 @@
 Scalars that lie together become lanes of one vector (`fmla v0.4s, v1.4s, v2.s[3]`): a quarter of the loads, and no splats.
 An in-order core then waits once per burst, not once per load between two multiply-adds: each would have to retire behind the
 multiply-add before it. A burst is as many steps as the registers beside the accumulators can hold.
+
+Products of bytes in pairs take three instructions each, between which a load costs less: what a later step reads is loaded
+behind the product that was the last to read something else, into the register of that (`behind`).
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import Any, TypeAlias
 
 from toolchain.core import dtype as dtypes
 from toolchain.targets.llvm.addresses import PAIR_BYTES, Base
-from toolchain.targets.llvm.dot_products import FACTORS, PAIRS, UNDER_WAY, is_dot, lanes_of
+from toolchain.targets.llvm.dot_products import APART, FACTORS, PAIRS, UNDER_WAY, is_dot, lanes_of
 from toolchain.targets.llvm.spelling import MEMORY, vector
 from toolchain.targets.llvm.values import Values
 from toolchain.te.expr import Broadcast, Call, Dynamic, Expr, Index, Load, Ramp, Select, Var, index
@@ -27,6 +30,7 @@ from toolchain.te.lower.shared import nodes
 from toolchain.te.tensor import Tensor
 
 NEAR_BYTES = 4096               # how far one instruction moves a pointer
+LOAD_PRODUCTS = 3               # products in pairs for which a load is under way
 FEWEST = 8                      # multiply-adds, below which a block is no inner loop of a product
 Key: TypeAlias = tuple[Any, ...]
 Known: TypeAlias = Mapping[Var, int]
@@ -44,6 +48,8 @@ class Fetch:
     width: int = 0              # 0: a vector load as the program has it
     group: int = 1              # elements that are one scalar: four bytes of a dot product
     dot: str = ""               # the dot product whose factors of all lanes this loads
+    first_use: int = 0          # of products in pairs: which of them read it
+    last_use: int = 0
 
 
 @dataclass(slots=True)
@@ -55,14 +61,23 @@ class _Reads:
     accumulators: set[tuple[Tensor, int]] = field(default_factory=set)
     multiply_adds: int = 0
     beside: int = 0             # registers that multiply-adds take on their way
+    products: int = 0           # in pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Bursts:
+    """What to load before which step of an unrolled loop, and behind which product in pairs."""
+
+    before: dict[int, list[Fetch]]
+    behind: dict[int, list[Fetch]]
 
 
 class _Irregular(Exception):
     """The loop is not one straight run of multiply-adds."""
 
 
-def bursts(values: Values, loop: For, registers: int) -> dict[int, list[Fetch]] | None:
-    """What to load before which step of an unrolled loop; None: it gains nothing here, or does not fit.
+def bursts(values: Values, loop: For, registers: int) -> Bursts | None:
+    """What to load where in an unrolled loop; None: it gains nothing here, or does not fit.
 
     Needs: the loops around it are open (`values.env`). registers: how many vector registers there are.
     """
@@ -83,8 +98,23 @@ def bursts(values: Values, loop: For, registers: int) -> dict[int, list[Fetch]] 
             planned: dict[int, list[Fetch]] = {s: [] for s in starts}
             for f in sorted(fetches, key=lambda f: (f.first, f.width == 0)):
                 planned[f.first - f.first % size].append(f)
-            return planned
+            return Bursts(planned, _behind(planned) if reads.products else {})
     return None
+
+
+def _behind(before: dict[int, list[Fetch]]) -> dict[int, list[Fetch]]:
+    """Loads of later steps than the first, behind the products that free a register for them: early enough, but no earlier,
+    as far as there is a choice. They are taken out of `before`."""
+    free = sorted(f.last_use for fetches in before.values() for f in fetches)
+    found: dict[int, list[Fetch]] = {}
+    for step in sorted(before)[1:]:
+        for fetch in sorted(before[step], key=lambda f: f.first_use):
+            early = [n for n, at in enumerate(free) if at + APART + LOAD_PRODUCTS <= fetch.first_use]
+            chosen = early[-1] if early else 0
+            if free[chosen] + APART < fetch.first_use:
+                found.setdefault(free.pop(chosen), []).append(fetch)
+                before[step].remove(fetch)
+    return found
 
 
 def _alive(fetches: list[Fetch], first: int, last: int) -> int:
@@ -160,7 +190,14 @@ def _collect_dot(values: Values, call: Call, known: Known, step: int, reads: _Re
         reads.multiply_adds += 1                        # two instructions multiply
         reads.beside = UNDER_WAY
         for load, terms, total in ((a, a_terms, a_total), (b, b_terms, b_total)):
-            _note(reads.vectors, (load.tensor, tuple(terms), total, call.name), load, known, step, dot=call.name)
+            key = (load.tensor, tuple(terms), total, call.name)
+            if (before := reads.vectors.get(key)) is not None and before.last < step - 1:
+                reads.vectors[*key, before.last] = before           # not kept for so long, but loaded again
+                del reads.vectors[key]
+            if key not in reads.vectors:
+                reads.vectors[key] = Fetch(load, known, step, step, dot=call.name, first_use=reads.products)
+            reads.vectors[key].last, reads.vectors[key].last_use = step, reads.products
+        reads.products += 1
         return
     scalars = reads.scalars.setdefault((a.tensor, tuple(a_terms), group), {})
     _note(scalars, a_total // group, a, known, step, group=group)
@@ -230,7 +267,7 @@ def emit_burst(values: Values, fetches: list[Fetch], upcoming: list[Fetch]) -> N
         values.env.update(fetch.known)
         if fetch.dot:
             element, group = FACTORS[fetch.dot.partition(".")[0]]
-            values.fragment(fetch.load, element, lanes_of(fetch.dot) * group, element)
+            values.fragment(fetch.load, element, lanes_of(fetch.dot) * group, element, anew=True)
             continue
         if not fetch.width:
             values.load(fetch.load)
@@ -272,4 +309,4 @@ def _move_bases(values: Values, fetches: list[Fetch]) -> None:
             values.bases[place.base, terms] = Base(values.emit(f'call ptr asm "", "=r,0"(ptr {moved})'), low, True)
 
 
-__all__ = ["Fetch", "bursts", "emit_burst"]
+__all__ = ["Bursts", "Fetch", "bursts", "emit_burst"]

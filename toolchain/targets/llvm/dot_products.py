@@ -26,7 +26,7 @@ LLVM would take fewer registers, and wait: an empty instruction behind each keep
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from toolchain.core.errors import CodegenError
 from toolchain.core.target import Target
@@ -81,9 +81,11 @@ def accumulate(to: Arithmetic, target: Target, name: str, c: str, a: str, b: str
     raise CodegenError(f"{target.name} has no instruction for {name}")
 
 
-def paired(to: Arithmetic, pointer: str, alignment: int, a: str, b: str) -> Iterator[None]:
+def paired(
+    to: Arithmetic, pointer: str, alignment: int, a: str, b: str, done: Callable[[], object]
+) -> Iterator[None]:
     """c += four products per lane, of sixteen bytes of a row and of a column (c: a place in a register tile). One
-    instruction each time the iterator is asked to go on."""
+    instruction each time the iterator is asked to go on. done: called when both have been read."""
     word, half, narrow = vector("i32", 4), vector("i16", 8), vector("i8", 8)
 
     def product(chosen: range) -> str:
@@ -93,6 +95,7 @@ def paired(to: Arithmetic, pointer: str, alignment: int, a: str, b: str) -> Iter
     to.lines.append(f" {holding(half, (total,), to.target)}")
     yield
     total = to.emit(f"add {half} {total}, {product(range(8, 16))}")
+    done()
     to.lines.append(f" {holding(half, (total,), to.target)}")
     yield
     before = to.emit(f"load {word}, ptr {pointer}, align {alignment}")
@@ -138,5 +141,5 @@ def joined(to: Arithmetic, c: str, rows: list[str]) -> str:
     return to.emit(f"add {word} {c}, {rows[0]}")
 
 
-__all__ = ["FACTORS", "JOIN", "PAIRS", "UNDER_WAY", "Staggered", "accumulate", "group_type", "is_dot", "joined", "lanes_of",
-           "paired"]
+__all__ = ["APART", "FACTORS", "JOIN", "PAIRS", "UNDER_WAY", "Staggered", "accumulate", "group_type", "is_dot", "joined",
+           "lanes_of", "paired"]

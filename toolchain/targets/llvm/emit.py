@@ -18,7 +18,7 @@ from toolchain.core.errors import CodegenError
 from toolchain.core.target import Target
 from toolchain.targets.llvm.addresses import LINE_BYTES, Place
 from toolchain.targets.llvm.arithmetic import ELEMENT_BITS
-from toolchain.targets.llvm.bursts import bursts, emit_burst
+from toolchain.targets.llvm.bursts import Fetch, bursts, emit_burst
 from toolchain.targets.llvm.dot_products import (
     FACTORS,
     JOIN,
@@ -127,6 +127,8 @@ class _Task(Values):
         self.bursts = 0                                 # how often loads were placed together
         self.in_burst = 0                               # loops around whose loads were placed together
         self.staggered = Staggered()
+        self.behind: dict[int, list[Fetch]] = {}        # loads in a burst, by the product in pairs that they follow
+        self.products = 0                               # of these, so far
         self.overlaps: dict[For, bool] = {}             # asked once per loop, however often an outer one repeats it
 
     def overlapping(self, loop: For) -> bool:
@@ -164,6 +166,8 @@ class _Task(Values):
         planned = None
         if self.target.lane_multiply and not self.in_burst and s.extent > 1:
             planned = bursts(self, s, self.target.vector_registers)
+            if planned is not None:
+                self.behind, self.products = planned.behind, 0
         apart = planned is None and s.extent > 1 and self.overlapping(s)
         self.in_burst += planned is not None
         self.bursts += planned is not None
@@ -172,8 +176,8 @@ class _Task(Values):
                 self.separate()
             self.env[s.var] = n
             self.tiles.begin(s, len(self.heads))
-            if planned is not None and n in planned:
-                emit_burst(self, planned[n], next((fetches for at, fetches in planned.items() if at > n), []))
+            if planned is not None and n in planned.before:
+                emit_burst(self, planned.before[n], next((fetches for at, fetches in planned.before.items() if at > n), []))
             self.stmt(s.body)
         self.in_burst -= planned is not None
         if not self.in_burst:
@@ -348,7 +352,9 @@ class _Task(Values):
     def pairs(self, c: Load, a: str, b: str) -> None:
         """c += a . b in pairs, beside other products where their loads stand before."""
         pointer, alignment = self.address(self.places[c.tensor], "i32", 4, *self.linear(index(c.index[0])))
-        self.staggered.begin(paired(self, pointer, alignment, a, b))
+        loads = self.behind.get(self.products, ()) if self.in_burst else ()
+        self.products += 1
+        self.staggered.begin(paired(self, pointer, alignment, a, b, lambda: [emit_burst(self, [f], []) for f in loads]))
         if not self.in_burst:
             self.staggered.finish()
 

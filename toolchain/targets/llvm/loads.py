@@ -203,12 +203,12 @@ class Loads(Addresses):
         self.loaded[key] = result
         return result
 
-    def fragment(self, e: Load, type: str, lanes: int, element: str) -> str:
-        """What lies at `e`, read as `lanes` values of `type` (0: one), once per basic block."""
+    def fragment(self, e: Load, type: str, lanes: int, element: str, anew: bool = False) -> str:
+        """What lies at `e`, read as `lanes` values of `type` (0: one), once per basic block; `anew`: once more."""
         place = self.places[e.tensor]
         terms, total = self.linear(index(e.index[0]))
         key = (e.tensor, tuple(terms), total, type, lanes)
-        if (known := self.loaded.get(key)) is None:
+        if anew or (known := self.loaded.get(key)) is None:
             size = dtypes.itemsize(e.dtype)
             pointer, alignment = self.address(place, element, size, terms, total)
             known = self.loaded[key] = self.emit(f"load {vector(type, lanes)}, ptr {pointer}, align {max(size, alignment)}")
