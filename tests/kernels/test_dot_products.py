@@ -238,9 +238,10 @@ def test_bytes_in_pairs_take_three_instructions_per_sixteen_products() -> None:
 def test_bytes_in_pairs_never_spill(target):
     """Sums, factors and what is under way fill the registers: windows that share what they read and such that do not, tiles
     of fewer columns at the end of a row, short sums, one row."""
-    graphs = [convolution(target, PAIRED_BYTES, channels, 24, (9, width), kernel, strides=(stride, stride), dilations=(1, 1))
-              for channels, kernel, stride, width in ((64, 3, 1, 30), (64, 3, 2, 30), (16, 1, 1, 7), (32, 1, 1, 14), (64, 1, 2, 15),
-                                                      (32, 5, 1, 11), (32, 7, 2, 24), (48, 3, 1, 5))]
+    windows = ((64, 3, 1, 30), (64, 3, 2, 30), (16, 1, 1, 7), (32, 1, 1, 14), (64, 1, 2, 15), (32, 5, 1, 11), (32, 7, 2, 24),
+               (48, 3, 1, 5))
+    graphs = [convolution(target, PAIRED_BYTES, channels, 24, (9, width), kernel, strides=(stride,) * 2, dilations=(1, 1))
+              for channels, kernel, stride, width in windows]
     graphs += [product(target, PAIRED_BYTES, m, 24, k) for m, k in ((1, 384), (2, 48), (3, 64), (7, 256), (64, 16), (33, 1024))]
     for graph, _ in graphs:
         assert spills(code(graph, target)) == [], graph.types

@@ -22,6 +22,7 @@ MOST_VECTORS = 6
 PAIR_VECTORS = 2            # the same, where each column takes registers of its own
 PAIR_LOAD_CYCLES = 1.3      # an in-order core's load between their instructions, and what a step of few of them waits
 PAIR_STEP_CYCLES = 2.0
+HIDDEN = 0.1                # of a load that a core which reorders hides: of two tiles the one with fewer is better
 UNDER_WAY = 7               # registers of products between multiplication and sum (targets/llvm/dot_products.py)
 SPARE = 8                   # of the registers that give lanes: LLVM keeps sums in them, too
 
@@ -108,7 +109,9 @@ def _pair_cycles(points: int, vectors: int, target: Target) -> float:
     """Cycles of a step of a tile: sixteen products of each sum."""
     columns = vectors * target.lanes(32)
     products, loads = points * columns / target.fma_per_cycle, points + columns
-    return 3 * products + PAIR_LOAD_CYCLES * loads + PAIR_STEP_CYCLES if target.in_order else max(2 * products, loads)
+    if target.in_order:
+        return 3 * products + PAIR_LOAD_CYCLES * loads + PAIR_STEP_CYCLES
+    return max(2 * products, loads) + HIDDEN * loads
 
 
 __all__ = ["dot_cycles", "dot_tiles", "in_floats", "integer_forms", "panel_vectors"]
