@@ -242,7 +242,8 @@ def test_bytes_in_pairs_never_spill(target):
                (48, 3, 1, 5))
     graphs = [convolution(target, PAIRED_BYTES, channels, 24, (9, width), kernel, strides=(stride,) * 2, dilations=(1, 1))
               for channels, kernel, stride, width in windows]
-    graphs += [product(target, PAIRED_BYTES, m, 24, k) for m, k in ((1, 384), (2, 48), (3, 64), (7, 256), (64, 16), (33, 1024))]
+    rows = ((1, 384), (2, 48), (3, 64), (7, 256), (64, 16), (33, 1024))
+    graphs += [product(target, PAIRED_BYTES, m, 24, k) for m, k in rows]
     for graph, _ in graphs:
         assert spills(code(graph, target)) == [], graph.types
 
