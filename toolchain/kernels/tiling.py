@@ -172,7 +172,7 @@ def matmul_tiles(
         bandwidth = target.l2_bytes_per_cycle if streamed and rows > 1 else 0
         steps = cycles(1, rows, blocks, tile, target, vector_loads, bandwidth)
         steps += _first_reads(rows, blocks, tile, target) if bandwidth else 0
-        if row_bytes and tile.columns > _rows_in_l1(row_bytes, target):
+        if row_bytes and tile.columns > rows_in_l1(row_bytes, target):
             steps = max(steps, rows * -(-blocks // tile.vectors) * target.line_bytes / target.l2_bytes_per_cycle)
         return steps * (1 + 0.04 * ragged), loads, -tile.accumulators
     return ranked(candidates, cost)
@@ -185,7 +185,7 @@ def _first_reads(rows: int, blocks: int, tile: Tile, target: Target) -> float:
     return sum(count * max(0.0, v * vector - tile_cycles(points, v, target)) for v, count in pieces(blocks, tile.vectors))
 
 
-def _rows_in_l1(row_bytes: int, target: Target) -> int:
+def rows_in_l1(row_bytes: int, target: Target) -> int:
     """How many rows can have the line that is being read in L1 at once. More of them push each other out, and every
     broadcast brings its line from L2 again."""
     span = target.l1d_bytes // L1_WAYS

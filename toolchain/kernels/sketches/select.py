@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from toolchain import te
 from toolchain.core.target import Target
+from toolchain.kernels.sketches.contraction import contract, contractions
 from toolchain.kernels.sketches.conv import conv, conv_transpose, depthwise, plain_conv, plain_transpose
 from toolchain.kernels.sketches.integer import integer_conv, integer_matmul
 from toolchain.kernels.sketches.matmul import matmul
@@ -48,6 +49,8 @@ def sketch(s: te.Schedule, target: Target, choices: Choices) -> None:
         PLAIN[tag](s, first, target, choices)
     elif alone and tag == "matmul" and first.shape and first.shape[-1] > 1 and s.func.outputs[0].shape:
         matmul(s, first, target, choices)
+    elif found := contractions(s, anchors, target):
+        contract(s, found, target, choices)
     else:
         rows(s, target, choices)
 
