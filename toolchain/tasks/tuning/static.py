@@ -1,4 +1,5 @@
-"""What is refused before it is lowered or built: closed-form figures of the rolled loop IR, 0.05 to 0.4 ms a candidate.
+"""What is refused before it is lowered or built: closed-form figures of the rolled loop IR, 10 to 70 us a candidate (of
+Winograd kernels, whose transforms are long expressions, 100).
 
     instructions     of everything unrolled, wide vectors in pieces
     registers        that accumulators of one innermost loop need at once
@@ -11,15 +12,13 @@ error spares the lowering of what has no chance.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from toolchain.core import dtype as dtypes
 from toolchain.core.rewrite import children
 from toolchain.core.target import Target
 from toolchain.targets.llvm.limits import MAX_INSTRUCTIONS
-from toolchain.te.expr import Bin, Call, Cast, Expr, Index, Load, Select
+from toolchain.te.expr import Bin, Call, Cast, Const, Expr, Index, Load, Select
 from toolchain.te.loop_ir import Block, For, ForKind, If, PrimFunc, Stmt, Store, Together, Update
 from toolchain.te.tensor import Tensor
 
@@ -38,19 +37,13 @@ class Footprint:
 
 
 def footprint(func: PrimFunc, target: Target) -> Footprint:
-    instructions, chunks, accumulators = 0, 1, set[Tensor]()
-    for leaf, loops in _leaves(func.body, ()):
-        accumulators.update(leaf.tensors if isinstance(leaf, Update) else ())
-        vector = math.prod(f.extent for f in loops if f.kind is ForKind.VECTORIZED)
-        pieces = max(1, -(-vector * dtypes.bits(leaf.tensor.dtype) // target.vector_bits))
-        unrolled = math.prod(f.extent for f in loops if f.kind is ForKind.UNROLLED)
-        instructions += unrolled * pieces * (_cost(leaf.value) + (3 if isinstance(leaf, Update) else 2))
-        chunks = max(chunks, *(f.extent for f in loops if f.kind is ForKind.PARALLEL), 1)
+    count = _Count(target)
+    count.add(func.body, 1, 1)
     inner = {t: b for t, b in func.buffers.items() if t not in func.params}
     sizes = {t: (b.scope, b.type.elements * dtypes.itemsize(t.dtype)) for t, b in inner.items()}
-    widest = max((size for t, (scope, size) in sizes.items() if scope == "local" and t in accumulators), default=0)
-    return Footprint(instructions, -(-widest * 8 // target.vector_bits),
-                     sum(size for scope, size in sizes.values() if scope == "lane"), chunks)
+    widest = max((size for t, (scope, size) in sizes.items() if scope == "local" and t in count.accumulators), default=0)
+    return Footprint(count.instructions, -(-widest * 8 // target.vector_bits),
+                     sum(size for scope, size in sizes.values() if scope == "lane"), count.chunks)
 
 
 def refusal(f: Footprint, default: Footprint, target: Target) -> str:
@@ -66,27 +59,59 @@ def refusal(f: Footprint, default: Footprint, target: Target) -> str:
     return ""
 
 
-def _leaves(stmt: Stmt, around: tuple[For, ...]) -> Iterator[tuple[Store | Update, tuple[For, ...]]]:
-    match stmt:
-        case Block(parts) | Together(parts):
-            for part in parts:
-                yield from _leaves(part, around)
-        case For():
-            yield from _leaves(stmt.body, (*around, stmt))
-        case If():
-            yield from _leaves(stmt.body, around)
-        case Store() | Update():
-            yield stmt, around
+class _Count:
+    """What one walk over the statements adds up."""
+
+    def __init__(self, target: Target) -> None:
+        self.vector_bits = target.vector_bits
+        self.instructions, self.chunks, self.accumulators = 0, 1, set[Tensor]()
+        self._costs: dict[int, int] = {}                # of values, by identity: peeled loops share theirs
+
+    def add(self, stmt: Stmt, vector: int, unrolled: int) -> None:
+        """vector, unrolled: iterations of the loops around, of those kinds."""
+        while type(stmt) is For:
+            kind, extent = stmt.kind, stmt.var.extent
+            if kind is ForKind.VECTORIZED:
+                vector *= extent
+            elif kind is ForKind.UNROLLED:
+                unrolled *= extent
+            elif kind is ForKind.PARALLEL:
+                self.chunks = max(self.chunks, extent)
+            stmt = stmt.body
+        match stmt:
+            case Block(parts) | Together(parts):
+                for part in parts:
+                    self.add(part, vector, unrolled)
+            case If():
+                self.add(stmt.body, vector, unrolled)
+            case Store() | Update():
+                sums = isinstance(stmt, Update)
+                self.accumulators.update(stmt.tensors if sums else ())
+                pieces = max(1, -(-vector * dtypes.bits(stmt.tensor.dtype) // self.vector_bits))
+                self.instructions += unrolled * pieces * (self._cost(stmt.value) + (3 if sums else 2))
+
+    def _cost(self, value: Expr) -> int:
+        if (known := self._costs.get(id(value))) is None:
+            known = self._costs[id(value)] = _cost(value)
+        return known
 
 
 def _cost(value: Expr) -> int:
     total, seen, stack = 0, set[int](), [value]
     while stack:
         e = stack.pop()
-        if id(e) in seen or isinstance(e, Index):
+        if id(e) in seen:
             continue
         seen.add(id(e))
-        total += _COST.get(type(e), 0)
-        if not isinstance(e, Load):
-            stack.extend(c for c in children(e) if isinstance(c, Expr))
+        kind = type(e)
+        if kind is Load:
+            total += 2
+        elif kind is Bin:
+            total += 1
+            for operand in (e.a, e.b):  # type: ignore[attr-defined]
+                if type(operand) is not Const:
+                    stack.append(operand)
+        elif kind is not Index and kind is not Const:
+            total += _COST.get(kind, 0)
+            stack += [c for c in children(e) if isinstance(c, Expr)]
     return total

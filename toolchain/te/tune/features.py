@@ -22,7 +22,22 @@ import numpy as np
 
 from toolchain.core import dtype as dtypes
 from toolchain.core.rewrite import children
-from toolchain.te.expr import Bin, Call, Cast, Compare, Dynamic, Expr, FloorDiv, FloorMod, Index, Load, Reduce, Select, Var
+from toolchain.te.expr import (
+    Bin,
+    Broadcast,
+    Call,
+    Cast,
+    Dynamic,
+    Expr,
+    FloorDiv,
+    FloorMod,
+    Index,
+    Load,
+    Reduce,
+    Select,
+    Tuple,
+    Var,
+)
 from toolchain.te.intrin import Intrin
 from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, Stmt, Store, Together, Update
 from toolchain.te.tensor import Tensor
@@ -43,6 +58,7 @@ COLUMNS = (*_OPERATIONS, *_LOOPS, *(f"intensity{n}" for n in range(DEPTHS)),
 
 _KIND = {"+": 0, "-": 0, "*": 1, "/": 2, "//": 2, "%": 2}
 _COMPARE, _CALL, _CAST = 3, 4, 5
+_WITHIN: Mapping[type, int | None] = {Select: _COMPARE, Call: _CALL, Cast: _CAST, Tuple: None, Reduce: None, Broadcast: None}
 
 
 def features(func: PrimFunc) -> np.ndarray:
@@ -118,20 +134,16 @@ def _operations(value: Expr) -> tuple[list[int], list[Load]]:
         if id(e) in seen:
             continue
         seen.add(id(e))
-        if isinstance(e, Load):
-            loads.append(e)
-            continue
-        if isinstance(e, Index | Compare):
-            continue
-        if isinstance(e, Bin):
-            count[_KIND.get(e.op, _COMPARE)] += 1
-        elif isinstance(e, Select):
-            count[_COMPARE] += 1
-        elif isinstance(e, Call):
-            count[_CALL] += 1
-        elif isinstance(e, Cast):
-            count[_CAST] += 1
-        stack.extend(c for c in children(e) if isinstance(c, Expr))
+        kind = type(e)
+        if kind is Load:
+            loads.append(e)  # type: ignore[arg-type]
+        elif kind is Bin:
+            count[_KIND.get(e.op, _COMPARE)] += 1  # type: ignore[attr-defined]
+            stack += (e.a, e.b)  # type: ignore[attr-defined]
+        elif kind in _WITHIN:
+            if (at := _WITHIN[kind]) is not None:
+                count[at] += 1
+            stack += [c for c in children(e) if isinstance(c, Expr)]
     return count, loads
 
 
@@ -233,23 +245,33 @@ def steps_of(index: Expr) -> dict[Var, float]:
 
 def _footprints(loops: Sequence[For], accesses: Sequence[_Access]) -> tuple[list[int], list[float]]:
     """(iterations, bytes that all buffers together touch) inside 0, 1, ... loops, innermost first; fills `unique`."""
-    inside, spans = [1], [[1.0] * len(a.steps) for a in accesses]
+    inside, spans, moved = [1], [[1.0] * len(a.steps) for a in accesses], [_moved(a) for a in accesses]
     for a in accesses:
         a.unique.append(float(a.fragment * dtypes.itemsize(a.tensor.dtype)))
     for loop in reversed(loops):
-        inside.append(inside[-1] * loop.extent)
-        for a, span in zip(accesses, spans, strict=True):
-            grown = False
-            for d, steps in enumerate(a.steps):
-                if loop.extent > 1 and loop.var in steps:
-                    span[d] = min(span[d] + steps[loop.var] * (loop.extent - 1), float(a.tensor.shape[d]))
-                    grown = True
-            a.places *= loop.extent if grown else 1
+        extent = loop.var.extent
+        inside.append(inside[-1] * extent)
+        for a, span, known in zip(accesses, spans, moved, strict=True):
+            if extent == 1 or (places := known.get(loop.var)) is None:
+                a.unique.append(a.unique[-1])
+                continue
+            for d, step in places:
+                span[d] = min(span[d] + step * (extent - 1), float(a.tensor.shape[d]))
+            a.places *= extent
             touched = math.prod(span)
             if a.fragment > 1:
                 touched = min(a.fragment * min(touched, a.places), float(math.prod(a.tensor.shape)))
-            a.unique.append(touched * dtypes.itemsize(a.tensor.dtype) if grown else a.unique[-1])
-    return inside, [sum(a.unique[n] for a in accesses) for n in range(len(inside))]
+            a.unique.append(touched * dtypes.itemsize(a.tensor.dtype))
+    return inside, [sum(column) for column in zip(*(a.unique for a in accesses), strict=True)]
+
+
+def _moved(a: _Access) -> dict[Var, list[tuple[int, float]]]:
+    """Which dimensions each variable moves along, and how far."""
+    found: dict[Var, list[tuple[int, float]]] = {}
+    for d, steps in enumerate(a.steps):
+        for v, step in steps.items():
+            found.setdefault(v, []).append((d, step))
+    return found
 
 
 def _buffer_features(s: _Statement, a: _Access, inside: Sequence[int], footprints: Sequence[float]) -> list[float]:
