@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from running import BOARD, HOST, RUNNABLE, compiled, expected, one_node, with_types
 
 from toolchain import te
-from toolchain.core.errors import CodegenError
+from toolchain.core.errors import CodegenError, ScheduleError
 from toolchain.core.layout import TensorType
 from toolchain.core.target import Target
 from toolchain.graph.infer import infer
@@ -219,6 +219,19 @@ def test_hot_loops_have_the_instruction_and_no_spill(kind, target, instruction):
         hot = [loop for loop in innermost_loops(text) if any(re.search(instruction, line) for line in loop)]
         assert hot, "no dot products in a loop"
         assert not any("pmaddubsw" in line for line in text.splitlines())          # saturates
+
+
+def test_the_interpreter_looks_whether_two_products_fit_16_bits() -> None:
+    """-128 * (-127 - 128) does, -128 * (-128 - 128) does not."""
+    graph, arrays = product(BOARD, PAIRED_BYTES, 4, 4, 16)
+    func = schedule(graph, BOARD, sketch).func
+    x, w = np.full_like(arrays["v0"], -128), np.full_like(arrays["v1"], -127)
+    w[:, 0] = -128
+    (made,) = te.interpret(func, {"x0": x, "x1": w, "x2": arrays["v2"]}).values()
+    np.testing.assert_array_equal(made, np.broadcast_to(arrays["v2"] + 128 * (15 * 127 + 128), (4, 4)))
+    w[2, 8] = -128
+    with pytest.raises(ScheduleError, match=r"pairs.4 has 32768 in between, which is no int16"):
+        te.interpret(func, {"x0": x, "x1": w, "x2": arrays["v2"]})
 
 
 def test_bytes_in_pairs_take_three_instructions_per_sixteen_products() -> None:

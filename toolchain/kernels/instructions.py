@@ -98,7 +98,9 @@ def _paired(kind: Dot, lanes: int) -> te.Intrin:
         at = half * h + pair * i + q
         return te.sum(a[at].astype("int32") * b[at].astype("int32"), axis=(h, q))
     c = te.compute((lanes,), value, name="c")
-    return te.intrin(f"{kind.name}.{lanes}", c, {c: "local"})
+    two = te.compute((lanes, pair), lambda i, n: te.sum(
+        a[half * h + pair * i + n].astype("int32") * b[half * h + pair * i + n].astype("int32"), axis=h), name="two")
+    return te.intrin(f"{kind.name}.{lanes}", c, {c: "local"}, between=(two, "int16"))
 
 
 @lru_cache(4)

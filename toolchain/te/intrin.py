@@ -26,6 +26,8 @@ class Intrin:
     """An instruction: its name in the loop IR, its meaning `output`, the scope of each fragment (missing: any).
 
     setup: the state it needs before the kernel runs ("amx.tileconfig"), collected once per task. needs: target features.
+    between: what it has in between, of the same operands, and the type which has to hold that: where it does not, the
+    instruction means something else. A schedule takes it where that is known not to happen; the interpreter looks.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Intrin:
     scopes: Mapping[Tensor, str] = field(default_factory=dict)
     setup: str = ""
     needs: frozenset[str] = frozenset()
+    between: tuple[Tensor, str] | None = None
 
     @property
     def definition(self) -> Compute:
@@ -59,6 +62,7 @@ def intrin(
     scopes: Mapping[Tensor, str] | None = None,
     setup: str = "",
     needs: frozenset[str] = frozenset(),
+    between: tuple[Tensor, str] | None = None,
 ) -> Intrin:
     """Declare an instruction. Raises ScheduleError: an output that is not computed, or from more than placeholders."""
     if not isinstance(output.op, Compute):
@@ -67,7 +71,7 @@ def intrin(
         raise ScheduleError(f"intrin {name}: {output.name} is one of several results", fix="an instruction has one output")
     if stages := [t.name for t in output.op.input_tensors if isinstance(t.op, Compute)]:
         raise ScheduleError(f"intrin {name}: its meaning has more than one stage ({', '.join(stages)})")
-    return Intrin(name, output, dict(scopes or {}), setup, needs)
+    return Intrin(name, output, dict(scopes or {}), setup, needs, between)
 
 
 def _continued(stmt: Stmt) -> Stmt:

@@ -19,6 +19,7 @@ from toolchain.core.errors import ScheduleError
 from toolchain.core.layout import TensorType
 from toolchain.te import numpy_functions as runtime
 from toolchain.te.combiner import combine
+from toolchain.te.create import create_func
 from toolchain.te.expr import (
     Bin,
     Broadcast,
@@ -73,21 +74,38 @@ def generate(func: PrimFunc, storage: Mapping[str, np.ndarray]) -> Callable[[], 
 
 
 def instruction(intrin: Intrin) -> Callable[..., None]:
-    """A function of (storage, offset) per operand, output first, that does what the instruction means on dense fragments."""
+    """A function of (storage, offset) per operand, output first, that does what the instruction means on dense fragments.
+    It raises ScheduleError where what is in between does not fit its type."""
     func = intrin.function()
     fragments = {t.name: np.zeros(math.prod(t.shape), dtypes.to_numpy(t.dtype)) for t in func.buffers}
-    run = generate(func, fragments)
+    run, check = generate(func, fragments), _check_between(intrin, fragments)
 
     def call(*operands: tuple[np.ndarray, int]) -> None:
         for tensor, (storage, offset) in zip(intrin.operands, operands, strict=True):
             fragment = fragments[tensor.name]
             fragment[:] = storage[offset : offset + fragment.size]
+        check()
         run()
         storage, offset = operands[0]
         fragment = fragments[intrin.output.name]
         storage[offset : offset + fragment.size] = fragment
 
     return call
+
+
+def _check_between(intrin: Intrin, fragments: Mapping[str, np.ndarray]) -> Callable[[], None]:
+    if intrin.between is None:
+        return lambda: None
+    tensor, dtype = intrin.between
+    made, limits = np.zeros(math.prod(tensor.shape), dtypes.to_numpy(tensor.dtype)), np.iinfo(dtype)
+    run = generate(create_func(tensor, f"{intrin.name} between"), {**fragments, tensor.name: made})
+
+    def check() -> None:
+        run()
+        if (wrong := made[(made < limits.min) | (made > limits.max)]).size:
+            raise ScheduleError(f"{intrin.name} has {wrong[0]} in between, which is no {dtype}",
+                                fix="take the instruction only where its operands are known to allow it")
+    return check
 
 
 class _Source:
