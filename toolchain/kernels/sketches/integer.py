@@ -44,6 +44,7 @@ from toolchain.te.tensor import Tensor
 from toolchain.te.tune.choices import Choices
 
 UNROLLED_GROUPS = 4
+UNROLLED_TAPS = 3           # of a window's row, in pairs: of more, LLVM spills some
 
 
 def _instruction(s: te.Schedule, anchor: Tensor, target: Target) -> Dot:
@@ -196,7 +197,7 @@ def integer_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choice
         _joined(s, acc, (*at, av), al, lanes)
         _, column, *at, lane = s[sums].op.axis
         groups, half, pair, *taps = s[sums].op.reduce_axis
-        unrolled = [taps.pop()] if 1 < taps[-1].extent <= UNROLLED_GROUPS else []
+        unrolled = [taps.pop()] if 1 < taps[-1].extent <= UNROLLED_TAPS else []
         if not unrolled:
             groups, inner_groups = s[sums].split(groups, factor=_unrolled(groups, tile, kind, target, choices))
             unrolled = [inner_groups]

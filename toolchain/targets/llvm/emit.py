@@ -31,6 +31,7 @@ from toolchain.targets.llvm.dot_products import (
     lanes_of,
     paired,
 )
+from toolchain.targets.llvm.hold_sums import holding
 from toolchain.targets.llvm.spelling import FALSE, MEMORY, SPLAT_TRUE, TRUE, value_type, vector
 from toolchain.targets.llvm.split_tasks import Phase, Tasks
 from toolchain.targets.llvm.tiles import Tiles
@@ -367,7 +368,8 @@ class _Task(Values):
             rows.append(self.emit(f"load {type}, ptr {pointer}, align {alignment}"))
         pointer, alignment = self.address(self.places[c.tensor], "i32", 4, *self.linear(index(c.index[0])))
         before = self.emit(f"load {type}, ptr {pointer}, align {alignment}")
-        self.lines.append(f" store {type} {joined(self, before, rows)}, ptr {pointer}, align {alignment}")
+        after = joined(self, before, rows)              # held: branches behind would keep what it is the sum of
+        self.lines += [f" {holding(type, (after,), self.target)}", f" store {type} {after}, ptr {pointer}, align {alignment}"]
 
     def splat_group(self, e: Load, type: str, element: str, lanes: int) -> str:
         """One group of factors in all lanes: a lane of a vector that a burst has loaded, or loaded by itself."""
