@@ -39,7 +39,8 @@ def fuse_operators(graph: Graph, alone: frozenset[str] = ALONE) -> Graph:
         c = Conv(x, w, b); s = Add(c, r); y = Relu(s)   ->   y = Fused(x, w, b, r) {body: Conv, Add, Relu}
 
     1. complex-out-fusable operators and reductions take up the elementwise and broadcast operators behind them, of the same
-       shape and layout. Of two that meet in one Add, the later one does: the earlier result is there by then.
+       shape and layout. Of two that meet in one Add, the later one does: the earlier result is there by then. A product's
+       kernel stores where a Transpose behind it would move whole rows (attention's heads).
     2. injective operators join the injective ones behind them.
     3. reductions take up injective operators before them.
     A group always ends in one node that every path from its members leads through (a post-dominator), so it has one output
@@ -80,7 +81,7 @@ class _Groups:
         self.position = {node: n for n, node in enumerate(graph.nodes)}
         left_out = views | {node for node in graph.nodes if node.op in alone}
         self.kind = {node: FusionClass.OPAQUE if node in left_out else _kind(node, graph) for node in graph.nodes}
-        self.separate = frozenset(n for n in graph.nodes if n in views or info(n.op).category in ("control", "fused"))
+        self.separate = {n for n in graph.nodes if n in views or info(n.op).category in ("control", "fused")}
         self.members: dict[Node, list[Node]] = {node: [node] for node in graph.nodes}
         self.anchor: dict[Node, Node] = {}                  # the complex or reduction node of a node's group
         self.next = _post_dominators(graph)
@@ -101,9 +102,17 @@ class _Groups:
         return self.kind[node].is_injective and node not in self.anchor
 
     def extend_anchor(self, anchor: Node) -> None:
-        """Take up what follows `anchor`, as far as it is elementwise on its output."""
+        """Take up what follows `anchor`: what is elementwise on its output, and the same behind rows that are moved."""
         self.anchor.setdefault(anchor, anchor)
-        kind = self.graph.types[anchor.output]
+        self._take_up(anchor, anchor.output)
+        moves = self._moved_rows(self.sink(anchor), anchor) if anchor.op == "MatMul" else []
+        if moves and self._merge([anchor, *moves], anchor):
+            self.separate.difference_update(moves)
+            self._take_up(anchor, moves[-1].output)
+
+    def _take_up(self, anchor: Node, value: str) -> None:
+        """Let elementwise operators join the group of `anchor`, as far as their results have the shape of `value`."""
+        kind = self.graph.types[value]
 
         def joins(node: Node) -> bool:
             made = self.graph.types[node.output]
@@ -114,6 +123,33 @@ class _Groups:
             path = self._between(self.sink(anchor), end)
             if path is None or not all(map(joins, path)) or not self._merge([anchor, *path], anchor):
                 return
+
+    def _moved_rows(self, end: Node, product: Node) -> list[Node]:
+        """The Transpose behind `end` that leaves rows whole, after the view that cuts them into pieces; [] without one.
+
+            MatMul (..., M, H*D), Reshape (..., M, H, D), Transpose (..., H, M, D)
+
+        Pieces are whole panels of the product's weights, so that a register tile lies in one of them.
+        """
+        types, moves = self.graph.types, []
+        move = self._only_reader(end)
+        if move is not None and move in self.separate and could_be_view(move):
+            moves, move = [move], self._only_reader(move)
+        if move is None or move.op != "Transpose" or not types[move.output].layout.is_row_major:
+            return []
+        rank, pieces, weights = len(types[move.output].shape), types[move.output].shape[-1], types[product.inputs[1]]
+        if (perm := move.attrs.get("perm")) is None or perm[-1] != rank - 1:
+            return []
+        if pieces != types[product.output].shape[-1]:
+            panel = weights.layout.block(len(weights.shape) - 1)
+            if panel == 1 or pieces % panel or types[product.output].shape[-1] % pieces:
+                return []
+        return [*moves, move]
+
+    def _only_reader(self, node: Node) -> Node | None:
+        """What alone reads a node's result."""
+        readers = _readers(self.graph, node)
+        return readers[0] if len(readers) == 1 and self.next[node] is readers[0] else None
 
     def join_injective(self, node: Node) -> None:
         """Merge a group of injective nodes with the injective ones that all its readers lead to."""

@@ -25,6 +25,7 @@ from toolchain.kernels.sketches.stages import (
     split,
 )
 from toolchain.kernels.tiling import Tile, ask_tile, ask_unroll, matmul_tiles
+from toolchain.te.expr import Load, distinct, variables
 from toolchain.te.tensor import Tensor
 from toolchain.te.tune.choices import Choices
 
@@ -47,12 +48,14 @@ def matmul(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> 
     rows, columns = ((1, *anchor.shape) if len(anchor.shape) == 1 else anchor.shape)[-2:]
     tile = _tile(s, anchor, rows, columns, lanes, target, choices)
     acc, out = accumulator(s, anchor)
-    *outer, j = s[out].op.axis
-    if len(anchor.shape) == 2 and len(outer) > 1:              # rows of all batches together
-        outer = [fuse_all(s, out, outer)]
+    batch, rows_of, pieces, j = _axes(s, acc, out)
+    outer = [*batch, *rows_of]
     ragged: list[te.Var] = []
     panel, j = s[out].split(j, factor=tile.vectors * lanes)      # not peeled: packed B has room, stores are masked
     jv, jl = s[out].split(j, factor=lanes)
+    if pieces:
+        s[out].reorder(*outer, *pieces, panel)
+        panel = fuse_all(s, out, [*pieces, panel])
     if outer:
         io, ii = split(s, out, outer[-1], tile.columns, ragged)
         shared = _shared([*outer[:-1], panel, io], panel, io, target, choices)
@@ -79,6 +82,28 @@ def matmul(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> 
     s[out].vectorize(jl)
     s[out].parallel(shared)
     peel(s, out, ragged)
+
+
+def _axes(s: te.Schedule, acc: Tensor, out: Tensor) -> tuple[list[te.Var], list[te.Var], list[te.Var], te.Var]:
+    """The output's loops that run over batches, rows, pieces of columns, and the columns of a piece.
+
+    They are apart where a Transpose behind the product moves rows: out[h, m, d] = acc[m, D*h + d]. Rows of all batches are
+    one loop where the product has two dimensions.
+    """
+    *outer, j = s[out].op.axis
+    places = _places(s, acc, out)
+    pieces = [axis for axis in outer if axis in variables(places[-1])]
+    rest = [axis for axis in outer if axis not in pieces]
+    rows = rest if len(places) <= 2 else [axis for axis in rest if axis in variables(places[-2])] or rest[-1:]
+    batch = [axis for axis in rest if axis not in rows]
+    if [*batch, *rows, *pieces] != outer:
+        s[out].reorder(*batch, *rows, *pieces, j)
+    return batch, [fuse_all(s, out, rows)] if rows else [], pieces, j
+
+
+def _places(s: te.Schedule, acc: Tensor, out: Tensor) -> tuple[te.Expr, ...]:
+    """Where the stage that stores a product reads it."""
+    return next(n.index for n in distinct(s.func.stages[out].body) if isinstance(n, Load) and n.tensor is acc)
 
 
 def _order(panel: te.Var, rows: te.Var, choices: Choices) -> list[te.Var]:
