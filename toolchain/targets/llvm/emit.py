@@ -368,8 +368,9 @@ class _Task(Values):
             rows.append(self.emit(f"load {type}, ptr {pointer}, align {alignment}"))
         pointer, alignment = self.address(self.places[c.tensor], "i32", 4, *self.linear(index(c.index[0])))
         before = self.emit(f"load {type}, ptr {pointer}, align {alignment}")
-        after = joined(self, before, rows)              # held: branches behind would keep what it is the sum of
-        self.lines += [f" {holding(type, (after,), self.target)}", f" store {type} {after}, ptr {pointer}, align {alignment}"]
+        after = joined(self, before, rows)
+        self.lines.append(f" {holding(type, (after,), self.target)}")       # else branches keep what it is the sum of
+        self.lines.append(f" store {type} {after}, ptr {pointer}, align {alignment}")
 
     def splat_group(self, e: Load, type: str, element: str, lanes: int) -> str:
         """One group of factors in all lanes: a lane of a vector that a burst has loaded, or loaded by itself."""
