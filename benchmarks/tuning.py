@@ -2,6 +2,7 @@
 
     python benchmarks/tuning.py                            everything but whole networks: some ten minutes the first time
     python benchmarks/tuning.py --only trials,quality --kernels C3,D1,D5
+    python benchmarks/tuning.py --only candidates          what a candidate costs that is only looked at: half a minute
     python benchmarks/tuning.py --only networks --budget 10m --networks resnet18@x86
 
 Sections (--only):
@@ -11,6 +12,8 @@ Sections (--only):
                 measured once (there is no better schedule to be found in it; of one of more than 1000, 1000 by chance and
                 what the searches ask for), then every search runs on those times
     vendor      the best of `auto` after 8 trials beside ONNX Runtime on one thread, taken in turns
+    candidates  microseconds of what is done to every candidate before some are built: its schedule, static rejection,
+                features, the model's prediction; the shortest of several goes each, over schedules by chance
     networks    `tc tune` on whole networks of recipes/paper: the comparison it ends with
 
 Convolutions C1..C12 are ResNet-18's, D1..D9 MobileNet's depthwise ones (TVM, OSDI 2018, table 2), GEMM is 512^3, TBG a
@@ -23,6 +26,7 @@ prints from what is there. Run it on a quiet machine.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import os
 import random
@@ -34,6 +38,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,25 +49,30 @@ from rich.table import Table
 from tuning_models import DEPTHWISE, RESNET, model
 
 from toolchain.build.records import Records
+from toolchain.core.target import Target
 from toolchain.graph.importers.onnx import import_onnx
 from toolchain.report.statistics import geometric_mean
 from toolchain.targets.llvm.cpu import host_target
 from toolchain.tasks.compile import compile_workload
 from toolchain.tasks.optimize import optimize_graph
 from toolchain.tasks.tuning.boosted import Boosted
-from toolchain.tasks.tuning.candidates import space_of
+from toolchain.tasks.tuning.candidates import scheduled, space_of
 from toolchain.tasks.tuning.compare import Comparison, drawing
 from toolchain.tasks.tuning.kernels import fused_nodes
 from toolchain.tasks.tuning.local import Job, LocalMeasurer
+from toolchain.tasks.tuning.static import Footprint, footprint, refusal
 from toolchain.tasks.tuning.tune import RecordLog
+from toolchain.te.loop_ir import PrimFunc
 from toolchain.te.tune.compare import Run, Shared, compare, quality
+from toolchain.te.tune.features import features
 from toolchain.te.tune.measure import Trial
+from toolchain.te.tune.model import Sample
 from toolchain.te.tune.searchers import SEARCHERS
 from toolchain.te.tune.session import Entry, Limits, Session, TuneTask
 from toolchain.te.tune.space import Point, Space
 
 KERNELS = (*RESNET, *DEPTHWISE, "GEMM", "TBG", "T2D")
-SECTIONS = ("trials", "quality", "vendor")
+SECTIONS = ("candidates", "trials", "quality", "vendor")
 CHECKPOINTS = (1, 4, 8, 16, 32, 64)
 TRIALS, FEW_TRIALS = 64, 16
 MOST = 1000             # schedules of a space that are measured
@@ -71,6 +81,7 @@ BATCH = 4
 # of ours are to reach.
 METASCHEDULE = {"GEMM": 0.77, "C9": 0.65, "C12": 0.52, "C3": 1.27, "D1": 1.71, "TBG": 0.57}
 ROUNDS = 7
+LOOKED_AT = 8           # candidates of a kernel that are taken apart
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "paper"
 
 
@@ -140,6 +151,50 @@ def show_trials(kernels: Sequence[Kernel], measurer: LocalMeasurer, screen: Cons
     table.add_row("  median, 95 %", f"{statistics.median(costs):.3f} s, {costs[int(0.95 * (len(costs) - 1))]:.3f} s", "")
     table.add_row("failed candidates", f"{sum(causes.values())} of {len(trials)} {causes or ''}", "<= 2 %")
     screen.print(table)
+
+
+def show_candidates(kernels: Sequence[Kernel], screen: Console) -> None:
+    """What ranking a candidate takes, which is built only if it is among the best."""
+    table = Table("kernel", "schedule", "static rejection", "features", "prediction", title="microseconds per candidate: "
+                  "median, largest (to reach: static rejection some 50, features and prediction below 1000)",
+                  title_justify="left")
+    model = Boosted()
+    for k in kernels:
+        points = _some(k)
+        model.learn(k.job.key, [Sample(p.features, p.expected, float(n + 1)) for n, p in enumerate(points)])
+    for k in kernels:
+        body, target, points = k.job.body, k.job.target, _some(k)
+        usual = footprint(scheduled(body, target, k.space.default.answers).func, target)
+        times: list[list[float]] = [[], [], []]
+        for p in points:
+            func = scheduled(body, target, p.answers).func
+            parts = (partial(scheduled, body, target, p.answers), partial(_rejected, func, usual, target),
+                     partial(features, func))
+            for found, part in zip(times, parts, strict=True):
+                found.append(_shortest_us(part))
+        predicted = _shortest_us(partial(model.scores, points)) / len(points)
+        table.add_row(k.job.key, *(f"{statistics.median(t):.0f}, {max(t):.0f}" for t in times), f"{predicted:.0f}")
+    screen.print(table)
+
+
+def _some(k: Kernel) -> list[Point]:
+    """Schedules by chance that are not refused."""
+    rng = random.Random(0)
+    drawn = (k.space.sample(rng) for _ in range(20 * LOOKED_AT))
+    return list(itertools.islice((p for p in drawn if not p.refused), LOOKED_AT))
+
+
+def _rejected(func: PrimFunc, usual: Footprint, target: Target) -> str:
+    return refusal(footprint(func, target), usual, target)
+
+
+def _shortest_us(call: Callable[[], object]) -> float:
+    times = []
+    for _ in range(ROUNDS):
+        begun = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begun)
+    return min(times) * 1e6
 
 
 def show_quality(runs: Sequence[Run], searchers: Sequence[str], screen: Console) -> None:
@@ -239,6 +294,8 @@ def main() -> None:
             kernels = [kernel(name, Path(models)) for name in a.kernels.split(",")]
             with LocalMeasurer([k.job for k in kernels]) as measurer:
                 shared = Shared(measurer, RecordLog(records, "figures"), {k.job.key: k.space for k in kernels})
+                if "candidates" in only:
+                    show_candidates(kernels, screen)
                 if "trials" in only:
                     show_trials(kernels, measurer, screen)
                 if "quality" in only:

@@ -15,8 +15,9 @@ the operations and the lanes of its meaning, and fragments in place of elements.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
@@ -53,6 +54,7 @@ _LOOPS = ("iterations", "vector", "unrolled", "unrolled_loops", "parallel", "ser
           "second", "reduced", "vector_reduces", "instructions", "local_bytes", "statements", "guards", "dots", "dot_steps")
 _BUFFER = ("writes", "reads", "local", "touched_bytes", "unique_bytes", "lines", "reuse_iterations", "reuse_bytes", "reuses",
            "lane_stride", "innermost_stride")
+_Moved: TypeAlias = dict[Var, list[tuple[int, float]]]
 COLUMNS = (*_OPERATIONS, *_LOOPS, *(f"intensity{n}" for n in range(DEPTHS)),
            *(f"{name}{n}" for n in range(BUFFERS) for name in _BUFFER))
 
@@ -63,7 +65,9 @@ _WITHIN: Mapping[type, int | None] = {Select: _COMPARE, Call: _CALL, Cast: _CAST
 
 def features(func: PrimFunc) -> np.ndarray:
     """A row per innermost statement, (n, len(COLUMNS)) float32, the one with most work first."""
-    found = sorted(_statements(func.body, (), 0, func.attrs.get("intrinsics", {})), key=lambda s: -s.work)[:STATEMENTS]
+    every: list[_Statement] = []
+    _statements(func.body, (), 0, func.attrs.get("intrinsics", {}), every)
+    found = sorted(every, key=lambda s: -s.work)[:STATEMENTS]
     return np.array([_row(func, s, len(found)) for s in found], np.float32).reshape(len(found), len(COLUMNS))
 
 
@@ -91,24 +95,28 @@ class _Statement:
 
 
 def _statements(
-    stmt: Stmt, around: tuple[For, ...], guards: int, known: Mapping[str, Intrin],
-) -> Iterator[_Statement]:
-    """known: the instructions of the function, by name."""
+    stmt: Stmt, around: tuple[For, ...], guards: int, known: Mapping[str, Intrin], found: list[_Statement],
+) -> None:
+    """Appends those below a statement. known: the instructions of the function, by name."""
+    if type(stmt) is For:
+        loops = list(around)
+        while type(stmt) is For:
+            loops.append(stmt)
+            stmt = stmt.body
+        around = tuple(loops)
     match stmt:
         case Block(parts) | Together(parts):
             for part in parts:
-                yield from _statements(part, around, guards, known)
-        case For():
-            yield from _statements(stmt.body, (*around, stmt), guards, known)
+                _statements(part, around, guards, known, found)
         case If():
-            yield from _statements(stmt.body, around, guards + 1, known)
+            _statements(stmt.body, around, guards + 1, known, found)
         case Store() | Update():
             operations, loads = _operations(stmt.value)
             operations[0] += isinstance(stmt, Update)
-            yield _Statement(stmt.tensors, stmt.index, isinstance(stmt, Update), around, guards,
-                             math.prod(f.extent for f in around), tuple(operations), tuple(loads))
+            found.append(_Statement(stmt.tensors, stmt.index, isinstance(stmt, Update), around, guards,
+                                    math.prod([f.var.extent for f in around]), tuple(operations), tuple(loads)))
         case Evaluate(Call(name, (Load() as out, *read))) if name in known:
-            yield _instruction(known[name], out, [r for r in read if isinstance(r, Load)], around, guards)
+            found.append(_instruction(known[name], out, [r for r in read if isinstance(r, Load)], around, guards))
 
 
 def _instruction(
@@ -152,22 +160,25 @@ def _operations(value: Expr) -> tuple[list[int], list[Load]]:
 
 def _row(func: PrimFunc, s: _Statement, statements: int) -> list[float]:
     accesses = _accesses(func, s)
-    inside, footprints = _footprints(s.loops, accesses)
+    moved = {id(a): _moved(a) for a in accesses}
+    inside, footprints = _footprints(s.loops, accesses, moved)
     operations = sum(s.operations)
+    kinds: dict[ForKind, list[For]] = {}
+    for loop in s.loops:
+        if loop.var.extent > 1:
+            kinds.setdefault(loop.kind, []).append(loop)
     row = [_log(n * s.iterations) for n in s.operations]
-    row += _loop_features(func, s, accesses, statements)
+    row += _loop_features(s, accesses, kinds, statements)
     row += _intensity(operations, inside, footprints)
     ordered = sorted(accesses, key=lambda a: -a.unique[-1])[:BUFFERS]
     for a in ordered:
-        row += _buffer_features(s, a, inside, footprints)
+        row += _buffer_features(s, a, moved[id(a)], kinds, inside, footprints)
     return row + [0.0] * (len(COLUMNS) - len(row))
 
 
-def _loop_features(func: PrimFunc, s: _Statement, accesses: Sequence[_Access], statements: int) -> list[float]:
-    kinds: dict[ForKind, list[For]] = {}
-    for loop in s.loops:
-        if loop.extent > 1:
-            kinds.setdefault(loop.kind, []).append(loop)
+def _loop_features(
+    s: _Statement, accesses: Sequence[_Access], kinds: Mapping[ForKind, Sequence[For]], statements: int,
+) -> list[float]:
     vector, serial = kinds.get(ForKind.VECTORIZED, []), kinds.get(ForKind.SERIAL, [])
     unrolled = math.prod(f.extent for f in kinds.get(ForKind.UNROLLED, ()))
     stored = {v for a in accesses if a.writes for steps in a.steps for v in steps}
@@ -243,16 +254,18 @@ def steps_of(index: Expr) -> dict[Var, float]:
     return found
 
 
-def _footprints(loops: Sequence[For], accesses: Sequence[_Access]) -> tuple[list[int], list[float]]:
+def _footprints(
+    loops: Sequence[For], accesses: Sequence[_Access], known: Mapping[int, _Moved],
+) -> tuple[list[int], list[float]]:
     """(iterations, bytes that all buffers together touch) inside 0, 1, ... loops, innermost first; fills `unique`."""
-    inside, spans, moved = [1], [[1.0] * len(a.steps) for a in accesses], [_moved(a) for a in accesses]
+    inside, spans, moved = [1], [[1.0] * len(a.steps) for a in accesses], [known[id(a)] for a in accesses]
     for a in accesses:
         a.unique.append(float(a.fragment * dtypes.itemsize(a.tensor.dtype)))
     for loop in reversed(loops):
         extent = loop.var.extent
         inside.append(inside[-1] * extent)
-        for a, span, known in zip(accesses, spans, moved, strict=True):
-            if extent == 1 or (places := known.get(loop.var)) is None:
+        for a, span, steps in zip(accesses, spans, moved, strict=True):
+            if extent == 1 or (places := steps.get(loop.var)) is None:
                 a.unique.append(a.unique[-1])
                 continue
             for d, step in places:
@@ -265,34 +278,38 @@ def _footprints(loops: Sequence[For], accesses: Sequence[_Access]) -> tuple[list
     return inside, [sum(column) for column in zip(*(a.unique for a in accesses), strict=True)]
 
 
-def _moved(a: _Access) -> dict[Var, list[tuple[int, float]]]:
+def _moved(a: _Access) -> _Moved:
     """Which dimensions each variable moves along, and how far."""
-    found: dict[Var, list[tuple[int, float]]] = {}
+    found: _Moved = {}
     for d, steps in enumerate(a.steps):
         for v, step in steps.items():
             found.setdefault(v, []).append((d, step))
     return found
 
 
-def _buffer_features(s: _Statement, a: _Access, inside: Sequence[int], footprints: Sequence[float]) -> list[float]:
-    depth = _reused_at(s.loops, a)
+def _buffer_features(
+    s: _Statement, a: _Access, moved: _Moved, wide: Mapping[ForKind, Sequence[For]], inside: Sequence[int],
+    footprints: Sequence[float],
+) -> list[float]:
+    """wide: the loops of more than one iteration, by kind."""
+    depth = _reused_at(s.loops, moved)
     itemsize = dtypes.itemsize(a.tensor.dtype)
-    along = sum(step * (loop.extent - 1) for loop in s.loops for v, step in (a.steps[a.run].items() if a.steps else ())
-                if v is loop.var) + 1
+    run = a.steps[a.run] if a.steps else {}
+    along = sum(run[loop.var] * (loop.var.extent - 1) for loop in s.loops if loop.var in run) + 1
     lines = a.unique[-1] / min(LINE_BYTES, max(itemsize, min(along, float(a.tensor.shape[a.run])) * itemsize
                                                if a.steps else itemsize))
     reuse = ((_log(inside[depth]), _log(footprints[depth]), _log(s.loops[len(s.loops) - 1 - depth].extent))
              if depth is not None else (0.0, 0.0, 0.0))
-    vector = [f for f in s.loops if f.kind is ForKind.VECTORIZED and f.extent > 1]
-    serial = [f for f in s.loops if f.kind is ForKind.SERIAL and f.extent > 1]
     return [float(a.writes), float(a.reads), float(a.local), _log(s.iterations * itemsize), _log(a.unique[-1]), _log(lines),
-            *reuse, _stride(a, vector[-1:]), _stride(a, serial[-1:])]
+            *reuse, _stride(a, wide.get(ForKind.VECTORIZED, [])[-1:]), _stride(a, wide.get(ForKind.SERIAL, [])[-1:])]
 
 
-def _reused_at(loops: Sequence[For], a: _Access) -> int | None:
+def _reused_at(loops: Sequence[For], moved: _Moved) -> int | None:
     """How many loops stand inside the innermost one that touches the same elements again; None: none does."""
-    return next((n for n, loop in enumerate(reversed(loops))
-                 if loop.extent > 1 and not any(loop.var in steps for steps in a.steps)), None)
+    for n, loop in enumerate(reversed(loops)):
+        if loop.var.extent > 1 and loop.var not in moved:
+            return n
+    return None
 
 
 def _stride(a: _Access, loops: Sequence[For]) -> float:
