@@ -37,10 +37,35 @@ def test_becomes_a_matrix_product(equation, shapes, left):
 @pytest.mark.parametrize(("equation", "shapes"), [
     ("ij->ji", ((3, 5),)), ("ii,ij->ij", ((3, 3), (3, 5))), ("i,j->ij", ((3,), (4,))), ("i,i", ((5,), (5,))),
     ("ij,jk->k", ((3, 5), (5, 7))), ("bi,bi->bi", ((2, 3), (2, 3))), ("ij,jk->ik", ((3, 5), (1, 7))),
-    ("ab,bc,cd->ad", ((2, 3), (3, 4), (4, 5))),
+    ("a,b,c->abc", ((1,), (1,), (5,))),
+    ("aa,ab,bc->ac", ((3, 3), (3, 4), (4, 5))), ("ab,bc,cd->ad", ((2, 3), (3, 4), (1, 5))),
 ])
 def test_left_alone(equation, shapes):
     assert ops(simplify(einsum(equation, *shapes))) == ["Einsum"]
+
+
+@pytest.mark.parametrize(("equation", "shapes", "left"), [
+    ("ab,bc,cd->ad", ((2, 9), (9, 8), (8, 5)), ["MatMul", "MatMul"]),
+    ("ni,ij,nj->n", ((6, 8), (8, 7), (6, 7)), ["MatMul", "Einsum"]),
+    ("ia,ja,ka->ijk", ((6, 5), (7, 5), (8, 5)), ["Einsum", "Reshape", "MatMul", "Reshape"]),
+    ("...ab,bc,...cd->...ad", ((3, 2, 9), (9, 8), (3, 8, 5)), ["Reshape", "MatMul", "Reshape", "MatMul"]),
+])
+def test_becomes_products_of_two(equation, shapes, left):
+    before = einsum(equation, *shapes)
+    after = simplify(before)
+    assert [op for op in ops(after) if op != "Transpose"] == left
+    assert_same(before, after)
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_more_operands_keep_the_result(data):
+    extent = {c: data.draw(st.integers(1, 4)) for c in "abcdef"}
+    some = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=3, unique=True)
+    terms = [data.draw(some) for _ in range(data.draw(st.integers(3, 4)))]
+    result = data.draw(st.lists(st.sampled_from(sorted({c for t in terms for c in t})), max_size=3, unique=True))
+    before = einsum(f"{','.join(map(''.join, terms))}->{''.join(result)}", *(tuple(extent[c] for c in t) for t in terms))
+    assert_same(before, simplify(before))
 
 
 @settings(max_examples=80, deadline=None)

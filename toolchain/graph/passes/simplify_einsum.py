@@ -1,8 +1,11 @@
-"""The rule of `simplify` on Einsum: a product of two operands is a matrix product. See simplify.py."""
+"""The rules of `simplify` on Einsum: a product of two operands is a matrix product, one of more is several of two. See
+simplify.py."""
 
 from __future__ import annotations
 
+import itertools
 import math
+import string
 from collections.abc import Mapping, Sequence
 
 from toolchain.core import dtype as dtypes
@@ -38,6 +41,58 @@ def einsum_to_matmul(node: Node, state: Rewriting) -> Sequence[Node] | None:
     b = make.ordered(node.inputs[1], right, batch, summed, columns)
     made = make.add("MatMul", (a, b), make.shape(batch, rows, columns))
     return make.finish(made, [*batch, *rows, *columns], result)
+
+
+def einsum_in_pairs(node: Node, state: Rewriting) -> Sequence[Node] | None:
+    """Einsum of three and more operands -> Einsums of two, where that computes less.
+
+        y = Einsum(x, w, z) "ni,ij,nj->n"   ->   t = Einsum(x, w) "ni,ij->nj";  y = Einsum(t, z) "nj,nj->n"
+
+    n*i*j + n*j products in place of 2*n*i*j, and the first is a matrix product. The cheapest pair comes first, what nobody
+    needs any more is summed over at once. Left alone: letters twice in an operand, extents of one that broadcast, integers.
+    Source: the greedy order of opt_einsum (Smith and Gray, JOSS 2018).
+    """
+    if len(node.inputs) < 3 or not dtypes.is_float(state.types[node.output].dtype):
+        return None
+    terms, result = letters(str(node.attrs["equation"]), [state.shape(v) for v in node.inputs])
+    found = [dict(zip(t, state.shape(v), strict=True)) for t, v in zip(terms, node.inputs, strict=True)]
+    extents = {c: n for d in found for c, n in d.items()}
+    if any(len(set(t)) < len(t) for t in terms) or any(d[c] != extents[c] for d in found for c in d):
+        return None
+    steps = _pairs(terms, result, extents)
+    whole = (len(terms) - 1) * math.prod(extents.values())
+    if len(extents) > len(string.ascii_letters) or sum(cost for *_, cost in steps) >= whole:
+        return None
+    plain = dict(zip(extents, string.ascii_letters))
+    values, nodes = list(zip(terms, node.inputs, strict=True)), list[Node]()
+    for a, b, made, _ in steps:
+        (left, x), (right, y) = values[a], values[b]
+        values = [v for n, v in enumerate(values) if n not in (a, b)]
+        last = not values
+        kind = state.types[node.output].dtype
+        out = node.output if last else state.value(f"{node.output}.pair", TensorType.plain([extents[c] for c in made], kind))
+        equation = ",".join("".join(plain[c] for c in t) for t in (left, right)) + "->" + "".join(plain[c] for c in made)
+        nodes.append(Node("Einsum", (x, y), (out,), {"equation": equation}, node.name))
+        values.append((made, out))
+    return nodes
+
+
+def _pairs(terms: Sequence[str], result: str, extents: Mapping[str, int]) -> list[tuple[int, int, str, int]]:
+    """(two positions among the operands left, letters of their product, what that costs), the product being the last
+    operand afterwards."""
+    left, steps = list(terms), list[tuple[int, int, str, int]]()
+    while len(left) > 1:
+        options = []
+        for a, b in itertools.combinations(range(len(left)), 2):
+            needed = {*result, *(c for n, t in enumerate(left) if n not in (a, b) for c in t)}
+            both = dict.fromkeys((*left[a], *left[b]))
+            made = result if len(left) == 2 else "".join(c for c in both if c in needed)
+            products, stored = math.prod(extents[c] for c in both), math.prod(extents[c] for c in made)
+            options.append((products + stored, a, b, made))
+        cost, a, b, made = min(options)
+        steps.append((a, b, made, cost))
+        left = [t for n, t in enumerate(left) if n not in (a, b)] + [made]
+    return steps
 
 
 class _Maker:
@@ -80,4 +135,4 @@ class _Maker:
         return [*before, Node(last.op, last.inputs, self.node.outputs, last.attrs, last.name)]
 
 
-EINSUM_RULES: Mapping[str, Sequence[Rule]] = {"Einsum": (einsum_to_matmul,)}
+EINSUM_RULES: Mapping[str, Sequence[Rule]] = {"Einsum": (einsum_to_matmul, einsum_in_pairs)}
