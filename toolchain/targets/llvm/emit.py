@@ -32,6 +32,7 @@ from toolchain.targets.llvm.dot_products import (
     paired,
 )
 from toolchain.targets.llvm.hold_sums import holding
+from toolchain.targets.llvm.saturate import level_of, narrowed
 from toolchain.targets.llvm.spelling import FALSE, MEMORY, SPLAT_TRUE, TRUE, value_type, vector
 from toolchain.targets.llvm.split_tasks import Phase, Tasks
 from toolchain.targets.llvm.tiles import Tiles
@@ -41,7 +42,7 @@ from toolchain.te.loop_ir import Block, Evaluate, For, ForKind, If, PrimFunc, St
 from toolchain.te.lower.shared import Lanes, nodes
 from toolchain.te.tensor import Tensor
 
-EMITTER_VERSION = 6                # part of every kernel's digest: raise it when the same loop IR would give other text
+EMITTER_VERSION = 7                # part of every kernel's digest: raise it when the same loop IR would give other text
 MAX_LOCAL_BYTES = 64 * 1024        # of stack
 FREE = 2                           # vector registers beside sums and what they share: a factor, and one that is being loaded
 AS_WRITTEN = "#1"                  # attributes of functions in an order of our own; of all others "#0"
@@ -245,7 +246,12 @@ class _Task(Values):
             if mask == FALSE or (mask.startswith("<") and TRUE not in mask):
                 continue
             mask = "" if mask in (TRUE, SPLAT_TRUE) else mask
-            value = self.guarded(s.value, mask, vector("i1", self.lanes(s.index[0]))) if mask else self.value(s.value)
+            if mask:
+                value = self.guarded(s.value, mask, vector("i1", self.lanes(s.index[0])))
+            elif (level := level_of(s.value, lanes := self.lanes(s.index[0]), self.target)) is not None:
+                value = narrowed(self, self.value(level[0]), level[1], s.tensor.dtype, lanes)
+            else:
+                value = self.value(s.value)
             made.append((s, value, mask))
         for s, value, mask in made:
             self.store(s, value, mask)

@@ -27,6 +27,8 @@ INTRINSICS = frozenset((
     *(f"x86.avx512.mask.scalef.{name}.{bits}" for name in ("ps", "pd") for bits in (128, 256, 512)),
     *(f"x86.avx512.{name}.{bits}" for name in ("vpdpbusd", "vpdpwssd") for bits in (128, 256, 512)),
     "aarch64.neon.smull.v4i32", "aarch64.neon.sdot.v4i32.v16i8",
+    "aarch64.neon.fcvtns.v4i32.v4f32", "aarch64.neon.sqxtn.v4i16", "aarch64.neon.sqxtn.v8i8", "aarch64.neon.sqxtun.v8i8",
+    "sadd.sat",
     "aarch64.neon.smull.v8i16", "aarch64.neon.saddlp.v4i32.v8i16", "aarch64.neon.addp.v4i32",
     "x86.sse2.pmadd.wd", "x86.avx2.pmadd.wd", "x86.avx512.pmaddw.d.512",
 ))
