@@ -9,6 +9,7 @@ import signal
 import numpy as np
 import pytest
 
+from toolchain.build.pool import Pool
 from toolchain.cli import main
 from toolchain.cli.coverage import coverage
 from toolchain.core.layout import TensorType
@@ -45,6 +46,26 @@ def test_only_what_changed_runs(project, capsys):
     assert code == 0
     assert "built 4 of 4 builds: 5 tasks ran, 5 cached" in out
     assert "two" not in err
+
+
+def test_workers_are_made_ready_early_where_the_deployfile_is_new(project, capsys, monkeypatch):
+    prepared = []
+    monkeypatch.setattr(Pool, "prepare", lambda pool: prepared.append(pool))
+    run(capsys, "build", "one@x86")
+    assert len(prepared) == 1
+    (project / "one.onnx").write_text("changed")
+    assert "3 tasks ran" in run(capsys, "build", "one@x86")[1]
+    assert len(prepared) == 1                                # read before as it is: perhaps there is nothing to do
+
+
+def test_workers_made_ready_for_nothing_end(project, capsys, monkeypatch):
+    servers = []
+    prepare = Pool.prepare
+    monkeypatch.setattr(Pool, "prepare", lambda pool: (prepare(pool), servers.append(pool._server)))
+    (project / "deployfile.yaml").write_text("version: 1\nmodels: 3\n")
+    assert run(capsys, "build")[0] == 2
+    (server,) = servers
+    assert server.poll() is not None
 
 
 def test_a_comment_in_the_deployfile_rebuilds_nothing(project, capsys):

@@ -75,14 +75,15 @@ class Executor:
 
     project: where the run record goes, and what history belongs to; None: neither (a compile in memory).
     jobs: worker processes; 0: steps run in this process, one after the other; None: one per available core.
-    preload: modules the workers' fork server imports first. on_event: called with every event.
+    preload: modules the workers' fork server imports first. on_event: called with every event. pool: workers made ready
+    beforehand, in place of its own; they end with the build.
     """
 
     def __init__(self, store: Store, project: Path | None = None, *, jobs: int | None = None, keep_going: bool = False,
-                 on_event: Listener | None = None, preload: Sequence[str] = ()) -> None:
+                 on_event: Listener | None = None, preload: Sequence[str] = (), pool: Pool | None = None) -> None:
         self.store, self.project, self.keep_going, self.preload = store, project and project.absolute(), keep_going, preload
         self.jobs = available_cores() if jobs is None else jobs
-        self.on_event = on_event
+        self.on_event, self.pool = on_event, pool
 
     def build(self, goals: Sequence[Task], exports: Mapping[Path, Task] | None = None) -> Build:
         """Make the goals' artifacts, and put those of `exports` into project folders.
@@ -124,7 +125,7 @@ class _Run:
         self.sources: dict[Path, str] = {}              # file -> digest
         self.notes: list[Entry] = []
         self.planned = 0
-        self.pool: Pool | None = None
+        self.pool = executor.pool
         self.temp: tuple[Path, Lock] | None = None
         self.journal = Journal(executor.project, executor.on_event)
 

@@ -20,8 +20,7 @@ READ_LIMIT_BYTES = 1_000_001    # one more than yaml_tree allows
 def load_deployfile(path: Path) -> Deployfile:
     """Read and check `path`. Raises one DeployfileError that shows every wrong place of the file."""
     data = read_bytes(path)
-    digest = _digest(data)
-    cache = path.parent / STATE / "cache" / f"{path.name}.json"
+    digest, cache = _digest(data), _cache(path)
     if (deployfile := _read_cache(cache, digest)) is None:
         plain = check_bytes(data, path.name)
         deployfile = from_json(Deployfile, plain)
@@ -29,6 +28,15 @@ def load_deployfile(path: Path) -> Deployfile:
     if missing := missing_paths(deployfile, path.parent):
         raise located(path, [(keys, f"no such file or folder: {file}", "") for keys, file in missing])
     return deployfile
+
+
+def was_checked(path: Path) -> bool:
+    """Whether the deployfile was read before, as it is now: a guess, from the first line of what is remembered."""
+    try:
+        with _cache(path).open("rb") as file:
+            return file.readline(1000).split()[:1] == [_digest(read_bytes(path)).encode()]
+    except OSError:
+        return False
 
 
 def read_bytes(path: Path) -> bytes:
@@ -59,6 +67,10 @@ def located(path: Path, problems: Sequence[tuple[tuple[str | int, ...], str, str
     data = read_bytes(path)
     found = [schema.locate(data, keys, caret.printable(what), fix=fix) for keys, what, fix in problems]
     return DeployfileError(caret.render(found, data.decode("utf-8-sig", "replace"), path.name))
+
+
+def _cache(path: Path) -> Path:
+    return path.parent / STATE / "cache" / f"{path.name}.json"
 
 
 def _digest(data: bytes) -> str:

@@ -10,10 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
-from toolchain.build.worker import Outcome, Work, receive, send
+from toolchain.build.worker import Made, Outcome, Work, receive, send
+from toolchain.core.artifact import Artifact
 from toolchain.core.errors import TaskError
 
 _START = "import sys, json; sys.path[:] = json.loads(sys.argv[3]); from toolchain.build.worker import serve_forks; " \
@@ -50,6 +51,14 @@ class Worker:
     pid: int
     channel: socket.socket
     work: Work | None = None
+    seen: dict[str, int] = field(default_factory=dict)      # the store's files that it made or checked -> bytes
+
+    def note(self, artifacts: Iterable[Artifact]) -> None:
+        self.seen.update((file.digest, file.size_bytes) for a in artifacts for file in a.files.values())
+
+    def knows_bytes(self, work: Work) -> int:
+        """How much of the work's inputs it need not read and check again."""
+        return sum(self.seen.get(file.digest, 0) for a in work.inputs.values() for file in a.files.values())
 
 
 class Pool:
@@ -62,14 +71,20 @@ class Pool:
         self._server: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
 
+    def prepare(self) -> None:
+        """Start the fork server ahead of the first work: it loads its modules while the caller does something else."""
+        self._serve()
+
     @property
     def busy(self) -> int:
         return sum(w.work is not None for w in self._workers.values())
 
     def start(self, work: Work) -> None:
-        """Give the work to an idle worker. Needs: busy < jobs."""
-        worker = next((w for w in self._workers.values() if w.work is None), None) or self._fork()
+        """Give the work to the idle worker that knows most of its inputs. Needs: busy < jobs."""
+        idle = [w for w in self._workers.values() if w.work is None]
+        worker = max(idle, key=lambda w: w.knows_bytes(work)) if idle else self._fork()
         worker.work = work
+        worker.note(work.inputs.values())
         with contextlib.suppress(OSError):                  # it died while idle: `events` finds its channel closed
             send(worker.channel, work)
 
@@ -98,6 +113,8 @@ class Pool:
             yield work, Said(*content)
         else:
             worker.work = None
+            if isinstance(content[0], Made):
+                worker.note([content[0].artifact])
             yield work, content[0]
 
     def _hear_server(self) -> Iterator[tuple[Work, Outcome | Died | Said]]:

@@ -6,20 +6,25 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from toolchain.build.caret import printable
-from toolchain.build.executor import Build, Executor
+from toolchain.build.executor import Build, Executor, available_cores
+from toolchain.build.load import was_checked
 from toolchain.build.lockfile import Lock, lock_path, read, update
 from toolchain.build.store import Store
 from toolchain.build.task import Task
 from toolchain.cli.commands import command, known_names, project_options
-from toolchain.cli.project import Project, open_project
+from toolchain.cli.project import Project, find_deployfile, open_project
 from toolchain.cli.screen import make_screen
 from toolchain.core.settings import settings
 from toolchain.tasks.lock import declared, locked_tuning, pinned, results
 from toolchain.tasks.plan import BuildTasks
+
+if TYPE_CHECKING:
+    from toolchain.build.pool import Pool
 
 PRELOAD = ("toolchain.tasks.steps", "toolchain.tasks.verify")       # imported once, by the workers' fork server
 
@@ -51,6 +56,7 @@ def build_command(
       tc build --locked              in CI: what was committed, or nothing
       tc build --json > events.jsonl
     """
+    workers = None if dry_run else prepared_workers(find_deployfile(file, folder), jobs)
     project = open_project(file, folder)
     if dry_run:
         from toolchain.cli.planned import print_plan
@@ -61,7 +67,8 @@ def build_command(
     if locked and (code := check_locked(project, lock, tasks, jobs=jobs, json=as_json)):
         return code
     goals = {b.name: b.goals for b in tasks}
-    built = execute(project, goals, exports_of(project, tasks), jobs=jobs, keep_going=keep_going, json=as_json)
+    built = execute(project, goals, exports_of(project, tasks), jobs=jobs, keep_going=keep_going, json=as_json,
+                    pool=workers)
     withdraw_unverified(project, tasks, built)
     for b in tasks:
         if not b.runs and b.module.name in built.artifacts:
@@ -71,6 +78,19 @@ def build_command(
     elif (told := write_lock(project, lock, tasks, built)) and not as_json:
         print(told, file=sys.stderr)
     return built.exit_code
+
+
+def prepared_workers(deployfile: Path, jobs: int | None) -> Pool | None:
+    """Workers that load their modules while this process reads the deployfile and plans. None where the deployfile was read
+    before as it is: perhaps there is nothing to do, and that must cost nothing."""
+    if was_checked(deployfile):
+        return None
+    from toolchain.build.pool import Pool
+
+    pool = Pool(jobs or available_cores(), PRELOAD)
+    click.get_current_context().call_on_close(pool.close)
+    pool.prepare()
+    return pool
 
 
 def exports_of(project: Project, tasks: Sequence[BuildTasks]) -> dict[Path, Task]:
@@ -146,13 +166,16 @@ def check_artifacts(project: Project, lock: Lock, tasks: Sequence[BuildTasks], b
 def execute(
     project: Project, goals: Mapping[str, Sequence[Task]], exports: Mapping[Path, Task] | None = None, *,
     jobs: int | None = None, keep_going: bool = False, json: bool = False, noun: str = "builds", is_result: bool = True,
+    pool: Pool | None = None,
 ) -> Build:
-    """Run the tasks of `goals` (what the user asked for -> the tasks it takes), shown on the right screen."""
+    """Run the tasks of `goals` (what the user asked for -> the tasks it takes), shown on the right screen. pool: workers
+    that were made ready beforehand."""
     screen = make_screen({name: [t.name for t in tasks] for name, tasks in goals.items()}, json=json, settings=settings(),
                          term=os.environ.get("TERM", ""), noun=noun, is_result=is_result)
     store = Store(settings().store)
     try:
-        executor = Executor(store, project.folder, jobs=jobs, keep_going=keep_going, on_event=screen.take, preload=PRELOAD)
+        executor = Executor(store, project.folder, jobs=jobs, keep_going=keep_going, on_event=screen.take, preload=PRELOAD,
+                            pool=pool)
         return executor.build([t for tasks in goals.values() for t in tasks], exports)
     finally:
         screen.close()

@@ -61,10 +61,11 @@ def transform_weights(weights: np.ndarray, m: int) -> np.ndarray:
     """U = G g G^T of (O, I, r, r) weights, as (side, side, O, I): computed in float64 and rounded once."""
     taps = weights.shape[-1]
     g = G[m, taps]
+    both = np.kron(g, g)
     flat = np.ascontiguousarray(weights.reshape(-1, taps * taps).T)
     made = np.empty((len(g) ** 2, flat.shape[1]), weights.dtype)
     for rows in np.array_split(np.arange(flat.shape[1]), -(-flat.shape[1] // CHUNK)):        # what float64 needs stays small
-        made[:, rows[0]:rows[-1] + 1] = np.kron(g, g) @ flat[:, rows[0]:rows[-1] + 1].astype(np.float64)
+        made[:, rows[0]:rows[-1] + 1] = both @ flat[:, rows[0]:rows[-1] + 1].astype(np.float64)
     return made.reshape(len(g), len(g), *weights.shape[:2])
 
 
