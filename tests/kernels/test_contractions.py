@@ -207,6 +207,11 @@ def conv1d(channels: int, outputs: int, width: int, taps: int, dilation: int) ->
     return [x, w], [te.compute(total.shape, lambda b, o, i: te.select(total[b, o, i] > 0, total[b, o, i], 0.0), name="y")]
 
 
+def distances(m: int, n: int, d: int) -> Problem:
+    a, b, k = te.placeholder((m, d)), te.placeholder((n, d), name="B"), te.reduce_axis(d, "k")
+    return [a, b], [te.compute((m, n), lambda i, j: te.sum((a[i, k] - b[j, k]) * (a[i, k] - b[j, k]), axis=k), name="y")]
+
+
 KNOWN: dict[str, Problem] = {
     "product": einsum("ik,kj->ij", i=384, j=384, k=384),
     "rows by rows": einsum("ik,jk->ij", i=384, j=384, k=384),
@@ -217,6 +222,7 @@ KNOWN: dict[str, Problem] = {
     "three operands": einsum("ia,ja,ka->ijk", i=48, j=48, k=48, a=32),
     "correlation": correlation(64, 32, 48, 4),
     "max-plus": max_plus(256, 256, 256),
+    "distances": distances(512, 256, 32),
     "conv1d": conv1d(64, 64, 400, 5, 1),
     "dilated conv1d": conv1d(32, 48, 1000, 3, 4),
 }
@@ -238,17 +244,18 @@ def test_what_each_becomes() -> None:
         asked = {q.name: q.answer for q in choices.asked.values()}
         return " ".join([asked["lanes"], *(["copied"] if asked.get("pack") == "True" else []), f"({asked['tile']})"])
     assert {name: answers(name) for name in KNOWN} == {
-        "product": "d1 copied (d0:12 x2)",
-        "rows by rows": "d1 copied (d0:12 x2)",
-        "transposed": "d1 copied (d0:12 x2)",
-        "tensors": "d2 copied (d1:8 x2)",
+        "product": "d1 copied (d0:6 x4)",
+        "rows by rows": "d1 copied (d0:6 x4)",
+        "transposed": "d1 copied (d0:6 x4)",
+        "tensors": "d2 copied (d1:4 x4)",
         "bilinear": "r1 (d0:8 x2)",
-        "bilinear outputs": "r1 (d1:16 x1)",
-        "three operands": "d2 copied (d0:24 x1)",
+        "bilinear outputs": "r1 (d0:2 d1:8 x1)",
+        "three operands": "d2 copied (d0:2 d1:3 x3)",
         "correlation": "d3 copied (d0:3 d1:9 x1)",
-        "max-plus": "d1 copied (d0:16 x1)",
+        "max-plus": "d1 copied (d0:4 x4)",
+        "distances": "d1 copied (d0:4 x4)",
         "conv1d": "d2 (d1:8 d0:2 x1)",
-        "dilated conv1d": "d2 (d1:12 d0:2 x1)",
+        "dilated conv1d": "d2 (d1:8 x3)",
     }
 
 
@@ -277,7 +284,7 @@ def test_options_keep_their_names() -> None:
     assert {name: q.options[:3] for name, q in choices.asked.items()} == {
         "lanes": ("d1", "d0", "r0"),
         "pack": ("False", "True"),
-        "tile": ("d0:12 x2", "d0:8 x3", "d0:6 x4"),
+        "tile": ("d0:6 x4", "d0:8 x3", "d0:6 x3"),
         "inner": ("d0", "d1"),
         "parallel": ("d0", "d1"),
         "unroll": ("1", "2", "3"),

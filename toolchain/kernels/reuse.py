@@ -218,14 +218,18 @@ def _loads(c: Contraction, operand: Operand, lane: int, packed: bool, target: Ta
 
 @lru_cache(1024)
 def blocks(c: Contraction, lane: int, packed: bool, target: Target) -> tuple[Block, ...]:
-    """Register tiles along a lanes' axis, the best first. packed: operands that are worth a copy have one."""
+    """Register tiles along a lanes' axis, the best first: fewest cycles, then fewest loads.
+
+    packed: operands that are worth a copy have one.
+    """
     lanes = target.lanes(c.bits)
     most = -(-c.extent(lane) // lanes)
     vectors = [v for v in range(1, min(most, MOST_VECTORS) + 1) if not c.is_reduced(lane) or v in (1, 2, 4)]
     loads = [_loads(c, o, lane, packed, target) for o in c.operands]
     found = [Block(sizes, v) for v in vectors for sizes in _shapes(c, lane, target.vector_registers // v)]
     fitting = [b for b in found if _fits(c, b, lane, loads, target)] or [Block((), 1)]
-    costs = {b: (_cycles(c, b, lane, loads, target), -b.sums) for b in fitting}
+    costs = {b: (_cycles(c, b, lane, loads, target), _fetched(c, dict(b.sizes) | {lane: b.vectors}, loads) / b.sums, -b.sums)
+             for b in fitting}
     ranked = sorted(fitting, key=costs.__getitem__)[:MOST_TILES]
     return tuple(Block(b.sizes, b.vectors, costs[b][0]) for b in ranked)
 
@@ -275,9 +279,7 @@ def _cycles(c: Contraction, b: Block, lane: int, loads: Sequence[float], target:
     for combination in itertools.product(*(pieces(c.extents[a], n) for a, n in b.sizes), pieces(width, b.vectors)):
         sizes = dict(zip((*(a for a, _ in b.sizes), lane), (n for n, _ in combination)))
         count = math.prod(n for _, n in combination)
-        fetched = sum(n * math.prod(size for axis, size in sizes.items() if o.moves(axis))
-                      for n, o in zip(loads, c.operands, strict=True))
-        sums = math.prod(sizes.values())
+        fetched, sums = _fetched(c, sizes, loads), math.prod(sizes.values())
         far = max((_far_lines(o, sizes, lane, target) for o in c.operands), default=0)
         total += count * max(sums * c.operations / target.fma_per_cycle, fetched / LOADS_PER_CYCLE, FMA_LATENCY,
                              far * target.line_bytes / target.l2_bytes_per_cycle)
@@ -287,6 +289,12 @@ def _cycles(c: Contraction, b: Block, lane: int, loads: Sequence[float], target:
     if c.is_reduced(lane):
         return total + results * (JOIN_CYCLES + b.vectors)
     return total + results * (1 / lanes if c.stored[lane] == 1 else GATHER)
+
+
+def _fetched(c: Contraction, sizes: Mapping[int, int], loads: Sequence[float]) -> float:
+    """Loads of one step of a tile; loads: what a vector, or one value, of each operand takes."""
+    return sum(n * math.prod(size for axis, size in sizes.items() if o.moves(axis))
+               for n, o in zip(loads, c.operands, strict=True))
 
 
 def _far_lines(operand: Operand, sizes: Mapping[int, int], lane: int, target: Target) -> int:

@@ -249,7 +249,7 @@ def _tile(
     others = [a for d, a in enumerate(axes) if d != at and a not in places]
     steps = list(s[acc].op.reduce_axis)
     around, k = [r for n, r in enumerate(steps) if n != last - len(c.extents)], steps[last - len(c.extents)]
-    simple = len(c.operands) == 2 and c.operations <= 2      # LLVM makes other terms early, and spills
+    simple = len(c.operands) == 2 and c.operations <= 4      # LLVM makes other terms early, and spills
     ko, ki = s[acc].split(k, factor=ask_unroll(choices, k.extent, UNROLLED_STEPS if simple else 1, block.sums))
     s[acc].reorder(*around, ko, ki, *others, *places, across, along)
     rank = len(axes)
