@@ -20,7 +20,7 @@ from toolchain.tasks.tuning.deadline import END_S, Deadline, Estimate
 from toolchain.tasks.tuning.earlier import BY_CHANCE, trial_of
 from toolchain.tasks.tuning.kernels import TunedKernel
 from toolchain.tasks.tuning.local import Job
-from toolchain.tasks.tuning.tune import Options, Tuning
+from toolchain.tasks.tuning.tune import Options, Tuning, affordable
 from toolchain.te.tune.choices import Choices
 from toolchain.te.tune.measure import CAUSES, Trial
 from toolchain.te.tune.space import Made, Point, Space
@@ -152,6 +152,24 @@ def test_a_small_budget_is_kept_too(tmp_path):
         tuning.search(machine)
         tuning.confirm_and_go_on(machine)
     assert machine.now - 100 <= 10.0 + 0.2
+
+
+def test_a_budget_too_small_for_all_kernels_goes_to_those_with_most_work(tmp_path):
+    """It confirms what it finds of them, where a trial of each of the others would have left nothing."""
+    machine = Machine(gain=1.5)
+    many = [replace(k, job=replace(k.job, flops=n)) for n, k in enumerate(kernels(60))]
+    with Records(tmp_path) as records:
+        tuning = Tuning(many, 1, records, Options(budget_s=20.0), deadline=Deadline(20.0, machine.clock),
+                        most=affordable(20.0, 1))
+        tuning.search(machine)
+        found = tuning.confirm_and_go_on(machine)
+    assert [k.name for k in tuning.open] == [f"kernel k{n}" for n in range(53, 60)] and tuning.left_out == 53
+    assert sum(f.gain > 1 for f in found) >= 3 and machine.now - 100 <= 20.2
+    assert {f.kernel.name for f in found if f.is_known} <= {k.name for k in tuning.open}
+
+
+def test_how_many_kernels_a_budget_holds():
+    assert (affordable(None, 1), affordable(1.0, 1), affordable(20.0, 1), affordable(600.0, 1)) == (None, 1, 7, 329)
 
 
 def test_a_run_that_goes_on_has_what_is_left_and_a_new_one_a_new_budget(tmp_path):

@@ -122,7 +122,7 @@ def _tune(
     from toolchain.cli.networks import Networks, boards_of
     from toolchain.tasks.tuning.earlier import versions
     from toolchain.tasks.tuning.kernels import kernels, together
-    from toolchain.tasks.tuning.tune import Tuning, keep_reproducer, require_time, tuned_answers
+    from toolchain.tasks.tuning.tune import Tuning, affordable, keep_reproducer, require_time, tuned_answers
 
     found_kernels = kernels(default, artifacts, store)
     screen = Screen(style_of(sys.stderr, settings(), os.environ.get("TERM", "")), options.budget_s)
@@ -144,8 +144,9 @@ def _tune(
     if networks.other:
         found_kernels = together(found_kernels, kernels(networks.other, networks.others, store))
     by_key |= {k.key: k for k in found_kernels}
-    tuning = Tuning(found_kernels, len(default), records, options, on_trial, boards, deadline, unit, len(networks.other))
-    screen.begin({k.key: k.name for k in tuning.open}, len(found_kernels))
+    tuning = Tuning(found_kernels, len(default), records, options, on_trial, boards, deadline, unit, len(networks.other),
+                    affordable(options.budget_s, len(default) + len(networks.other)))
+    screen.begin({k.key: k.name for k in tuning.open}, len(found_kernels), tuning.left_out)
     screen.note(f"candidates are ranked by a model that learns, so far from {count(tuning.taught, 'earlier trials')}"
                 if tuning.learns else NO_MODEL)
     if tuning.known:
@@ -198,13 +199,14 @@ def weigh_graphs(
 ) -> None:
     """Measure the ways to compute heavy nodes (put into `by_key`), and find the graphs they make."""
     from toolchain.tasks.tuning import graphs
-    from toolchain.tasks.tuning.tune import SOON_S, Tuning
+    from toolchain.tasks.tuning.tune import SOON_S, TRIAL_S, Tuning
 
     nodes = graphs.heavy_nodes(networks.default, networks.artifacts, networks.store)
     budget_s = None if options.budget_s is None else graphs.BUDGET * options.budget_s
-    if not nodes or (budget_s is not None and budget_s < SOON_S):
+    ways = graphs.distinct(nodes)
+    if not nodes or (budget_s is not None and budget_s < max(SOON_S, TRIAL_S * len(ways))):
         return
-    by_key |= {k.key: k for k in graphs.distinct(nodes)}
+    by_key |= {k.key: k for k in ways}
     tuning = Tuning(list(by_key.values()), 0, records,
                     replace(options, trials=min(options.trials, graphs.TRIALS), budget_s=budget_s), on_trial, boards,
                     unit=networks.unit)
@@ -323,9 +325,12 @@ class Screen:
     begun: float = field(default_factory=time.monotonic)
     live: Any = None
 
-    def begin(self, names: Mapping[str, str], kernels: int) -> None:
+    def begin(self, names: Mapping[str, str], kernels: int, left_out: int = 0) -> None:
         self.rows = {key: _Row(name) for key, name in names.items()}
-        if kernels:
+        if left_out:
+            self._print(f"tuning {len(names)} of {count(kernels, 'kernels')}, those with most work: a budget of "
+                        f"{seconds(self.budget_s or 0)} has no time for {left_out} more that could be tuned")
+        elif kernels:
             self._print(f"tuning {len(names)} of {count(kernels, 'kernels')} (the others leave nothing to choose)")
 
     def trial(self, task: Any, trial: Any) -> None:

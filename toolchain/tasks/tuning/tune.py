@@ -50,6 +50,8 @@ MARGIN = 1.2                    # of what is kept at first by guesses: what is n
 CONFIRM_S = 0.8                 # what confirming one kernel takes, until it is known better, and
 BUILD_S = 0.2                   # building its winner
 NETWORK_S = 7.0                 # comparing one network: its processes begin, and rounds that say something
+TRIAL_S = 0.2                   # a trial, and
+FEW_TRIALS = 5                  # of a kernel, the default's among them: fewer find little
 EARLY = 0.02                    # of a budget: a run that leaves more of it says why
 SOON_S = 1.0                    # what is not worth another round of searching and confirming
 MOST_HINTS = 3                  # per kernel
@@ -146,6 +148,15 @@ class Found:
                       c.default_cost, c.tuned_cost if winner else c.default_cost, now_s, provenance)
 
 
+def affordable(budget_s: float | None, comparisons: int) -> int | None:
+    """How many kernels a budget holds: some trials of each and a confirmation, beside that many comparisons of networks.
+    None: any number. Of the budget alone, so that a run that was killed goes on with the same ones."""
+    if budget_s is None:
+        return None
+    search_s = budget_s - min(RESERVE * budget_s, comparisons * NETWORK_S)
+    return max(1, int(search_s / (FEW_TRIALS * TRIAL_S + CONFIRM_S)))
+
+
 class Tuning:
     """One run of `tc tune` over some kernels; `search`, then `confirm`."""
 
@@ -153,14 +164,19 @@ class Tuning:
         self, kernels: Sequence[TunedKernel], networks: int, records: Records, options: Options,
         on_trial: Callable[[TuneTask, Trial], None] = lambda task, trial: None, boards: Sequence[Board] = (),
         deadline: Deadline | None = None, unit: Unit = MICROSECONDS, others: int = 0,
+        most: int | None = None,
     ) -> None:
         """networks: how many comparisons of artifacts follow if any kernel wins, which the budget has to hold; others: how
         many more follow whatever wins. boards: what candidates are
         measured on; none: this machine. deadline: of the whole run; None: the budget begins now. unit: of costs;
-        STATIC_CYCLES where these boards are emulated."""
+        STATIC_CYCLES where these boards are emulated. most: of the kernels, those with most work, that are tuned at all
+        (see `affordable`); the others stay as they are."""
         self.deadline = Deadline(options.budget_s) if deadline is None else deadline
         self.kernels, self.records, self.options = list(kernels), records, options
-        self.open = [k for k in kernels if k.space is not None]
+        choosing = [k for k in kernels if k.space is not None]
+        heaviest = sorted(choosing, key=lambda k: k.uses * k.job.flops, reverse=True)[:most]
+        self.open = [k for k in choosing if k in heaviest]
+        self.left_out = len(choosing) - len(self.open)
         self.boards, self.unit = list(boards), unit
         self.machine = machine_name([board.name for board in boards])
         self.learns, self.taught = boosted.is_installed(), 0        # earlier trials that the model knows
