@@ -42,6 +42,7 @@ from toolchain.targets.llvm.object import assembly, innermost_loops, spills
 from toolchain.targets.presets import PRESETS
 from toolchain.tasks.optimize import prepare_graph
 from toolchain.te.lower import lower
+from toolchain.te.tune.choices import Choices
 
 WITH_VNNI = with_features(PRESETS["x86-64-v4"], ["+avx512vnni"])
 AVX_VNNI = with_features(PRESETS["x86-64-v3"], ["+avxvnni"])
@@ -177,6 +178,16 @@ def test_the_schedule(golden, kind, target):
     for form in (func, lowered):
         (made,) = te.interpret(form, given_).values()
         np.testing.assert_array_equal(made, expected(graph, arrays)[0])
+
+
+@pytest.mark.parametrize("kind,target,place", [
+    (BYTES, WITH_VNNI, "16*k_0_0 + 4*ax1 + 256"), (PAIRED_BYTES, BOARD, "64*k_0_0 + 16*ax1 + 256"),
+], ids=lambda x: getattr(x, "name", ""))
+def test_all_that_a_step_reads_is_prefetched(kind, target, place):
+    """Where a search asks for it: each group of a step, at the same place of the next panel."""
+    graph, _ = product(target, kind, 16, 64, 256)
+    text = te.to_text(schedule(graph, target, sketch, Choices({"prefetch": "True"})).func)
+    assert f"{place}], int32(2))" in text
 
 
 @pytest.mark.parametrize("target", HERE, ids=lambda t: t.name)

@@ -101,20 +101,22 @@ def integer_matmul(s: te.Schedule, anchor: Tensor, target: Target, choices: Choi
         (k,) = s[acc].op.reduce_axis
         groups, ki = s[acc].split(k, factor=kind.group)
         ko, unrolled = s[acc].split(groups, factor=_unrolled(groups, tile, kind, target, choices))
-        _by_instruction(s, acc, (ko,), (unrolled, *an, av), (al, ki), dot(kind, lanes))
+        summed, lane = acc, al
+        _ordered(s, acc, (ko,), (unrolled, *an, av), (al, ki))
     else:
         s[sums].compute_at(s[out], order[-1])
         _joined(s, acc, (*an, av), al, lanes)
         *at, lane = s[sums].op.axis
         groups, *terms = s[sums].op.reduce_axis
         ko, unrolled = s[sums].split(groups, factor=_unrolled(groups, tile, kind, target, choices))
-        _by_instruction(s, sums, (ko,), (unrolled, *at), (lane, *terms), dot(kind, lanes))
+        summed = sums
+        _ordered(s, sums, (ko,), (unrolled, *at), (lane, *terms))
     for axis in (ii, jv):
         s[out].unroll(axis)
-    summed = acc if sums is None else sums
     if choices.one_of("prefetch", (False, True), False):              # bytes stream fast enough: a search may find otherwise
         for lines in s[summed].prefetch(w, ko, ko.extent, level=2):   # the same place in the next panel
             s[summed].unroll(lines)
+    _by_instruction(s, summed, lane, dot(kind, lanes))
     _finish(s, out, jl, shared, ragged)
 
 
@@ -129,22 +131,25 @@ def _partial_sums(s: te.Schedule, anchor: Tensor, axis: te.Var, kind: Dot, lanes
     return sums
 
 
-def _by_instruction(
+def _ordered(
     s: te.Schedule, stage: Tensor, loops: Sequence[te.Var], unrolled: Sequence[te.Var], inside: Sequence[te.Var],
-    instruction: te.Intrin,
 ) -> None:
-    """The instruction in place of the loops `inside`, the first of which is a vector's lanes; the others stand around it."""
-    lane = inside[0]
+    """The loops of a stage, those of an instruction innermost."""
     s[stage].reorder(*loops, *unrolled, *inside)
     for axis in unrolled:
         s[stage].unroll(axis)
+
+
+def _by_instruction(s: te.Schedule, stage: Tensor, lane: te.Var, instruction: te.Intrin) -> None:
+    """The instruction in place of the loop over a vector's lanes and those inside."""
     s[stage].vectorize(lane)                    # stays on the nest that starts the sums
     s[stage].tensorize(lane, instruction)
 
 
 def _joined(s: te.Schedule, stage: Tensor, unrolled: Sequence[te.Var], lane: te.Var, lanes: int) -> None:
     """Columns from their partial sums, a vector of them at a time."""
-    _by_instruction(s, stage, (), unrolled, (lane, *s[stage].op.reduce_axis), join(lanes))
+    _ordered(s, stage, (), unrolled, (lane, *s[stage].op.reduce_axis))
+    _by_instruction(s, stage, lane, join(lanes))
 
 
 def _finish(s: te.Schedule, out: Tensor, lane: te.Var, shared: te.Var, ragged: list[te.Var]) -> None:
@@ -189,7 +194,8 @@ def integer_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choice
         blocks, channel = s[acc].split(ic, factor=block)
         groups, ki = s[acc].split(channel, factor=kind.group)
         rolled, unrolled = s[acc].split(groups, factor=_unrolled(groups, tile, kind, target, choices))
-        _by_instruction(s, acc, (blocks, *taps, rolled), (unrolled, *at, av), (al, ki), dot(kind, lanes))
+        _ordered(s, acc, (blocks, *taps, rolled), (unrolled, *at, av), (al, ki))
+        _by_instruction(s, acc, al, dot(kind, lanes))
     else:
         s[sums].compute_at(s[out], order[-1])
         s.set_layout(sums, Layout(default_axes(rank + 1), tuple((d, 0) for d in (0, *range(2, rank), 1, rank)),
@@ -201,7 +207,8 @@ def integer_conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choice
         if not unrolled:
             groups, inner_groups = s[sums].split(groups, factor=_unrolled(groups, tile, kind, target, choices))
             unrolled = [inner_groups]
-        _by_instruction(s, sums, (groups, *taps), (*unrolled, *at, column), (lane, half, pair), dot(kind, lanes))
+        _ordered(s, sums, (groups, *taps), (*unrolled, *at, column), (lane, half, pair))
+        _by_instruction(s, sums, lane, dot(kind, lanes))
     for axis in (*inner, ov):
         s[out].unroll(axis)
     _finish(s, out, ol, shared, ragged)
