@@ -10,7 +10,7 @@ import pytest
 from small_networks import write_project
 from test_deploy import ran
 
-from toolchain.build.records import Records, records_path
+from toolchain.build.records import Choice, Records, records_path
 from toolchain.cli import main
 from toolchain.core.settings import settings
 from toolchain.tasks.tuning import local
@@ -88,6 +88,23 @@ def test_require_tuned_names_what_is_not(two_layers, capsys):
     assert "2 of 2 kernels are not tuned: matmul" in err and "fix: run `tc tune mlp@x86`" in err
     assert main(["tune"]) == 0
     assert main(["build"]) == 0
+
+
+def test_damage_that_only_reading_shows_is_no_empty_export(two_layers, capsys, tmp_path):
+    """The first page is whole: the file opens, and says what is wrong only when its tables are read."""
+    path = records_path(settings().store)
+    with Records(settings().store) as records:
+        for n in range(200):
+            records.choose([Choice(f"w{n}", "t", {"a": "b" * 200}, "k", 2.0, 1.0, 1.0, {})])
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xa5" * (path.stat().st_size - 4096))
+    kept = tmp_path / "records.jsonl"
+    kept.write_text("what was exported before\n")
+    assert main(["tune", "--export", str(kept)]) == 1
+    said = capsys.readouterr().err
+    assert "the tuning records are damaged: nothing was exported" in said and "damaged-" in said
+    assert kept.read_text() == "what was exported before\n"
 
 
 def test_damaged_records_are_an_error_once(two_layers, capsys):

@@ -90,7 +90,7 @@ def tune_command(
     store = Store(settings().store)
     try:
         with Records(settings().store) as records:
-            warn_of_damage(records)
+            told = warn_of_damage(records)
             if compare_folder is not None:
                 from toolchain.cli.networks import boards_of
 
@@ -98,7 +98,10 @@ def tune_command(
                 unit = unit_of(boards, default, built.artifacts, lambda text: print(text, file=sys.stderr, flush=True))
                 return compare_methods(default, built.artifacts, store, records, compare_folder,
                                        searchers or list(SEARCHERS), pattern, seeds or SEEDS, trials or TRIALS, boards, unit)
-            return _tune(project, names, default, built.artifacts, store, records, options, deadline)
+            try:
+                return _tune(project, names, default, built.artifacts, store, records, options, deadline)
+            finally:
+                warn_of_damage(records, told)
     finally:
         store.close()
 
@@ -264,11 +267,15 @@ def exchange(export_file: Path | None, import_file: Path | None) -> int:
     if export_file is not None and import_file is not None:
         raise UsageError("--export and --import at once", fix="one after the other")
     with Records(settings().store) as records:
-        warn_of_damage(records)
+        told = warn_of_damage(records)
         if import_file is not None:
             import_records(records, import_file)
+            warn_of_damage(records, told)
         elif export_file is not None:
             lines = list(records.export())
+            if (damaged := records.damaged) is not None:            # found when it was opened, or only by reading it
+                raise TuneError("the tuning records are damaged: nothing was exported", where=str(damaged),
+                                fix="new ones are begun; --import FILE takes in what was exported before")
             write_atomically(export_file, "".join(f"{line}\n" for line in lines).encode())
             print(f"wrote {export_file}: the schedules of {count(len(records.choices()), 'kernels')}")
     return 0
@@ -293,9 +300,12 @@ def import_records(records: Records, file: Path) -> None:
     print(f"AutoTVM's log: {count(len(log.priors), 'rows')} taken as hints, {len(log.refused)} refused{left}")
 
 
-def warn_of_damage(records: Records) -> None:
-    if (damaged := records.damaged) is not None:
+def warn_of_damage(records: Records, told: Path | None = None) -> Path | None:
+    """Say so, unless the user has been told of that file; the file that was set aside. Damage may show when a part of the
+    file is read that nobody has looked at before."""
+    if (damaged := records.damaged) is not None and damaged != told:
         print(f"warning: the tuning records were damaged; they are kept as {damaged}, and new ones begun", file=sys.stderr)
+    return damaged
 
 
 # -- progress ---------------------------------------------------------------------------------------------------------
