@@ -17,7 +17,7 @@ from toolchain.targets.backend import Kernel
 from toolchain.te.loop_ir import PrimFunc
 
 PARTS = 4                           # of the operators, some forty to a session
-FLOATS_TO_INTEGERS = {"CastLike", "GridSample", "Pow", "QLinearConv", "QuantizeLinear"}
+FLOATS_TO_INTEGERS = {"CastLike", "GridSample", "Pow", "QLinearConv", "QLinearMatMul", "QuantizeLinear"}
 
 
 @pytest.fixture
