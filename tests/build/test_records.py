@@ -106,13 +106,13 @@ def test_a_damaged_file_is_set_aside(tmp_path):
 
 
 def test_a_locked_file_is_an_error_that_says_so(tmp_path, monkeypatch):
-    connect = sqlite3.connect
-    monkeypatch.setattr(database.sqlite3, "connect", lambda *a, **k: connect(*a, **{**k, "timeout": 0.05}))
+    monkeypatch.setattr(database, "WAIT_S", 0.05)
     with Records(tmp_path) as records:
-        other = connect(records_path(tmp_path))
+        other = sqlite3.connect(records_path(tmp_path))
         other.execute("begin immediate")
-        with pytest.raises(TaskError, match=r"cannot use the database: database is locked"):
+        with pytest.raises(TaskError, match=r"another program has locked it") as caught:
             records.choose([choice()])
+        assert "fuser" in caught.value.fix
         other.rollback()
         other.close()
         records.choose([choice()])

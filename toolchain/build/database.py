@@ -14,6 +14,7 @@ from toolchain.core.errors import TaskError
 T = TypeVar("T")
 Statement = tuple[str, tuple[object, ...]]
 
+WAIT_S = 20.0                       # for a lock: our own transactions take milliseconds
 _VERSION = 1                        # of the store's tables; the file's name carries the format of what they hold
 STORE_TABLES = """
 create table if not exists traces (key text primary key, task text, run text, artifact text, digest text, blobs text,
@@ -96,7 +97,7 @@ class Database:
             raise _error(e, self.path) from e
 
     def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+        db = sqlite3.connect(self.path, timeout=WAIT_S, isolation_level=None)
         try:
             db.text_factory = _text
             db.execute("pragma synchronous = normal")       # WAL: no loss when a process dies, maybe at power failure
@@ -130,7 +131,7 @@ class Database:
 
     def _is_damaged(self) -> bool:
         try:
-            db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            db = sqlite3.connect(self.path, timeout=WAIT_S, isolation_level=None)
         except sqlite3.Error:
             return True
         try:
@@ -163,7 +164,11 @@ def _is_damage(error: sqlite3.Error) -> bool:
 
 def _error(error: sqlite3.Error, path: Path) -> TaskError:
     code = getattr(error, "sqlite_errorcode", None)
-    full = code is not None and code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+    kind = None if code is None else code & 0xFF
+    if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return TaskError(f"another program has locked it, for {WAIT_S:g} s at least", where=str(path),
+                         fix=f"end that program (`fuser {path}` says which), then run the same command again")
+    full = kind in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
     fix = "free space on that disk, then run the same command again" if full else ""
     return TaskError(f"cannot use the database: {error}", where=str(path), fix=fix)
 
