@@ -81,11 +81,26 @@ def conv(s: te.Schedule, anchor: Tensor, target: Target, choices: Choices) -> No
     _, ao, *at = s[acc].op.axis
     ic, *taps = s[acc].op.reduce_axis
     av, al = s[acc].split(ao, factor=lanes)
-    s[acc].reorder(*_channel_loops(s, acc, ic, taps, lanes, tile, target, choices), *at, av, al)
+    loops = _channel_loops(s, acc, ic, taps, lanes, tile, target, choices)
+    s[acc].reorder(*loops, *at, av, al)
     s.set_layout(acc, register_layout(len(anchor.shape), lanes))
     hold_tile(s, acc, (*at, av, al), out, (*inner, ov, ol))
+    _fetch_ahead(s, acc, loops[0], target, choices)
     s[out].parallel(shared)
     peel(s, out, ragged)
+
+
+def _fetch_ahead(s: te.Schedule, acc: Tensor, block: te.Var, target: Target, choices: Choices) -> None:
+    """A convolution of one tap: prefetch the tile's points of the next block of channels into L1. They lie a whole plane
+    away, on pages of their own, where no hardware looks; it gains where a core's share of the input has left its L2."""
+    x, _ = operands(s, acc)
+    ic, *taps = s[acc].op.reduce_axis
+    strided = any(n > 1 for n in s.func.stages[acc].attrs.get("strides", ()))       # half the lines would be of no use
+    if strided or any(tap.extent > 1 for tap in taps) or block.extent == 1 or block is ic:
+        return
+    if choices.one_of("prefetch", (False, True), _input_outgrows_l2(x, target)):
+        for lines in s[acc].prefetch(x, block, 1):
+            s[acc].unroll(lines)
 
 
 def _tile(
@@ -102,8 +117,12 @@ def _tile(
 
 def _outgrows_l2(x: Tensor, w: Tensor, target: Target) -> bool:
     """Whether a core's share of the input has left its L2 when the next group of channels reads it, but no weights have."""
-    x_bytes, w_bytes = (math.prod(t.shape) * dtypes.itemsize(t.dtype) for t in (x, w))
-    return x_bytes > target.cores * target.l2_bytes and w_bytes <= target.l2_bytes
+    return _input_outgrows_l2(x, target) and math.prod(w.shape) * dtypes.itemsize(w.dtype) <= target.l2_bytes
+
+
+def _input_outgrows_l2(x: Tensor, target: Target) -> bool:
+    """Whether what a core reads of the input, its share, is more than its L2 holds."""
+    return math.prod(x.shape) * dtypes.itemsize(x.dtype) > target.cores * target.l2_bytes
 
 
 def _order(n: te.Var, g: te.Var, outer: Sequence[te.Var], far: bool, choices: Choices) -> list[te.Var]:
