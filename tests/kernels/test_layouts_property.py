@@ -11,13 +11,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from running import BOARD, HOST, RUNNABLE, agree, close, compiled, defined, expected, with_types
 
-from toolchain.core.layout import Layout
+from toolchain import te
+from toolchain.core.layout import Layout, TensorType
 from toolchain.core.target import Target
 from toolchain.graph.infer import infer
 from toolchain.graph.ir import Graph, Node, array_type
 from toolchain.kernels.build import schedule
 from toolchain.kernels.layouts import layout_options
 from toolchain.kernels.sketches.select import sketch
+from toolchain.targets.presets import PRESETS
 
 pytestmark = pytest.mark.skipif(HOST.kind != "x86", reason="runs x86 code in this process")
 
@@ -171,3 +173,25 @@ def agree_resized(x: np.ndarray, target: Target, by: tuple[float, float] = (2, 2
 def test_matmul_with_packed_weights(target: Target, batch: tuple[int, ...], m: int, k: int, n: int, residual: bool):
     a, b = arrays_of((*batch, m, k), (k, n))
     in_every_layout("MatMul", [a, b], {}, target, residual)
+
+
+@pytest.mark.parametrize("channels,size,kernel,stride,asks", [
+    (1024, 64, 1, 1, True), (64, 16, 1, 1, False), (1024, 64, 3, 1, False), (1024, 64, 1, 2, False),
+])
+def test_one_tap_asks_for_the_next_channels_where_the_input_is_large(
+    channels: int, size: int, kernel: int, stride: int, asks: bool,
+):
+    """They lie a plane away. A window's rows are next to each other, and every other line of a strided one is of no use."""
+    target = PRESETS["x86-64-v4"]
+    x, w = (TensorType.plain(s) for s in ((1, channels, size, size), (64, channels, kernel, kernel)))
+    node = Node("Conv", ("x", "w"), ("y",), {
+        "strides": (stride, stride), "kernel_shape": (kernel, kernel), "pads": (0, 0, 0, 0), "dilations": (1, 1)}, "node")
+    types = {"x": x, "w": w}
+    (types["y"],) = infer(node, types, {})
+    body = Graph("body", (node,), ("x", "w"), ("y",), types)
+    weights = {"w": np.broadcast_to(np.float32(0), w.shape)}
+    option = next(o for o in layout_options(target)(node, Graph("g", (node,), ("x",), ("y",), types, weights))
+                  if o.inputs[0] is not None and o.outputs[0] is not None)
+    found = zip("xwy", (*option.inputs[:2], option.outputs[0]))
+    laid = {n: types[n].with_layout(got) for n, got in found if got is not None}
+    assert ("prefetch" in te.to_text(schedule(with_types(body, laid), target, sketch).func)) == asks
