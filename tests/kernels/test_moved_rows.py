@@ -131,3 +131,11 @@ def test_heads_are_stored_in_place(target: Target):
         if body.nodes[0].op == "MatMul":
             (tile,) = (t for t in func.buffers if t not in func.params)
             assert func.buffers[tile].scope == "local"
+
+
+def test_pieces_of_several_batches_are_moved_apart():
+    """(S, B, H*D) as (S, B*H, D): the joined dimension counts rows and columns, and no register tile could be whole."""
+    made = Making()
+    y = made.reshaped(made.add("MatMul", made.given(20, 3, 48), made.given(48, 64, constant=True)), 20, 6, 32)
+    workloads = optimize_graph(made.graph(made.add("Transpose", y, perm=(1, 0, 2))), HOST)[1]
+    assert sorted("+".join(n.op for n in w.body.nodes) for w in workloads.values()) == ["MatMul", "Transpose"]

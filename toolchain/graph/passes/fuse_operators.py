@@ -129,7 +129,8 @@ class _Groups:
 
             MatMul (..., M, H*D), Reshape (..., M, H, D), Transpose (..., H, M, D)
 
-        Pieces are whole panels of the product's weights, so that a register tile lies in one of them.
+        Pieces are whole panels of the product's weights, so that a register tile lies in one of them, and rows stay rows: a
+        view that joins pieces of several batches would tear the tile apart.
         """
         types, moves = self.graph.types, []
         move = self._only_reader(end)
@@ -141,8 +142,9 @@ class _Groups:
         if (perm := move.attrs.get("perm")) is None or perm[-1] != rank - 1:
             return []
         if pieces != types[product.output].shape[-1]:
+            rows, kept = types[product.output].shape[:-1], types[moves[0].output].shape[:-2]
             panel = weights.layout.block(len(weights.shape) - 1)
-            if panel == 1 or pieces % panel or types[product.output].shape[-1] % pieces:
+            if [n for n in rows if n != 1] != [n for n in kept if n != 1] or panel == 1 or pieces % panel:
                 return []
         return [*moves, move]
 
